@@ -1,0 +1,57 @@
+"""The number a response gives as its answer."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation, localcontext
+
+NUMBER = re.compile(
+    r"""(?<![\w.])                        # not inside a word or a longer number
+    (?P<sign>[-\u2212]\s?)?\$?\s?
+    (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?
+    (?P<fraction>\.\d+)?
+    (?P<exponent>[eE][+-]?\d{1,3}(?![\w.]*\d))?
+    (?:\s?/\s?(?P<divisor>\d+(?:\.\d+)?)(?![\d/]))?
+    """,
+    re.VERBOSE,
+)
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in ``text``, or None where it has none.
+
+    Reads thousands separators, currency and percent signs, exponents, simple fractions and both
+    minus signs; a minus counts as a sign only where it does not stand between two numbers.
+    """
+    found = None
+    for match in NUMBER.finditer(text):
+        if match["digits"] or match["fraction"]:
+            value = _value(match, text)
+            found = value if value is not None else found
+    return found
+
+
+def _value(match: re.Match, text: str) -> Decimal | None:
+    digits = (match["digits"] or "0").replace(",", "")
+    try:
+        with localcontext() as context:
+            context.prec = 50
+            value = Decimal(digits + (match["fraction"] or "") + (match["exponent"] or ""))
+            if match["divisor"]:
+                divisor = Decimal(match["divisor"])
+                value = value / divisor if divisor else value
+    except InvalidOperation:
+        return None
+    return -value if match["sign"] and not _is_subtraction(text[: match.start()]) else value
+
+
+def _is_subtraction(before: str) -> bool:
+    """Whether a minus after this text stands between two operands, as in ``7 - 5``."""
+    stripped = before.rstrip()
+    return bool(stripped) and (stripped[-1].isdigit() or stripped[-1] in ")]%")
+
+
+def same_answer(first: str, second: str) -> bool:
+    """Whether two responses give the same number; False where either gives none."""
+    numbers = last_number(first), last_number(second)
+    return None not in numbers and numbers[0] == numbers[1]

@@ -1,0 +1,121 @@
+"""MC dropout for decoders that have no dropout of their own.
+
+Llama, Mistral and Qwen carry no dropout modules, so ``model.train()`` changes nothing. Here masks
+are injected after the feed-forward blocks of the last layers, one mask per copy, held over all
+positions. The hidden states are repeated only where the masked layers begin: K passes cost
+1 + (K - 1) * m / L of one, for m of L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from anchora.files import UserError
+from anchora.logps import Batch, collate, over_logits, token_budget_batches
+
+LAYER_LISTS = ("layers", "h")  # Llama, Mistral, Qwen; GPT-2
+
+
+def decoder_layers(model) -> torch.nn.ModuleList:
+    """The decoder layers of a causal language model; raises UserError where they cannot be found."""
+    backbone = model.get_decoder()
+    for name in LAYER_LISTS:
+        layers = getattr(backbone, name, None)
+        if isinstance(layers, torch.nn.ModuleList) and all(hasattr(layer, "mlp") for layer in layers):
+            return layers
+    raise UserError(f"{type(model).__name__}: no decoder layers with an mlp block were found for MC dropout")
+
+
+@contextmanager
+def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: int) -> Iterator[None]:
+    """Within the block, dropout masks act on the last ``layer_share`` of the layers (at least one).
+
+    With ``copies`` > 1 each row is repeated that often from the first masked layer on: row r becomes
+    rows r * copies to r * copies + copies - 1. Masks are drawn once per block and layer from ``seed``,
+    so that a response sampled within one block comes from one thinned network.
+    """
+    layers = decoder_layers(model)
+    tail = list(layers[-max(1, round(len(layers) * layer_share)) :])
+    generator = torch.Generator().manual_seed(seed)
+    masks: dict[int, torch.Tensor] = {}
+    rows_before: list[int] = []
+
+    def expand(value, rows: int):
+        if isinstance(value, torch.Tensor) and value.dim() >= 2 and value.shape[0] == rows:
+            return value.repeat_interleave(copies, dim=0)
+        if isinstance(value, tuple):
+            return tuple(expand(part, rows) for part in value)
+        return value
+
+    def enter(layer, args, kwargs):
+        if layer is tail[0]:
+            rows_before[:] = [args[0].shape[0]]
+            args = (args[0].repeat_interleave(copies, dim=0), *args[1:])
+        rows = rows_before[0]
+        args = (args[0], *(expand(value, rows) for value in args[1:]))
+        return args, {name: expand(value, rows) for name, value in kwargs.items()}
+
+    def drop(mlp, args, output):
+        if id(mlp) not in masks:
+            keep = torch.rand((output.shape[0], 1, output.shape[-1]), generator=generator) >= rate
+            masks[id(mlp)] = keep.to(output.device, output.dtype) / (1 - rate)
+        return output * masks[id(mlp)]
+
+    handles = [layer.mlp.register_forward_hook(drop) for layer in tail]
+    if copies > 1:
+        handles += [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in tail]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def mutual_information(log_p: torch.Tensor) -> torch.Tensor:
+    """BALD: entropy of the mean distribution minus the mean entropy, in nats, clamped at 0.
+
+    ``log_p``: (tokens, copies, vocabulary) float32 log-probs; returns (tokens,). Source: Houlsby et
+    al. 2011, equation 2; with dropout as the posterior, Gal et al. 2017, section 3.
+    """
+    p = log_p.exp()
+    mean = p.mean(1)
+    total = -(mean * mean.clamp_min(1e-30).log()).sum(-1)
+    data = -(p * log_p).sum(-1).mean(1)
+    return (total - data).clamp_min(0.0)
+
+
+@torch.no_grad()
+def dropout_information(
+    model, pairs: list[tuple[list[int], list[int]]], *, copies: int, rate: float, layer_share: float,
+    seed: int, pad_token_id: int, budget: int,
+) -> list[float]:  # fmt: skip
+    """Mean mutual information a token of each response, over ``copies`` stochastic passes, in nats.
+
+    ``pairs``: (prompt ids, response ids). Seeded by the number of the batch.
+    """
+    results = [0.0] * len(pairs)
+    lengths = [len(prompt) + len(response) for prompt, response in pairs]
+    for number, indices in enumerate(token_budget_batches(lengths, budget)):
+        batch = collate([pairs[i] for i in indices], pad_token_id, model.device)
+        values = _information(model, batch, copies, rate, layer_share, seed * 100_003 + number)
+        for row, index in enumerate(indices):
+            results[index] = values[row]
+    return results
+
+
+def _information(model, batch: Batch, copies: int, rate: float, layer_share: float, seed: int) -> list[float]:
+    """One value a row of the batch: its mean mutual information a token."""
+    with injected_dropout(model, rate, layer_share, copies, seed):
+        states = model.get_decoder()(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state  # (rows * copies, width, hidden)
+    rows, width = batch.input_ids.shape
+    if states.shape[0] != rows * copies:
+        raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout")
+    by_row = states.view(rows, copies, width, -1)[:, :, :-1].transpose(1, 2)  # (rows, width - 1, copies, hidden)
+    predicted = batch.response_mask[:, 1:]
+    values = over_logits(model, by_row[predicted], lambda logits: mutual_information(logits.log_softmax(-1)))
+    return [part.mean().item() for part in values.split(predicted.sum(1).tolist())]

@@ -1,0 +1,105 @@
+"""Batched sampling whose results do not depend on how a run is cut: seeded by fixed shards of prompts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from tqdm import tqdm
+from transformers import LogitsProcessor, LogitsProcessorList
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response. ``ids`` end with EOS when it is ``finished``; ``entropy`` is in nats a token, EOS included."""
+
+    text: str
+    ids: list[int]
+    finished: bool
+    entropy: float
+
+    def row(self) -> dict:
+        return asdict(self)
+
+
+class EntropyRecorder(LogitsProcessor):
+    """Records the entropy of the raw next-token distribution at each step, before temperature and top-p."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []  # (rows,) each
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        log_p = scores.float().log_softmax(-1)  # (rows, vocabulary)
+        self.steps.append(-(log_p.exp() * log_p).nan_to_num().sum(-1))
+        return scores
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: list[list[int]],
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_new_tokens: int,
+    shard_size: int,
+    seed: int,
+    label: str = "sampling",
+) -> list[list[Response]]:
+    """``samples`` responses for each prompt, given and returned in the same order.
+
+    Prompts are sorted by length and cut into shards of ``shard_size``; each shard is seeded by
+    ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
+    responses: list[list[Response]] = [[] for _ in prompts]
+    for number, shard in enumerate(tqdm(shards, desc=label, unit="shard", mininterval=2)):
+        torch.manual_seed(seed * 100_003 + number)
+        rows = _generate_shard(model, tokenizer, [prompts[i] for i in shard], samples, temperature, top_p, max_new_tokens)
+        for position, index in enumerate(shard):
+            responses[index] = rows[position * samples : (position + 1) * samples]
+    return responses
+
+
+@torch.no_grad()
+def _generate_shard(model, tokenizer, prompts, samples, temperature, top_p, max_new_tokens) -> list[Response]:
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):  # padded on the left: every response starts at `width`
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+    recorder = EntropyRecorder()
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        num_return_sequences=samples,
+        eos_token_id=end_tokens(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        logits_processor=LogitsProcessorList([recorder]),
+        **(sampling or {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
+    )
+    entropies = torch.stack(recorder.steps, dim=1).cpu()  # (rows, steps)
+    return [
+        _response(tokenizer, row, steps, end_tokens(model, tokenizer))
+        for row, steps in zip(output[:, width:].tolist(), entropies, strict=True)
+    ]
+
+
+def end_tokens(model, tokenizer) -> list[int]:
+    """The token ids that end a response: the tokenizer's EOS and those of the model's generation settings."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [] if own is None else [own]
+    return sorted({tokenizer.eos_token_id, *own})
+
+
+def _response(tokenizer, ids: list[int], entropies: torch.Tensor, ends: list[int]) -> Response:
+    length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
+    finished = length > 0 and ids[length - 1] in ends
+    ids = ids[:length]
+    text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)
+    return Response(text, ids, finished, entropies[:length].mean().item())

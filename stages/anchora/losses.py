@@ -1,0 +1,71 @@
+"""The terms of the update, each a function of log-probs.
+
+Sequence log-probs are sums over response tokens, in nats. ``beta`` may be one number or one a pair.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+def dpo_losses(
+    policy_chosen: torch.Tensor,
+    policy_rejected: torch.Tensor,
+    reference_chosen: torch.Tensor,
+    reference_rejected: torch.Tensor,
+    beta: torch.Tensor | float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-pair DPO losses and log-ratio margins, all (pairs,): Rafailov et al. 2023, equation 7.
+
+    loss_i = -log sigmoid(beta_i * m_i), where m_i = (log pi(chosen) - log ref(chosen)) -
+    (log pi(rejected) - log ref(rejected)). Its slope in m_i at 0 is -beta_i / 2.
+    """
+    margins = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -functional.logsigmoid(beta * margins), margins
+
+
+def pair_betas(uncertainty_rank: torch.Tensor, mode: str, minimum: float, maximum: float, seed: int) -> torch.Tensor:
+    """Beta of each pair, (pairs,): minimum + (maximum - minimum) * rank of its uncertainty.
+
+    ``mode`` constant gives every pair the midpoint, shuffled gives the ranks to other pairs by ``seed``:
+    both are controls that show what the gate is worth.
+    """
+    if mode == "constant":
+        return torch.full_like(uncertainty_rank, (minimum + maximum) / 2)
+    if mode == "shuffled":
+        order = torch.randperm(len(uncertainty_rank), generator=torch.Generator().manual_seed(seed))
+        uncertainty_rank = uncertainty_rank[order]
+    return minimum + (maximum - minimum) * uncertainty_rank
+
+
+def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tensor:
+    """s_i of each pair: ``inverse`` gives midpoint / beta_i, ``none`` gives 1.
+
+    With ``inverse`` every pair starts with the same gradient, -midpoint / 2 in its margin, and a larger
+    beta only saturates sooner, nearer the reference.
+    """
+    return midpoint / beta if scaling == "inverse" else torch.ones_like(beta)
+
+
+def case_weights(uncertainty_rank: torch.Tensor, mode: str) -> torch.Tensor:
+    """w_i of each pair, (pairs,), of mean 1: ``certainty`` gives 2 * (1 - rank), ``none`` gives 1."""
+    return 2 * (1 - uncertainty_rank) if mode == "certainty" else torch.ones_like(uncertainty_rank)
+
+
+def kl_estimates(log_ratio: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Estimators of KL(p || q) from log p(y) - log q(y) at samples y of p (Schulman 2020).
+
+    k1 is unbiased; k2 = k1^2 / 2 is biased with little variance; k3 = exp(-k1) - 1 + k1 is unbiased
+    and never negative.
+    """
+    return {
+        "k1": log_ratio,
+        "k2": log_ratio.square() / 2,
+        "k3": torch.expm1(-log_ratio) + log_ratio,
+    }
+
+
+def full_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """Exact KL(p || q) of next-token distributions: (tokens, vocabulary) log-probs to (tokens,)."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)

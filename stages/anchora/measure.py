@@ -1,0 +1,93 @@
+"""Ask a policy: greedy responses and samples, with the raw parts of their uncertainty and their scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anchora.dropout import dropout_information, injected_dropout
+from anchora.generation import Response, generate
+from anchora.prompts import Messages, encode_prompt
+from anchora.uncertainty import centred_scores, disagreement, mean_disagreement
+from anchora.verifiers import score_ensemble
+from parameters.measure import MeasureParams
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a policy answered to n prompts; scores are raw, of each member of the ensemble."""
+
+    prompt_ids: list[list[int]]
+    greedy: list[Response]
+    samples: list[list[Response]]
+    token_entropy: np.ndarray  # (prompts,) nats a token
+    mc_dropout: np.ndarray  # (prompts,) nats a token, or one minus the agreement
+    greedy_scores: np.ndarray  # (members, prompts)
+    sample_scores: np.ndarray  # (members, prompts, samples)
+
+    def parts(self, deviation: np.ndarray) -> dict[str, np.ndarray]:
+        """The raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one member."""
+        parts = {"token_entropy": self.token_entropy, "mc_dropout": self.mc_dropout}
+        if len(self.greedy_scores) > 1:
+            centred = centred_scores(self.greedy_scores, self.sample_scores, deviation)
+            parts["verifier_disagreement"] = disagreement(centred)
+        return parts
+
+
+def measure(
+    model, tokenizer, prompts: list[Messages], sources: list[dict[str, str]], params: MeasureParams,
+    *, seed: int, samples: int,
+) -> Measured:  # fmt: skip
+    """Greedy responses, ``samples`` samples and their scores for each prompt; seeded by ``seed``."""
+    prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
+    common = {"max_new_tokens": params.max_new_tokens, "shard_size": params.sampling_batch_size, "seed": seed}
+    greedy = [rows[0] for rows in generate(model, tokenizer, prompt_ids, label="greedy responses", **common)]
+    sampled = generate(
+        model, tokenizer, prompt_ids, samples=samples, temperature=params.temperature, top_p=params.top_p,
+        label="samples", **common,
+    )  # fmt: skip
+    information = _dropout_signal(model, tokenizer, prompt_ids, greedy, params, seed)
+    pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
+    pairs += [(prompt, r.text) for prompt, rows in zip(prompts, sampled, strict=True) for r in rows]
+    scores = score_ensemble(
+        sources, pairs, max_length=params.max_length, template=params.prompt_template, budget=params.scoring_batch_tokens
+    )
+    return Measured(
+        prompt_ids=prompt_ids,
+        greedy=greedy,
+        samples=sampled,
+        token_entropy=np.array([response.entropy for response in greedy]),
+        mc_dropout=np.array(information),
+        greedy_scores=scores[:, : len(prompts)],
+        sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
+    )
+
+
+def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams, seed: int) -> list[float]:
+    if params.uncertainty_dropout_mode == "teacher_forced":
+        return dropout_information(
+            model,
+            [(ids, response.ids) for ids, response in zip(prompt_ids, greedy, strict=True)],
+            copies=params.uncertainty_dropout_samples,
+            rate=params.uncertainty_dropout_rate,
+            layer_share=params.uncertainty_dropout_layers,
+            seed=seed,
+            pad_token_id=tokenizer.pad_token_id,
+            budget=params.scoring_batch_tokens,
+        )
+    texts: list[list[str]] = [[] for _ in prompt_ids]
+    for copy in range(params.uncertainty_dropout_samples):
+        for start in range(0, len(prompt_ids), params.sampling_batch_size):
+            shard = range(start, min(start + params.sampling_batch_size, len(prompt_ids)))
+            mask_seed = (seed * 1009 + copy) * 100_003 + start
+            rate, share = params.uncertainty_dropout_rate, params.uncertainty_dropout_layers
+            with injected_dropout(model, rate, share, copies=1, seed=mask_seed):
+                rows = generate(
+                    model, tokenizer, [prompt_ids[i] for i in shard], temperature=params.temperature,
+                    top_p=params.top_p, max_new_tokens=params.max_new_tokens, shard_size=len(shard),
+                    seed=mask_seed, label=f"dropout sample {copy + 1}",
+                )  # fmt: skip
+            for index, responses in zip(shard, rows, strict=True):
+                texts[index].append(responses[0].text)
+    return [mean_disagreement(responses) for responses in texts]

@@ -1,0 +1,81 @@
+"""Reading params.yaml into the small typed model that a stage declares for itself.
+
+A stage sees only the keys of its own model, and a test holds those against what dvc.yaml declares.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from anchora.files import UserError
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _inside(path: str) -> str:
+    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] in ("..", "."):
+        raise ValueError("must be a path inside the project, relative to its root")
+    return path
+
+
+InsidePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_inside)]
+
+
+class StageParams(BaseModel):
+    """Parameters that every stage declares; keys of other stages are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    output_dir: InsidePath
+    log_dir: InsidePath
+
+
+Params = TypeVar("Params", bound=StageParams)
+
+
+def read_params(model: type[Params], path: str | Path = "params.yaml") -> Params:
+    """The parameters of one stage from params.yaml.
+
+    Raises UserError in one line for a file that is missing or no YAML, and for a missing key or a
+    value of the wrong type or range. Numbers may stand as strings: DVC writes 3e-06, which YAML 1.1
+    reads as text.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run from the project's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return validate(model, values, str(path))
+
+
+def validate(model: type[Params], values: dict, where: str) -> Params:
+    """``values`` as ``model``; raises UserError naming the first bad key, its value and what is allowed."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a pydantic error in one line: key, value, what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{key}: missing; add it (README, table of parameters)"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:  # a check between several keys names them itself
+        return message
+    return f"{key}: {first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"

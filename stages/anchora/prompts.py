@@ -1,0 +1,37 @@
+"""From chat messages to token ids: one rendering for training, sampling and scoring."""
+
+from __future__ import annotations
+
+Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
+
+
+def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
+    """Token ids of a prompt, up to where the response starts.
+
+    The tokenizer's own chat template is used when it has one; otherwise ``template``, a text with
+    ``{prompt}`` in it, is filled once per user turn, answers and system texts standing as they are.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    parts = []
+    for message in messages:
+        if message["role"] == "user":
+            parts.append(template.replace("{prompt}", message["content"]))
+        elif message["role"] == "assistant":
+            parts.append(message["content"] + (tokenizer.eos_token or "\n"))
+        else:
+            parts.append(message["content"] + "\n")
+    ids = list(tokenizer("".join(parts))["input_ids"])
+    if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text they are given
+        ids.pop()
+    return ids
+
+
+def encode_response(tokenizer, text: str) -> list[int]:
+    """Token ids of a finished response, its end-of-sequence token included.
+
+    The response is tokenised by itself, so that what is trained on starts at the same token boundary
+    as what is sampled.
+    """
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

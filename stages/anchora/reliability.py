@@ -1,0 +1,59 @@
+"""Whether a probability keeps its word, and whether an uncertainty ranks errors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def expected_calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = 10) -> float:
+    """ECE with equal-width bins of the probability that something happens."""
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    probability = torch.as_tensor(np.asarray(probability, dtype=np.float32))
+    return float(binary_calibration_error(probability, torch.as_tensor(np.asarray(happened, dtype=int)), n_bins=bins))
+
+
+def brier(probability: np.ndarray, happened: np.ndarray) -> float:
+    """Mean squared error of a probability; ``happened`` may be a share, as soft labels are."""
+    return float(np.mean((np.asarray(probability) - np.asarray(happened)) ** 2))
+
+
+def risk_coverage(uncertainty: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Risk when the k most certain are answered, (n,) for k = 1..n; ties count by their mean.
+
+    Responses of equal uncertainty cannot be told apart, so each gets the mean error of its group.
+    """
+    uncertainty, wrong = np.asarray(uncertainty), np.asarray(wrong, dtype=float)
+    _, group = np.unique(uncertainty, return_inverse=True)
+    mean_error = (np.bincount(group, weights=wrong) / np.bincount(group))[group]
+    order = np.argsort(uncertainty, kind="stable")
+    return np.cumsum(mean_error[order]) / np.arange(1, len(wrong) + 1)
+
+
+def aurc(uncertainty: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
+    """Area under the risk-coverage curve, and its excess over the best order of the same errors.
+
+    Source: Geifman et al. 2019, section 3.
+    """
+    area = float(risk_coverage(uncertainty, wrong).mean())
+    oracle = float(risk_coverage(np.sort(np.asarray(wrong, dtype=float)), np.sort(wrong)).mean())
+    return area, area - oracle
+
+
+def coverage_at_risk(uncertainty: np.ndarray, wrong: np.ndarray, risk: float) -> float:
+    """The largest share of responses, most certain first, whose error rate is at most ``risk``."""
+    within = np.flatnonzero(risk_coverage(uncertainty, wrong) <= risk)
+    return float((within[-1] + 1) / len(wrong)) if len(within) else 0.0
+
+
+def fit_correctness(uncertainty: np.ndarray, correct: np.ndarray):
+    """P(correct) as a falling function of uncertainty, by isotonic regression on calibration data.
+
+    Returns a function from uncertainties to probabilities.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    model = IsotonicRegression(y_min=0.0, y_max=1.0, increasing=False, out_of_bounds="clip")
+    model.fit(np.asarray(uncertainty, dtype=float), np.asarray(correct, dtype=float))
+    return lambda values: model.predict(np.asarray(values, dtype=float))

@@ -1,0 +1,40 @@
+"""Splitting by prompt: where a prompt goes depends on its text and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from anchora.prompts import Messages
+
+
+def prompt_id(prompt: Messages) -> str:
+    """16 hex digits from the roles and texts of a prompt, white space at the ends of a text aside."""
+    texts = [[message["role"], message["content"].strip()] for message in prompt]
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def split_share(key: str, purpose: str) -> float:
+    """A number in [0, 1) for a prompt id, uniform and independent for each purpose."""
+    digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def unique_rows(rows: list[dict], *fields: str) -> tuple[list[dict], int]:
+    """Rows without repeats of the prompt and ``fields``, the first kept; and how many were repeats."""
+    seen, kept = set(), []
+    for row in rows:
+        key = (row["id"], *(row[field] for field in fields))
+        if key not in seen:
+            seen.add(key)
+            kept.append(row)
+    return kept, len(rows) - len(kept)
+
+
+def flip_side(row: dict, seed: int) -> dict:
+    """A pair that came as chosen and rejected gets its sides by ``seed``; others stay as they are."""
+    row = dict(row)
+    if not row.pop("sided") and split_share(f"{row['id']}:{row['response_a']}", f"side {seed}") < 0.5:
+        row["response_a"], row["response_b"] = row["response_b"], row["response_a"]
+        row["label"] = 1.0 - row["label"]
+    return row

@@ -1,0 +1,43 @@
+"""Intervals and paired tests, by well-kept libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+def wilson(successes: float, total: int) -> tuple[float, float]:
+    """Wilson interval of a share."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(successes, total, alpha=1 - CONFIDENCE, method="wilson")
+    return float(low), float(high)
+
+
+def mcnemar_p(newly_right: int, newly_wrong: int) -> float:
+    """Exact two-sided McNemar test of paired right and wrong."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    return float(mcnemar([[0, newly_right], [newly_wrong, 0]], exact=True).pvalue)
+
+
+def bootstrap_mean(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """BCa bootstrap interval of a mean, for paired differences or any one figure a prompt."""
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2 or np.ptp(values) == 0:
+        mean = float(values.mean())
+        return mean, mean
+    result = bootstrap(
+        (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=2000, method="BCa",
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def win_rate(scores: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """1 where the first scores higher, 0.5 where they are equal, 0 where lower: (prompts,)."""
+    difference = np.asarray(scores) - np.asarray(baseline)
+    return np.where(difference > 0, 1.0, np.where(difference < 0, 0.0, 0.5))

@@ -1,0 +1,40 @@
+"""The comparison of two policies as rows of text, for the terminal and the report."""
+
+from __future__ import annotations
+
+
+def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
+    """Name, SFT, UGRR, difference, 95% interval; sets that were not evaluated are left out."""
+    gsm8k, calibration, drift = (evaluation[name] for name in ("gsm8k", "calibration", "drift"))
+    rows = [
+        _row("exact match, greedy", gsm8k, "exact_match", "difference"),
+        _row("accuracy of samples", gsm8k, "sampled_accuracy", "sampled_difference"),
+    ]
+    for name, title in (("alpaca_eval", "AlpacaEval"), ("mt_bench", "MT-Bench")):
+        figures = evaluation[name]
+        if figures:
+            interval = f"{figures['win_rate_low']:.3f} to {figures['win_rate_high']:.3f}"
+            rows.append((f"win rate, {title}", "0.500", f"{figures['win_rate']:.3f}", f"{figures['win_rate'] - 0.5:+.3f}", interval))
+    for key, title in (("ece", "calibration error"), ("auroc", "AUROC of uncertainty"), ("coverage_at_5_risk", "coverage at 5% risk")):
+        if calibration[key] is not None and calibration[f"baseline_{key}"] is not None:
+            rows.append(_row(title, calibration, key, key if f"{key}_difference_low" in calibration else None))
+    interval = f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}"
+    rows.append(("drift, KL nats a sequence", "0", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence']:+.3f}", interval))
+    return rows
+
+
+def _row(title: str, figures: dict, key: str, interval: str | None) -> tuple[str, str, str, str, str]:
+    before, after = figures[f"baseline_{key}"], figures[key]
+    low, high = (figures.get(f"{interval}{end}", figures.get(f"{interval}_difference{end}")) for end in ("_low", "_high"))
+    shown = "" if low is None else f"{low:+.3f} to {high:+.3f}"
+    return title, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", shown
+
+
+def text_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Aligned columns: the first to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
+        for first, *rest in [header, *rows]
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,111 @@
+"""Verifiers: sequence classifiers with one logit that score a response to a prompt.
+
+A score means something only against other responses to the same prompt: Bradley-Terry training
+leaves an offset free for each prompt, and every member has its own scale.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from anchora.files import UserError, read_json
+from anchora.logps import token_budget_batches
+from anchora.models import device, folder, load
+from anchora.prompts import Messages, encode_prompt, encode_response
+
+
+def load_verifier(source: dict[str, str], **options):
+    """A sequence classifier with one logit in eval mode, and its tokenizer with a pad token.
+
+    Raises UserError for a model with another number of labels. ``num_labels=1`` in ``options`` puts
+    a new head on a model that has none.
+    """
+    name = source["pretrained_model_name_or_path"]
+    tokenizer = load(AutoTokenizer, source)
+    model = load(AutoModelForSequenceClassification, source, dtype=torch.float32, **options)
+    if model.config.num_labels != 1:
+        raise UserError(f"model {name}: a verifier has one logit, this classifier has {model.config.num_labels}")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(device()).eval(), tokenizer
+
+
+def member_sources(output_dir: str, members: list[int]) -> list[dict[str, str]]:
+    """Where the ensemble's members are: those that were trained here, then those that were brought."""
+    trained = [folder(Path(output_dir) / "verifiers" / str(member)) for member in members]
+    brought = read_json(Path(output_dir) / "verifiers" / "brought.json")
+    return trained + [
+        folder(pin["path"]) if "path" in pin else {"pretrained_model_name_or_path": pin["repo"], "revision": pin["revision"]}
+        for pin in brought
+    ]
+
+
+def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, template: str) -> list[int]:
+    """Token ids of prompt and response; what is too long loses the start of its prompt.
+
+    An encoder reads ``[CLS] prompt [SEP] response [SEP]``; a decoder reads them as its policy would.
+    """
+    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+        answer = encode_response(tokenizer, response)[:max_length]
+        question = encode_prompt(tokenizer, prompt, template)
+        return question[max(0, len(question) + len(answer) - max_length) :] + answer
+    text = "\n\n".join(message["content"] for message in prompt)
+    question = tokenizer(text, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(response, add_special_tokens=False)["input_ids"][: max_length - 3]
+    question = question[max(0, len(question) + len(answer) + 3 - max_length) :]
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    return [cls, *question, sep, *answer, sep]
+
+
+def pad_inputs(tokenizer, model, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Model inputs for encoded pairs, (rows, width), padded on the right; token types where the model has them."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(model.config, "type_vocab_size", 0) > 1:  # 0 up to the first [SEP], 1 from there to the end
+        separators = (ids == tokenizer.sep_token_id).long()
+        inputs["token_type_ids"] = (separators.cumsum(1) - separators).clamp(max=1) * mask
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def pair_limit(model, max_length: int) -> int:
+    """The longest pair a verifier can read: ``max_length``, or fewer where the model has fewer positions."""
+    positions = getattr(model.config, "max_position_embeddings", max_length)
+    if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # their positions start after the padding index
+    return min(max_length, positions)
+
+
+@torch.no_grad()
+def score_pairs(model, tokenizer, pairs: list[tuple[Messages, str]], *, max_length: int, template: str, budget: int) -> np.ndarray:
+    """Raw scores of (prompt, response), (pairs,) float64."""
+    limit = pair_limit(model, max_length)
+    rows = [encode_pair(tokenizer, prompt, response, limit, template) for prompt, response in pairs]
+    scores = np.zeros(len(pairs))
+    for indices in token_budget_batches([len(row) for row in rows], budget):
+        inputs = pad_inputs(tokenizer, model, [rows[i] for i in indices])
+        scores[indices] = model(**inputs).logits.squeeze(-1).double().cpu().numpy()
+    return scores
+
+
+def score_ensemble(
+    sources: list[dict[str, str]], pairs: list[tuple[Messages, str]], *, max_length: int, template: str, budget: int
+) -> np.ndarray:
+    """Raw scores of every member, (members, pairs); one member in memory at a time, equal pairs scored once."""
+    keys = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    unique = sorted(first.values())
+    place = {keys[index]: position for position, index in enumerate(unique)}
+    scores = np.zeros((len(sources), len(unique)))
+    for member, source in enumerate(sources):
+        model, tokenizer = load_verifier(source)
+        scores[member] = score_pairs(model, tokenizer, [pairs[i] for i in unique], max_length=max_length, template=template, budget=budget)
+        del model
+    return scores[:, [place[key] for key in keys]]

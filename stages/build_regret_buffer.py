@@ -1,0 +1,197 @@
+"""build_regret_buffer: choose the regret cases to replay and the anchors to hold on to.
+
+    python stages/build_regret_buffer.py --round 0 --after sft
+
+A case is a prompt whose greedy response is uncertain for its round or clearly worse than a known one.
+Its best known response becomes chosen, the greedy one rejected. Anchors are round 0's prompts with
+neither, each with one sample of the SFT policy. Both carry token ids and the SFT policy's per-token
+log-probs, so that the update needs no second model. Cases whose regret has closed are retired.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from anchora.answers import last_number
+from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from anchora.logps import check_head, response_logps
+from anchora.models import folder, load_policy, load_tokenizer
+from anchora.params import read_params
+from anchora.prompts import encode_response
+from anchora.regret import conservative_gains, priorities, regret
+from anchora.splits import split_share
+from anchora.stage import log_params, run_stage, say
+from anchora.verifiers import member_sources, score_ensemble
+from parameters.build_regret_buffer import BuildRegretBufferParams
+
+HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the drift
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--after", required=True, help="sft, or round<k> whose buffer this one follows")
+    args = parser.parse_args()
+    params = read_params(BuildRegretBufferParams)
+    log_params(params, params.log_dir)
+
+    rows = read_jsonl(f"data/responses/round{args.round}.jsonl")
+    before = read_jsonl(f"data/regret_buffer/{args.after}.jsonl")
+    calibration = read_json(Path(params.output_dir) / "calibration.json")
+    source = folder(Path(params.output_dir) / "sft")
+    tokenizer, reference = load_tokenizer(source), load_policy(source, params.use_bf16)
+    check_head(reference, tokenizer.pad_token_id)
+
+    first_round = args.after == "sft"
+    known = known_before(rows, before, tokenizer, calibration, params) if first_round else known_in_buffer(before)
+    cases, anchors, counts = select(rows, known, calibration, params, args.round)
+    old_cases = [row for row in before if row.get("kind") == "case"]
+    open_ids = {case["id"] for case in cases}
+    counts["retired"] = sum(case["id"] not in open_ids for case in old_cases)
+    if not first_round:
+        anchors = [row for row in before if row["kind"] == "anchor"]
+    cases = by_priority(cases, params)
+    if not cases:
+        raise UserError(
+            f"round {args.round}: no regret case is left out of {len(rows)} prompts ({dict(counts)}); lower regret_threshold or "
+            "uncertainty_quantile, or use fewer rounds"
+        )
+    add_reference_logps(cases + anchors, reference, tokenizer, params)
+    write_jsonl(f"data/regret_buffer/round{args.round}.jsonl", sorted(cases + anchors, key=lambda row: (row["kind"], row["id"])))
+
+    metrics = {
+        "cases": len(cases),
+        "anchors": len(anchors),
+        **{name: counts[name] for name in ("from_uncertainty", "from_low_score", "retired")},
+        "left_out": {name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain")},
+        "mean_regret": round(float(np.mean([row["regret"] for row in cases])), 4),
+        "mean_uncertainty": round(float(np.mean([row["uncertainty"] for row in cases])), 4),
+    }
+    write_json(f"metrics/regret/round{args.round}.json", {"regret": {f"round{args.round}": metrics}})
+    say(f"round {args.round}: {len(cases)} regret cases, {len(anchors)} anchors, {counts['retired']} retired")
+
+
+def known_before(rows, before, tokenizer, calibration, params) -> dict[str, list[dict]]:
+    """Responses known before round 0 (references, preferred ones) by prompt id, scored by the ensemble."""
+    prompts = {row["id"]: row["prompt"] for row in rows}
+    wanted = [row for row in before if row["id"] in prompts]
+    if not wanted:
+        return {}
+    pairs = [(prompts[row["id"]], row["response"]) for row in wanted]
+    sources = member_sources(params.output_dir, params.verifiers)
+    scores = score_ensemble(
+        sources, pairs, max_length=params.max_length, template=params.prompt_template, budget=params.scoring_batch_tokens
+    )
+    known: dict[str, list[dict]] = {}
+    for index, row in enumerate(wanted):
+        known.setdefault(row["id"], []).append(
+            {
+                "text": row["response"], "ids": encode_response(tokenizer, row["response"]), "finished": True,
+                "scores": scores[:, index].tolist(), "entropy_rank": 0.0, "source": row["from"],
+            }
+        )  # fmt: skip
+    return known
+
+
+def known_in_buffer(before: list[dict]) -> dict[str, list[dict]]:
+    """The chosen responses that the buffer of the round before holds, by prompt id."""
+    known: dict[str, list[dict]] = {}
+    for row in before:
+        if row["kind"] == "case":
+            known.setdefault(row["id"], []).append({**row["chosen"], "source": "buffer"})
+    return known
+
+
+def select(rows, known, calibration, params, number: int) -> tuple[list[dict], list[dict], Counter]:
+    """Cases and anchors among this round's prompts, without log-probs yet, and counts of the reasons."""
+    deviation = np.array(calibration["deviation"])
+    gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
+    cases, anchors, counts = [], [], Counter()
+    for row in rows:
+        candidates = [{**sample, "source": "sample"} for sample in row["samples"]] + known.get(row["id"], [])
+        scores = np.array([candidate["scores"] for candidate in candidates]).T  # (members, candidates)
+        gains = conservative_gains(scores, np.array(row["greedy"]["scores"]), deviation, params.regret_penalty)
+        row_regret = regret(gains)
+        uncertain, low_score = row["uncertainty"] > gate, row_regret > params.regret_threshold
+        if not uncertain and not low_score:
+            first = row["samples"][0]
+            anchors.append({**anchor_fields(row, number), "response": response_fields(first)})
+            continue
+        chosen, reason = best_candidate(candidates, gains, row["greedy"], params.chosen_uncertainty_cap)
+        if chosen is None:
+            counts[reason] += 1
+            continue
+        counts["from_uncertainty"] += uncertain
+        counts["from_low_score"] += low_score
+        cases.append(
+            {
+                **anchor_fields(row, number),
+                "kind": "case",
+                "parts": row["parts"],
+                "regret": row_regret,
+                "source": chosen["source"],
+                "chosen": {**response_fields(chosen), "scores": chosen["scores"], "entropy_rank": chosen["entropy_rank"]},
+                "rejected": response_fields(row["greedy"]),
+            }
+        )
+    order = sorted(anchors, key=lambda row: split_share(row["id"], "anchor"))[: params.anchor_count]
+    return cases, order, counts
+
+
+def best_candidate(candidates, gains, greedy, cap: float) -> tuple[dict | None, str]:
+    """The known response of highest gain that may be chosen, or None with the reason."""
+    reason = "no_better_response"
+    for index in np.argsort(-gains, kind="stable"):
+        if gains[index] <= 0:
+            break
+        candidate = candidates[index]
+        if same_in_substance(candidate["text"], greedy["text"]):
+            reason = "same_answer"
+        elif candidate["entropy_rank"] > cap:
+            reason = "chosen_too_uncertain"
+        else:
+            return candidate, ""
+    return None, reason
+
+
+def same_in_substance(first: str, second: str) -> bool:
+    """Whether two responses are the same text or give the same number."""
+    numbers = last_number(first), last_number(second)
+    return first.strip() == second.strip() or (None not in numbers and numbers[0] == numbers[1])
+
+
+def anchor_fields(row: dict, number: int) -> dict:
+    held_out = split_share(row["id"], "drift") < HELD_OUT_ANCHORS
+    return {
+        "id": row["id"], "kind": "anchor", "round": number, "held_out": held_out, "prompt": row["prompt"],
+        "prompt_ids": row["prompt_ids"], "uncertainty": row["uncertainty"],
+    }  # fmt: skip
+
+
+def response_fields(response: dict) -> dict:
+    return {"text": response["text"], "ids": response["ids"], "finished": response["finished"]}
+
+
+def by_priority(cases: list[dict], params) -> list[dict]:
+    """Cases with their replay probability; those of least regret are evicted beyond ``buffer_size``."""
+    cases = sorted(cases, key=lambda row: (-row["regret"], row["id"]))[: params.buffer_size]
+    chances = priorities(np.array([row["regret"] for row in cases]), params.replay_alpha) if cases else []
+    return [{**row, "priority": float(chance)} for row, chance in zip(cases, chances, strict=True)]
+
+
+def add_reference_logps(rows: list[dict], reference, tokenizer, params) -> None:
+    """Put the SFT policy's per-token log-probs beside every response that has none yet."""
+    responses = [(row, row[name]) for row in rows for name in ("chosen", "rejected", "response") if name in row]
+    missing = [(row, response) for row, response in responses if "reference_logps" not in response]
+    pairs = [(row["prompt_ids"], response["ids"]) for row, response in missing]
+    values = response_logps(reference, pairs, tokenizer.pad_token_id, params.scoring_batch_tokens)
+    for (_, response), logps in zip(missing, values, strict=True):
+        response["reference_logps"] = logps
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,59 @@
+"""calibrate_uncertainty: freeze the scales of uncertainty on prompts that nothing is trained on.
+
+    python stages/calibrate_uncertainty.py
+
+The SFT policy answers the calibration split. Kept in ${output_dir}/calibration.json: the raw values of
+each part (their ECDFs), their weighted means, each verifier's typical deviation within a prompt, and,
+where the answer is known, whether the greedy response was right.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from anchora.files import read_jsonl, write_json
+from anchora.logps import check_head
+from anchora.measure import measure
+from anchora.models import folder, load_policy, load_tokenizer
+from anchora.params import read_params
+from anchora.references import correctness
+from anchora.stage import log_params, run_stage, say
+from anchora.uncertainty import ecdf, weighted_mean, within_prompt_deviation
+from anchora.verifiers import member_sources
+from parameters.calibrate_uncertainty import CalibrateUncertaintyParams
+
+
+def main() -> None:
+    params = read_params(CalibrateUncertaintyParams)
+    log_params(params, params.log_dir)
+    rows = read_jsonl("data/prepared/calibration.jsonl")
+    source = folder(Path(params.output_dir) / "sft")
+    tokenizer, model = load_tokenizer(source), load_policy(source, params.use_bf16)
+    check_head(model, tokenizer.pad_token_id)
+    sources = member_sources(params.output_dir, params.verifiers)
+    measured = measure(
+        model, tokenizer, [row["prompt"] for row in rows], sources, params,
+        seed=params.seed, samples=params.samples_per_prompt,
+    )  # fmt: skip
+    deviation = within_prompt_deviation(measured.sample_scores)
+    parts = measured.parts(deviation)
+    scaled = {name: ecdf(values, values) for name, values in parts.items()}
+    correct = correctness(rows, [response.text for response in measured.greedy])
+    write_json(
+        Path(params.output_dir) / "calibration.json",
+        {
+            "parts": {name: values.tolist() for name, values in parts.items()},
+            "combined": weighted_mean(scaled, params.weights()).tolist(),
+            "deviation": deviation.tolist(),
+            "correct": correct,
+        },
+    )
+    known = [value for value in correct if value is not None]
+    share = f", {np.mean(known):.3f} of the greedy responses right" if known else ""
+    say(f"calibration: {len(rows)} prompts{share}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

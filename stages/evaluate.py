@@ -1,0 +1,228 @@
+"""evaluate: the final policy against the SFT policy, on prompts that nothing else has seen.
+
+    python stages/evaluate.py
+
+GSM8K by exact match of the last number, greedy and over samples; AlpacaEval and MT-Bench by the judge
+that was kept out; calibration of the uncertainty; drift from the SFT policy. Every comparison is paired
+and has an interval. Writes the outputs to ${output_dir}/evaluation, all figures to
+metrics/evaluation.json and the few that people compare to metrics/summary.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anchora.answers import last_number
+from anchora.benchmarks import answer_alpaca_eval, answer_mt_bench, judged
+from anchora.drift import reverse_kl
+from anchora.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.measure import Measured, measure
+from anchora.models import folder, load_policy, load_tokenizer
+from anchora.params import read_params
+from anchora.references import correctness
+from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error, fit_correctness
+from anchora.stage import log_params, run_stage, say
+from anchora.statistics import bootstrap_mean, mcnemar_p, wilson
+from anchora.uncertainty import auroc, combined
+from anchora.verifiers import member_sources
+from parameters.evaluate import EvaluateParams
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one policy did on every set."""
+
+    measured: Measured
+    correct: np.ndarray  # (problems,) bool, greedy
+    sampled: np.ndarray  # (problems,) share of right samples
+    uncertainty: np.ndarray  # (problems,)
+    probability: np.ndarray  # (problems,) P(correct)
+    alpaca: list[str]
+    mt_bench: list[list[str]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--policy", help="folder of the policy; ${output_dir}/ugrr_final unless given")
+    parser.add_argument("--baseline", help="folder of the baseline; ${output_dir}/sft unless given")
+    args = parser.parse_args()
+    params = read_params(EvaluateParams)
+    log_params(params, params.log_dir)
+
+    output = Path(params.output_dir)
+    sets = evaluation_sets(params.limit)
+    calibration = read_json(output / "calibration.json")
+    final = read_json(output / "ugrr_final" / "uncertainty.json")
+    paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
+    models = [(load_policy(folder(path), params.use_bf16), load_tokenizer(folder(path))) for path in paths]
+    fits = (
+        (final["calibration_uncertainty"], final["calibration_correct"]),
+        (calibration_uncertainty(calibration, params), calibration["correct"]),
+    )
+    policy, baseline = (
+        answer(model, tokenizer, sets, calibration, fit, params) for (model, tokenizer), fit in zip(models, fits, strict=True)
+    )
+    judge = folder(output / "judge")
+    metrics = {
+        "gsm8k": gsm8k_metrics(policy, baseline, params.seed),
+        "alpaca_eval": judged(judge, sets["alpaca_eval"], [[t] for t in policy.alpaca], [[t] for t in baseline.alpaca], params),
+        "mt_bench": judged(judge, sets["mt_bench"], policy.mt_bench, baseline.mt_bench, params),
+        "calibration": calibration_metrics(policy, baseline),
+        "drift": reverse_kl(models[0][0], models[1][0], models[0][1], policy.measured, params),
+    }
+    write_outputs(output / "evaluation", sets, policy, baseline)
+    write_json("metrics/evaluation.json", {"evaluation": metrics})
+    write_json("metrics/summary.json", summary(metrics))
+    gsm8k = metrics["gsm8k"]
+    say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
+
+
+def evaluation_sets(limit: int) -> dict[str, list[dict]]:
+    """Rows of each set in the order of its file, the first ``limit`` of each unless that is 0."""
+    sets: dict[str, list[dict]] = {"gsm8k": [], "alpaca_eval": [], "mt_bench": []}
+    for row in sorted(read_jsonl("data/prepared/evaluation.jsonl"), key=lambda row: row["position"]):
+        sets[row["set"]].append(row)
+    return {name: rows[: limit or None] for name, rows in sets.items()}
+
+
+def calibration_uncertainty(calibration: dict, params: EvaluateParams) -> list[float]:
+    parts = {name: np.array(values) for name, values in calibration["parts"].items()}
+    return combined(parts, calibration, params.weights()).tolist()
+
+
+def answer(model, tokenizer, sets, calibration: dict, fit: tuple, params: EvaluateParams) -> Answers:
+    """Every set by one policy, with P(correct) fitted on its own answers to the calibration split."""
+    rows = sets["gsm8k"]
+    measured = measure(
+        model, tokenizer, [row["prompt"] for row in rows], member_sources(params.output_dir, params.verifiers), params,
+        seed=params.seed + 1000, samples=params.evaluation_samples,
+    )  # fmt: skip
+    uncertainty = combined(measured.parts(np.array(calibration["deviation"])), calibration, params.weights())
+    known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
+    probability = fit_correctness(*zip(*known, strict=True))(uncertainty) if known else np.full(len(rows), np.nan)
+    sampled = [np.mean(correctness([row] * len(texts), [r.text for r in texts])) for row, texts in zip(rows, measured.samples, strict=True)]
+    return Answers(
+        measured=measured,
+        correct=np.array(correctness(rows, [response.text for response in measured.greedy]), dtype=bool),
+        sampled=np.array(sampled),
+        uncertainty=uncertainty,
+        probability=probability,
+        alpaca=answer_alpaca_eval(model, tokenizer, sets["alpaca_eval"], params),
+        mt_bench=answer_mt_bench(model, tokenizer, sets["mt_bench"], params),
+    )
+
+
+def gsm8k_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
+    n = len(policy.correct)
+    difference = policy.correct.astype(float) - baseline.correct
+    newly_right, newly_wrong = int((difference > 0).sum()), int((difference < 0).sum())
+    low, high = bootstrap_mean(difference, seed)
+    sampled_low, sampled_high = bootstrap_mean(policy.sampled - baseline.sampled, seed)
+    metrics = {"examples": n, "newly_right": newly_right, "newly_wrong": newly_wrong, "p_value": mcnemar_p(newly_right, newly_wrong)}
+    metrics |= {"difference": difference.mean(), "difference_low": low, "difference_high": high}
+    metrics |= {
+        "sampled_difference": (policy.sampled - baseline.sampled).mean(),
+        "sampled_difference_low": sampled_low,
+        "sampled_difference_high": sampled_high,
+    }
+    for prefix, answers in (("", policy), ("baseline_", baseline)):
+        greedy = answers.measured.greedy
+        share_low, share_high = wilson(int(answers.correct.sum()), n)
+        metrics |= {
+            f"{prefix}exact_match": answers.correct.mean(),
+            f"{prefix}exact_match_low": share_low,
+            f"{prefix}exact_match_high": share_high,
+            f"{prefix}sampled_accuracy": answers.sampled.mean(),
+            f"{prefix}extraction_failures": sum(last_number(response.text) is None for response in greedy),
+            f"{prefix}truncations": sum(not response.finished for response in greedy),
+            f"{prefix}mean_tokens": np.mean([len(response.ids) for response in greedy]),
+        }
+    return rounded(metrics)
+
+
+def calibration_metrics(policy: Answers, baseline: Answers) -> dict:
+    """How well the uncertainty ranks errors, and how well P(correct) keeps its word, for each policy."""
+    metrics: dict = {}
+    for prefix, answers in (("", policy), ("baseline_", baseline)):
+        wrong = ~answers.correct
+        area, excess = aurc(answers.uncertainty, wrong)
+        known = not np.isnan(answers.probability).any()
+        parts = {"token_entropy": answers.measured.token_entropy, "mc_dropout": answers.measured.mc_dropout}
+        metrics |= {
+            f"{prefix}ece": expected_calibration_error(answers.probability, answers.correct) if known else None,
+            f"{prefix}brier": brier(answers.probability, answers.correct) if known else None,
+            f"{prefix}auroc": auroc(wrong, answers.uncertainty),
+            **{f"{prefix}auroc_{name}": auroc(wrong, values) for name, values in parts.items()},
+            f"{prefix}aurc": area,
+            f"{prefix}excess_aurc": excess,
+            f"{prefix}coverage_at_5_risk": coverage_at_risk(answers.uncertainty, wrong, 0.05),
+        }
+    return rounded(metrics)
+
+
+def rounded(metrics: dict) -> dict:
+    """Plain numbers of six digits behind the point; counts and None as they are."""
+    return {
+        name: value if value is None or isinstance(value, int) else round(float(value), 6 if name != "p_value" else 12)
+        for name, value in metrics.items()
+    }
+
+
+def write_outputs(path: Path, sets: dict, policy: Answers, baseline: Answers) -> None:
+    """The answers of both policies, in the official formats where a set has one."""
+    with new_folder(path) as partial:
+        write_jsonl(
+            partial / "gsm8k.jsonl",
+            (
+                {
+                    "id": row["id"], "prompt": row["prompt"], "reference": row["reference"],
+                    "policy": policy.measured.greedy[i].text, "policy_correct": bool(policy.correct[i]),
+                    "policy_uncertainty": float(policy.uncertainty[i]),
+                    "baseline": baseline.measured.greedy[i].text, "baseline_correct": bool(baseline.correct[i]),
+                    "baseline_uncertainty": float(baseline.uncertainty[i]),
+                }
+                for i, row in enumerate(sets["gsm8k"])
+            ),
+        )  # fmt: skip
+        for name, answers in (("ugrr", policy), ("sft", baseline)):
+            write_json(
+                partial / "alpaca_eval" / name / "model_outputs.json",
+                [
+                    {"instruction": row["prompt"][0]["content"], "output": text, "generator": name, "dataset": row["dataset"]}
+                    for row, text in zip(sets["alpaca_eval"], answers.alpaca, strict=True)
+                ],
+            )
+            write_jsonl(
+                partial / "mt_bench" / "model_answer" / f"{name}.jsonl",
+                (
+                    {
+                        "question_id": row["question_id"], "answer_id": f"{name}-{row['question_id']}", "model_id": name,
+                        "choices": [{"index": 0, "turns": turns}], "tstamp": 0.0,
+                    }
+                    for row, turns in zip(sets["mt_bench"], answers.mt_bench, strict=True)
+                ),
+            )  # fmt: skip
+
+
+def summary(metrics: dict) -> dict:
+    """The flat figures that people compare between experiments."""
+    gsm8k, drift = metrics["gsm8k"], metrics["drift"]
+    return {
+        "gain": gsm8k["difference"],
+        "gain_low": gsm8k["difference_low"],
+        "exact_match": gsm8k["exact_match"],
+        "sampled_accuracy": gsm8k["sampled_accuracy"],
+        "newly_wrong": gsm8k["newly_wrong"],
+        "win_rate": metrics["alpaca_eval"].get("win_rate"),
+        "auroc": metrics["calibration"]["auroc"],
+        "ece": metrics["calibration"]["ece"],
+        "kl": drift["kl_sequence"],
+    }
+
+
+if __name__ == "__main__":
+    run_stage(main)

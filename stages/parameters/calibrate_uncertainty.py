@@ -1,0 +1,7 @@
+"""Parameters of calibrate_uncertainty."""
+
+from parameters.measure import MeasureParams
+
+
+class CalibrateUncertaintyParams(MeasureParams):
+    pass

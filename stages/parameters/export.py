@@ -1,0 +1,7 @@
+"""Parameters of export."""
+
+from parameters.measure import MeasureParams
+
+
+class ExportParams(MeasureParams):
+    pass

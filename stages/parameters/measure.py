@@ -1,0 +1,46 @@
+"""Parameters of every stage that samples responses and measures their uncertainty."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from anchora.params import Count, CountOrZero, NotNegative, Positive, Share
+from parameters.policy import ScoringParams
+
+
+class MeasureParams(ScoringParams):
+    samples_per_prompt: Count
+    temperature: Positive
+    top_p: Share
+    max_new_tokens: Count
+    sampling_batch_size: Count
+    uncertainty_dropout_samples: Count
+    uncertainty_dropout_rate: Share
+    uncertainty_dropout_layers: Share
+    uncertainty_dropout_mode: Literal["teacher_forced", "regenerate"]
+    weight_token_entropy: NotNegative
+    weight_mc_dropout: NotNegative
+    weight_verifier_disagreement: NotNegative
+    verifiers: list[CountOrZero]
+
+    @model_validator(mode="after")
+    def consistent(self):
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"max_new_tokens: {self.max_new_tokens} leaves no room for a prompt; must be below max_length = {self.max_length}"
+            )
+        if self.weight_token_entropy + self.weight_mc_dropout + self.weight_verifier_disagreement == 0:
+            raise ValueError("weight_token_entropy: 0.0 is not allowed: one of the three weights must be above 0")
+        if self.uncertainty_dropout_samples < 2 or self.uncertainty_dropout_rate >= 1:
+            raise ValueError(
+                f"uncertainty_dropout_samples: {self.uncertainty_dropout_samples} with rate "
+                f"{self.uncertainty_dropout_rate}: at least 2 samples and a rate below 1 are needed"
+            )
+        return self
+
+    def weights(self) -> dict[str, float]:
+        return {
+            "token_entropy": self.weight_token_entropy,
+            "mc_dropout": self.weight_mc_dropout,
+            "verifier_disagreement": self.weight_verifier_disagreement,
+        }

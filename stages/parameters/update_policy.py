@@ -1,0 +1,31 @@
+"""Parameters of update_policy."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from anchora.params import Count, NotNegative, Positive
+from parameters.policy import ScoringParams
+from parameters.training import LoraParams
+
+
+class UpdatePolicyParams(LoraParams, ScoringParams):
+    rl_iterations: Count
+    update_learning_rate: Positive
+    kl_beta_min: Positive
+    kl_beta_max: Positive
+    beta_mode: Literal["uncertainty", "constant", "shuffled"]
+    beta_scaling: Literal["inverse", "none"]
+    case_weight: Literal["none", "certainty"]
+    replay: Literal["regret", "uniform"]
+    importance_correction: NotNegative
+    chosen_nll_weight: NotNegative
+    anchor_weight: NotNegative
+    kl_budget: Positive
+    kl_check_steps: Count
+
+    @model_validator(mode="after")
+    def ordered(self):
+        if self.kl_beta_min > self.kl_beta_max:
+            raise ValueError(f"kl_beta_min: {self.kl_beta_min} is not allowed: must be at most kl_beta_max = {self.kl_beta_max}")
+        return self

@@ -1,0 +1,77 @@
+"""pin_models: say once and for all which model each name means.
+
+    python stages/pin_models.py
+
+Writes small files that later stages depend on: the path and hash of a local folder, or a hub id with
+its revision. A hub id without a revision is refused, for the branch it points at may move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from anchora.files import UserError, write_json
+from anchora.params import read_params
+from anchora.stage import log_params, run_stage, say
+from parameters.pin_models import PinModelsParams
+
+ALIASES = {
+    "mistral-7b": "mistralai/Mistral-7B-v0.3@caa1feb0e54d415e2df31207e5f4e273e33509b1",
+    "bert-base-uncased": "google-bert/bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594",
+}
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>.*))?")
+
+
+def main() -> None:
+    params = read_params(PinModelsParams)
+    log_params(params, params.log_dir)
+    pins = Path(params.output_dir) / "pins"
+    policy = pin(params.base_model_name, "base_model_name")
+    encoder = pin(params.reward_model_name, "reward_model_name")
+    judge = pin(params.judge_model_name, "judge_model_name")
+    brought = [pin(name, "verifier_paths") for name in params.verifier_paths]
+    write_json(pins / "policy.json", policy)
+    write_json(pins / "encoder.json", encoder)
+    write_json(pins / "judge.json", judge)
+    write_json(Path(params.output_dir) / "verifiers" / "brought.json", brought)
+    for name, value in (("policy", policy), ("encoder", encoder), ("judge", judge)):
+        say(f"{name}: {value.get('path') or value['repo'] + '@' + value['revision']}")
+
+
+def pin(name: str, key: str) -> dict[str, str]:
+    """``{path, sha256}`` of a local folder, or ``{repo, revision}`` of a hub id with its commit.
+
+    Raises UserError, naming the parameter, for a folder that holds no model and for a hub id
+    without a commit of 40 hex digits.
+    """
+    if Path(name).is_dir():
+        return {"path": name, "sha256": folder_hash(Path(name), key)}
+    match = HUB_ID.fullmatch(ALIASES.get(name, name))
+    if not match or name.startswith((".", "/")) or name.count("/") > 1:
+        raise UserError(f"{key}: {name!r} is neither a folder here, nor owner/name@<revision>, nor one of {', '.join(ALIASES)}")
+    revision = match["revision"] or ""
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(
+            f"{key}: {name!r} is no folder here; a model on the hub needs its commit: {match['repo']}@<40 hex digits> "
+            "(on the model's page under Files, History)"
+        )
+    return {"repo": match["repo"], "revision": revision}
+
+
+def folder_hash(path: Path, key: str) -> str:
+    """One hash over the names and contents of the files of a model folder."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"{key}: {path} is no model folder: it has no config.json")
+    if not list(path.glob("*.safetensors")):
+        raise UserError(f"{key}: {path} has no weights as safetensors")
+    total = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.is_file():
+            total.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    run_stage(main)

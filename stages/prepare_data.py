@@ -1,0 +1,120 @@
+"""prepare_data: read the data files as they come and split them by prompt.
+
+    python stages/prepare_data.py
+
+Every prompt goes to one split, decided by its text alone, so that no prompt is in two and adding rows
+moves none: evaluation; calibration; regret prompts; SFT; verifiers; judge. Counts and what was left out
+are in metrics/data.json.
+"""
+
+from __future__ import annotations
+
+from anchora import formats
+from anchora.files import UserError, write_json, write_jsonl
+from anchora.params import read_params
+from anchora.splits import flip_side, prompt_id, split_share, unique_rows
+from anchora.stage import log_params, run_stage, say
+from parameters.prepare_data import PrepareDataParams
+
+
+def main() -> None:
+    params = read_params(PrepareDataParams)
+    log_params(params, params.log_dir)
+    sft = formats.read_rows(params.sft_data_path, formats.sft_row)
+    preferences = formats.read_rows(params.preference_data_path, formats.preference_row)
+    regret = formats.read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True)
+    calibration = formats.read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True)
+    evaluation = read_evaluation(params)
+    counts = {"sft_rows": len(sft), "preference_rows": len(preferences)}
+    for rows in (sft, preferences, regret, calibration, evaluation):
+        for row in rows:
+            row["id"] = prompt_id(row["prompt"])
+
+    sft, counts["sft_duplicates"] = unique_rows(sft, "completion")
+    preferences, counts["preference_duplicates"] = unique_rows(preferences, "response_a", "response_b")
+    regret, counts["regret_duplicates"] = unique_rows(regret)
+    calibration, counts["calibration_duplicates"] = unique_rows(calibration)
+    preferences, counts["preferences_without_preference"] = keep(
+        preferences, lambda row: row["label"] != 0.5 and row["response_a"].strip() != row["response_b"].strip()
+    )
+
+    held = {row["id"] for row in evaluation}
+    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: row["id"] not in held)
+    held |= {row["id"] for row in calibration}
+    regret, counts["regret_held_out"] = keep(regret, lambda row: row["id"] not in held)
+    held |= {row["id"] for row in regret}
+    sft, counts["sft_held_out"] = keep(sft, lambda row: row["id"] not in held)
+    preferences, counts["preferences_held_out"] = keep(preferences, lambda row: row["id"] not in held)
+
+    if not calibration:
+        calibration, sft = take_share(sft, "calibration", params.calibration_share)
+        calibration = [{**row, "reference": row["completion"]} for row in calibration]
+        taken = {row["id"] for row in calibration}
+        preferences = [row for row in preferences if row["id"] not in taken]
+    known: list[dict] = []
+    if not regret:
+        regret_sft, sft = take_share(sft, "regret", params.regret_share)
+        regret_preferences, preferences = take_share(preferences, "regret", params.regret_share)
+        known = known_responses(regret_sft, regret_preferences)
+        regret, _ = unique_rows([{key: row[key] for key in ("id", "prompt", "source")} for row in regret_sft + regret_preferences])
+
+    in_both = {row["id"] for row in sft} & {row["id"] for row in preferences}
+    to_sft = {key for key in in_both if split_share(key, "both") < 0.5}
+    sft, counts["sft_prompts_given_to_preferences"] = keep(sft, lambda row: row["id"] not in in_both - to_sft)
+    preferences, counts["preference_prompts_given_to_sft"] = keep(preferences, lambda row: row["id"] not in to_sft)
+    judge, preferences = take_share(preferences, "judge", params.judge_share)
+
+    splits = {
+        "sft": sft,
+        "preferences": [flip_side(row, params.seed) for row in preferences],
+        "judge": [flip_side(row, params.seed) for row in judge],
+        "prompts": regret,
+        "calibration": calibration,
+        "evaluation": evaluation,
+    }
+    for name, rows in splits.items():
+        if not rows:
+            raise UserError(f"split {name!r} would be empty: the data files hold too few rows for it, or its share is 0")
+        write_jsonl(f"data/prepared/{name}.jsonl", sorted(rows, key=lambda row: (row.get("set", ""), row["id"])))
+    write_jsonl("data/regret_buffer/sft.jsonl", sorted(known, key=lambda row: (row["id"], row["response"])))
+    write_json("metrics/data.json", {"data": {"splits": {name: len(rows) for name, rows in splits.items()}, "left_out": counts}})
+    say("data: " + ", ".join(f"{name} {len(rows)}" for name, rows in splits.items()))
+
+
+def read_evaluation(params: PrepareDataParams) -> list[dict]:
+    """GSM8K, AlpacaEval and MT-Bench as rows with the name of their set; MT-Bench may be an empty file."""
+    sources = (
+        ("gsm8k", params.gsm8k_path, formats.gsm8k_row),
+        ("alpaca_eval", params.alpaca_eval_path, formats.alpaca_eval_row),
+        ("mt_bench", params.mt_bench_path, formats.mt_bench_row),
+    )
+    rows = []
+    for name, path, convert in sources:
+        found = formats.read_rows(path, convert, may_be_empty=name != "gsm8k")
+        rows += [{"set": name, "position": position, **row} for position, row in enumerate(found)]
+    return rows
+
+
+def keep(rows: list[dict], condition) -> tuple[list[dict], int]:
+    """The rows that meet the condition, and how many do not."""
+    kept = [row for row in rows if condition(row)]
+    return kept, len(rows) - len(kept)
+
+
+def take_share(rows: list[dict], purpose: str, share: float) -> tuple[list[dict], list[dict]]:
+    """Rows whose prompt falls into a share kept for a purpose, and the others."""
+    taken = [row for row in rows if split_share(row["id"], purpose) < share]
+    return taken, [row for row in rows if split_share(row["id"], purpose) >= share]
+
+
+def known_responses(sft: list[dict], preferences: list[dict]) -> list[dict]:
+    """Responses known before round 0: reference completions and preferred responses."""
+    rows = [{"id": row["id"], "response": row["completion"], "from": "reference"} for row in sft]
+    for row in preferences:
+        preferred = row["response_a"] if row["label"] > 0.5 else row["response_b"]
+        rows.append({"id": row["id"], "response": preferred, "from": "preferred"})
+    return rows
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,130 @@
+"""score_uncertainty: the current policy answers the regret prompts, and says how unsure it is.
+
+    python stages/score_uncertainty.py --round 0 --after sft
+
+For each prompt one greedy response, the one that is judged, and samples; token entropy, MC dropout and
+verifier disagreement of the greedy response on the frozen scales. Writes data/responses/round<k>.jsonl
+and, from prompts with known answers, the AUROC of each signal in metrics/uncertainty/round<k>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from anchora.measure import Measured, measure
+from anchora.models import folder, load_policy, load_tokenizer
+from anchora.params import read_params
+from anchora.prompts import encode_prompt
+from anchora.references import correctness
+from anchora.regret import conservative_gains, regret
+from anchora.stage import log_params, run_stage, say
+from anchora.uncertainty import auroc, combined, ecdf
+from anchora.verifiers import member_sources
+from parameters.score_uncertainty import ScoreUncertaintyParams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--after", required=True, help="sft, or round<k> whose policy answers")
+    args = parser.parse_args()
+    params = read_params(ScoreUncertaintyParams)
+    log_params(params, params.log_dir)
+
+    source = folder(Path(params.output_dir) / args.after)
+    tokenizer, model = load_tokenizer(source), load_policy(source, params.use_bf16)
+    prompts, dropped = within_length(tokenizer, read_jsonl("data/prepared/prompts.jsonl"), params)
+    probes = read_jsonl("data/prepared/calibration.jsonl")
+    calibration = read_json(Path(params.output_dir) / "calibration.json")
+    measured = measure(
+        model, tokenizer, [row["prompt"] for row in prompts + probes],
+        member_sources(params.output_dir, params.verifiers), params,
+        seed=params.seed + 1 + args.round, samples=params.samples_per_prompt,
+    )  # fmt: skip
+    rows = scored_rows(prompts + probes, measured, calibration, params)
+    write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows[: len(prompts)], key=lambda row: row["id"]))
+
+    metrics = known_metrics(probes, rows[len(prompts) :])
+    uncertainty = [row["uncertainty"] for row in rows[: len(prompts)]]
+    metrics["prompts"], metrics["dropped_overlong"] = len(prompts), dropped
+    metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
+    metrics["mean_uncertainty"] = round(float(np.mean(uncertainty)), 4)
+    write_json(f"metrics/uncertainty/round{args.round}.json", {"uncertainty": {f"round{args.round}": metrics}})
+    say(f"round {args.round}: {len(prompts)} prompts, AUROC of the combined uncertainty {metrics['auroc']['combined']}")
+
+
+def within_length(tokenizer, rows: list[dict], params: ScoreUncertaintyParams) -> tuple[list[dict], int]:
+    """The prompts that leave room for a response, and how many do not; these are an error unless dropped."""
+    room = params.max_length - params.max_new_tokens
+    kept = []
+    for row in rows:
+        length = len(encode_prompt(tokenizer, row["prompt"], params.prompt_template))
+        if length <= room:
+            kept.append(row)
+        elif params.overlong_prompts == "error":
+            raise UserError(
+                f"{row['source']}: field 'prompt': {length} tokens, more than max_length - max_new_tokens = {room}; raise "
+                "max_length, or set overlong_prompts to drop"
+            )
+    if not kept:
+        raise UserError(f"data/prepared/prompts.jsonl: all {len(rows)} prompts are longer than {room} tokens")
+    return kept, len(rows) - len(kept)
+
+
+def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, params: ScoreUncertaintyParams) -> list[dict]:
+    """One row a prompt: responses, scores, raw parts, and uncertainty and regret on the frozen scales."""
+    deviation = np.array(calibration["deviation"])
+    parts = measured.parts(deviation)
+    uncertainty = combined(parts, calibration, params.weights())
+    rows = []
+    for index, prompt in enumerate(prompts):
+        greedy_scores, sample_scores = measured.greedy_scores[:, index], measured.sample_scores[:, index]
+        gains = conservative_gains(sample_scores, greedy_scores, deviation, params.regret_penalty)
+        samples = [
+            {
+                **response.row(),
+                "scores": sample_scores[:, number].tolist(),
+                "entropy_rank": float(ecdf(calibration["parts"]["token_entropy"], [response.entropy])[0]),
+            }
+            for number, response in enumerate(measured.samples[index])
+        ]
+        rows.append(
+            {
+                "id": prompt["id"],
+                "prompt": prompt["prompt"],
+                "prompt_ids": measured.prompt_ids[index],
+                "uncertainty": float(uncertainty[index]),
+                "parts": {name: float(values[index]) for name, values in parts.items()},
+                "sample_regret": regret(gains),
+                "greedy": {**measured.greedy[index].row(), "scores": greedy_scores.tolist()},
+                "samples": samples,
+            }
+        )
+    return rows
+
+
+def known_metrics(probes: list[dict], rows: list[dict]) -> dict:
+    """AUROC of every signal for the greedy response being wrong, where it is known; else None."""
+    correct = correctness(probes, [row["greedy"]["text"] for row in rows])
+    known = [index for index, value in enumerate(correct) if value is not None]
+    wrong = np.array([not correct[index] for index in known], dtype=bool)
+    signals = {name: [rows[index]["parts"][name] for index in known] for name in (rows[0]["parts"] if rows else {})}
+    signals["combined"] = [rows[index]["uncertainty"] for index in known]
+    signals["regret"] = [rows[index]["sample_regret"] for index in known]
+    areas = {name: auroc(wrong, np.array(values)) if known else None for name, values in signals.items()}
+    sampled = [correctness([probes[i]] * len(rows[i]["samples"]), [s["text"] for s in rows[i]["samples"]]) for i in known]
+    return {
+        "auroc": {name: None if area is None else round(area, 4) for name, area in areas.items()},
+        "exact_match": round(float(1 - wrong.mean()), 4) if known else None,
+        "sampled_accuracy": round(float(np.mean(sampled)), 4) if known else None,
+        "best_of_samples": round(float(np.mean([any(row) for row in sampled])), 4) if known else None,
+        "known": len(known),
+    }
+
+
+if __name__ == "__main__":
+    run_stage(main)

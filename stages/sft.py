@@ -1,0 +1,85 @@
+"""sft: fine-tune the base model on the SFT data, by TRL's SFTTrainer.
+
+    python stages/sft.py
+
+The loss is on completions only, their end-of-sequence token included. Prompts are rendered by the
+tokenizer's chat template, or by prompt_template where it has none. Writes ${output_dir}/sft, the
+reference of all that follows, and metrics/sft.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import torch
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+from anchora.files import UserError, read_jsonl, write_json
+from anchora.models import add_lora, load, load_tokenizer, save_policy, source_of
+from anchora.params import read_params
+from anchora.prompts import encode_prompt, encode_response
+from anchora.stage import log_params, run_stage, say
+from anchora.trainer import trainer_settings, training_dtype
+from parameters.sft import SftParams
+
+
+def main() -> None:
+    params = read_params(SftParams)
+    log_params(params, params.log_dir)
+    source = source_of(Path(params.output_dir) / "pins" / "policy.json")
+    tokenizer = load_tokenizer(source)
+    rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params)
+    model = load(AutoModelForCausalLM, source, dtype=training_dtype(params.use_bf16, params.lora_rank), use_safetensors=True)
+    model = add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
+    settings = SFTConfig(
+        **trainer_settings(params, params.sft_learning_rate, params.sft_epochs),
+        max_length=params.max_length,
+        packing=False,
+        train_sampling_strategy="group_by_length",
+    )
+    trainer = SFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
+    result = trainer.train()
+    if not torch.isfinite(torch.tensor(result.training_loss)):
+        raise UserError("the training loss is not finite; lower sft_learning_rate or look at the data. No model was written")
+    save_policy(Path(params.output_dir) / "sft", trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    write_json(
+        "metrics/sft.json",
+        {
+            "sft": {
+                "loss": round(result.training_loss, 6),
+                "examples": len(rows),
+                "dropped_overlong": dropped,
+                "mean_tokens": round(tokens / len(rows), 2),
+                "steps": result.global_step,
+            }
+        },
+    )
+    say(f"sft: {len(rows)} examples, mean loss {result.training_loss:.4f}")
+
+
+def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[dict], int]:
+    """Token ids and labels of each example (-100 on the prompt), and how many were too long."""
+    encoded, dropped = [], 0
+    for row in rows:
+        prompt = encode_prompt(tokenizer, row["prompt"], params.prompt_template)
+        completion = encode_response(tokenizer, row["completion"])
+        length = len(prompt) + len(completion)
+        if length > params.max_length:
+            if params.overlong_prompts == "error":
+                raise UserError(
+                    f"{row['source']}: field 'prompt' and its completion: {length} tokens, more than max_length = "
+                    f"{params.max_length}; raise max_length, or set overlong_prompts to drop"
+                )
+            dropped += 1
+            continue
+        encoded.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
+    if not encoded:
+        raise UserError(f"data/prepared/sft.jsonl: all {len(rows)} examples are longer than max_length = {params.max_length}")
+    return encoded, dropped
+
+
+if __name__ == "__main__":
+    run_stage(main)
