@@ -121,7 +121,7 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
             first = row["samples"][0]
             anchors.append({**anchor_fields(row, number), "response": response_fields(first)})
             continue
-        chosen, reason = best_candidate(candidates, gains, row["greedy"], params.chosen_uncertainty_cap)
+        chosen, reason = best_candidate(candidates, gains, row["greedy"], params)
         if chosen is None:
             counts[reason] += 1
             continue
@@ -142,16 +142,16 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
     return cases, order, counts
 
 
-def best_candidate(candidates, gains, greedy, cap: float) -> tuple[dict | None, str]:
+def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, str]:
     """The known response of highest gain that may be chosen, or None with the reason."""
     reason = "no_better_response"
     for index in np.argsort(-gains, kind="stable"):
-        if gains[index] <= 0:
+        if gains[index] <= params.chosen_margin:
             break
         candidate = candidates[index]
         if same_in_substance(candidate["text"], greedy["text"]):
             reason = "same_answer"
-        elif candidate["entropy_rank"] > cap:
+        elif candidate["entropy_rank"] > params.chosen_uncertainty_cap:
             reason = "chosen_too_uncertain"
         else:
             return candidate, ""

@@ -1,6 +1,7 @@
 """evaluate: the final policy against the SFT policy, on prompts that nothing else has seen.
 
     python stages/evaluate.py
+    python stages/evaluate.py --policy A --baseline B --out logs/comparison
 
 GSM8K by exact match of the last number, greedy and over samples; AlpacaEval and MT-Bench by the judge
 that was kept out; calibration of the uncertainty; drift from the SFT policy. Every comparison is paired
@@ -49,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", help="folder of the policy; ${output_dir}/ugrr_final unless given")
     parser.add_argument("--baseline", help="folder of the baseline; ${output_dir}/sft unless given")
+    parser.add_argument("--out", type=Path, help="folder for outputs and metrics instead of the pipeline's own places")
     args = parser.parse_args()
     params = read_params(EvaluateParams)
     log_params(params, params.log_dir)
@@ -56,15 +58,11 @@ def main() -> None:
     output = Path(params.output_dir)
     sets = evaluation_sets(params.limit)
     calibration = read_json(output / "calibration.json")
-    final = read_json(output / "ugrr_final" / "uncertainty.json")
     paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
     models = [(load_policy(folder(path), params.use_bf16), load_tokenizer(folder(path))) for path in paths]
-    fits = (
-        (final["calibration_uncertainty"], final["calibration_correct"]),
-        (calibration_uncertainty(calibration, params), calibration["correct"]),
-    )
     policy, baseline = (
-        answer(model, tokenizer, sets, calibration, fit, params) for (model, tokenizer), fit in zip(models, fits, strict=True)
+        answer(model, tokenizer, sets, calibration, calibration_answers(path, model, tokenizer, calibration, params), params)
+        for path, (model, tokenizer) in zip(paths, models, strict=True)
     )
     judge = folder(output / "judge")
     metrics = {
@@ -74,9 +72,10 @@ def main() -> None:
         "calibration": calibration_metrics(policy, baseline),
         "drift": reverse_kl(models[0][0], models[1][0], models[0][1], policy.measured, params),
     }
-    write_outputs(output / "evaluation", sets, policy, baseline)
-    write_json("metrics/evaluation.json", {"evaluation": metrics})
-    write_json("metrics/summary.json", summary(metrics))
+    metrics_folder = args.out or Path("metrics")
+    write_outputs(args.out / "outputs" if args.out else output / "evaluation", sets, policy, baseline)
+    write_json(metrics_folder / "evaluation.json", {"evaluation": metrics})
+    write_json(metrics_folder / "summary.json", summary(metrics))
     gsm8k = metrics["gsm8k"]
     say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
 
@@ -89,18 +88,32 @@ def evaluation_sets(limit: int) -> dict[str, list[dict]]:
     return {name: rows[: limit or None] for name, rows in sets.items()}
 
 
-def calibration_uncertainty(calibration: dict, params: EvaluateParams) -> list[float]:
-    parts = {name: np.array(values) for name, values in calibration["parts"].items()}
-    return combined(parts, calibration, params.weights()).tolist()
+def calibration_answers(path: Path, model, tokenizer, calibration: dict, params: EvaluateParams) -> tuple[list, list]:
+    """Uncertainty and correctness of a policy's greedy responses to the calibration split.
+
+    Earlier stages have them for the exported policy and for the SFT policy; any other one is asked here.
+    """
+    if (path / "uncertainty.json").is_file():
+        exported = read_json(path / "uncertainty.json")
+        return exported["calibration_uncertainty"], exported["calibration_correct"]
+    if path == Path(params.output_dir) / "sft":
+        parts, correct = {name: np.array(values) for name, values in calibration["parts"].items()}, calibration["correct"]
+    else:
+        rows = read_jsonl("data/prepared/calibration.jsonl")
+        measured = measured_on(rows, model, tokenizer, params.seed, params.samples_per_prompt, params)
+        parts, correct = measured.parts(np.array(calibration["deviation"])), correctness(rows, [r.text for r in measured.greedy])
+    return combined(parts, calibration, params.weights()).tolist(), correct
+
+
+def measured_on(rows: list[dict], model, tokenizer, seed: int, samples: int, params: EvaluateParams) -> Measured:
+    sources = member_sources(params.output_dir, params.verifiers)
+    return measure(model, tokenizer, [row["prompt"] for row in rows], sources, params, seed=seed, samples=samples)
 
 
 def answer(model, tokenizer, sets, calibration: dict, fit: tuple, params: EvaluateParams) -> Answers:
     """Every set by one policy, with P(correct) fitted on its own answers to the calibration split."""
     rows = sets["gsm8k"]
-    measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], member_sources(params.output_dir, params.verifiers), params,
-        seed=params.seed + 1000, samples=params.evaluation_samples,
-    )  # fmt: skip
+    measured = measured_on(rows, model, tokenizer, params.seed + 1000, params.evaluation_samples, params)
     uncertainty = combined(measured.parts(np.array(calibration["deviation"])), calibration, params.weights())
     known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
     probability = fit_correctness(*zip(*known, strict=True))(uncertainty) if known else np.full(len(rows), np.nan)
@@ -165,11 +178,8 @@ def calibration_metrics(policy: Answers, baseline: Answers) -> dict:
 
 
 def rounded(metrics: dict) -> dict:
-    """Plain numbers of six digits behind the point; counts and None as they are."""
-    return {
-        name: value if value is None or isinstance(value, int) else round(float(value), 6 if name != "p_value" else 12)
-        for name, value in metrics.items()
-    }
+    """Plain numbers of six significant digits; counts and None as they are."""
+    return {name: value if value is None or isinstance(value, int) else float(f"{float(value):.6g}") for name, value in metrics.items()}
 
 
 def write_outputs(path: Path, sets: dict, policy: Answers, baseline: Answers) -> None:

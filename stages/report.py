@@ -13,7 +13,7 @@ from pathlib import Path
 from anchora.files import new_file, read_json, read_jsonl
 from anchora.params import read_params
 from anchora.stage import log_params, run_stage, say
-from anchora.tables import comparison_rows, text_table
+from anchora.tables import HEADER, comparison_rows, headline, summary_table
 from parameters.report import ReportParams
 
 SHOWN_CASES = 200
@@ -37,10 +37,9 @@ def main() -> None:
     buffer = read_jsonl(f"data/regret_buffer/round{rounds[-1]}.jsonl")
     cases = sorted((row for row in buffer if row["kind"] == "case"), key=lambda row: -row["regret"])
     answers = {row["id"]: row for row in read_jsonl(Path(params.output_dir) / "evaluation" / "gsm8k.jsonl")}
-    comparison = comparison_rows(evaluation)
     sections = [
         f"<h1>Anchora: SFT against UGRR</h1><p>{escape(headline(evaluation['gsm8k']))}</p>",
-        html_table(("", "SFT", "UGRR", "difference", "95% interval"), comparison),
+        html_table(HEADER, comparison_rows(evaluation)),
         "<h2>Rounds</h2>" + html_table(*round_table(rounds)),
         f"<h2>Regret cases</h2><p>The {min(SHOWN_CASES, len(cases))} of largest regret among {len(cases)}.</p>" + case_table(cases),
         "<h2>Newly right and newly wrong</h2>" + changed_table(answers.values()),
@@ -53,20 +52,7 @@ def main() -> None:
             f"<body>{body}</body></html>\n",
             encoding="utf-8",
         )
-    say("\n" + text_table(("", "SFT", "UGRR", "difference", "95% interval"), comparison))
-    say("\n" + headline(evaluation["gsm8k"]) + " The whole report: metrics/report.html")
-
-
-def headline(gsm8k: dict) -> str:
-    """One sentence on exact match; it claims a difference only where the interval shows one."""
-    points, low, high = (100 * gsm8k[key] for key in ("difference", "difference_low", "difference_high"))
-    if low <= 0 <= high:
-        return f"No difference in exact match is shown ({points:+.1f} points, 95% interval {low:+.1f} to {high:+.1f})."
-    word = "better" if points > 0 else "worse"
-    return (
-        f"UGRR is {word} than SFT by {abs(points):.1f} points of exact match (95% interval {low:+.1f} to {high:+.1f}, "
-        f"p = {gsm8k['p_value']:.2g}; {gsm8k['newly_right']} newly right, {gsm8k['newly_wrong']} newly wrong)."
-    )
+    say(summary_table(evaluation))
 
 
 def round_table(rounds: list[int]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -2,7 +2,7 @@
 
     python stages/train_reward.py --member 0 --data preferences --pin encoder --out verifiers/0
 
-Each member has its own head, order and seed. Held-out accuracy, ECE and Brier score go to
+Each member has its own head, order and share of the pairs. Held-out accuracy, ECE and Brier score go to
 metrics/reward/<member>.json; a member below verifier_accuracy_floor stops the pipeline.
 """
 
@@ -48,6 +48,8 @@ def main() -> None:
             f"out (heldout_share = {params.heldout_share}); both need at least one"
         )
     seed = member_seed(args.member, params.seed)
+    if args.data == "preferences":
+        training = [row for row in training if split_share(row["id"], f"member {seed}") < params.member_share]
     torch.manual_seed(seed)  # before the new head is drawn
     model, tokenizer = load_verifier(source_of(Path(params.output_dir) / "pins" / f"{args.pin}.json"), num_labels=1)
     model.train()

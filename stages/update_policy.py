@@ -76,7 +76,7 @@ def main() -> None:
         "rejected_logp_change": round(float(last["rejected_logp_change"]), 6),
         "beta_mean": round(float(pairs.beta.mean()), 6),
         "stopped_at": stopped_at,
-        "steps": params.rl_iterations,
+        "steps": len(curve),
         "pairs": len(pairs.rows),
     }
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
@@ -133,13 +133,14 @@ def replay(model, tokenizer, pairs: Pairs, anchors, drift, params, seed: int) ->
     snapshot = [weight.detach().cpu().clone() for weight in trainable]
     generator = torch.Generator().manual_seed(seed)
     size, figures, stopped_at = params.batch_size * params.grad_accum_steps, [], None
-    for step in (bar := tqdm(range(1, params.rl_iterations + 1), desc="update", unit="step", mininterval=2)):
+    steps = steps_in_round(len(pairs.rows), params)
+    for step in (bar := tqdm(range(1, steps + 1), desc="update", unit="step", mininterval=2, disable=None)):
         for group in optimizer.param_groups:
-            group["lr"] = params.update_learning_rate * schedule(step, params.rl_iterations)
+            group["lr"] = params.update_learning_rate * schedule(step, steps)
         drawn = draw(pairs.chance, size, generator)
         held = draw(torch.ones(len(anchors)), size, generator) if params.anchor_weight > 0 else []
         figures.append({"step": step, **update(accelerator, model, optimizer, tokenizer, pairs, drawn, [anchors[i] for i in held], params)})
-        if step % params.kl_check_steps and step != params.rl_iterations:
+        if step % params.kl_check_steps and step != steps:
             continue
         kl = forward_kl(model, tokenizer, drift, params) if drift else float("nan")
         figures[-1]["kl_forward"] = kl
@@ -160,6 +161,12 @@ def schedule(step: int, steps: int) -> float:
     return min(step / warmup, 1.0 - 0.9 * max(0, step - warmup) / max(1, steps - warmup))
 
 
+def steps_in_round(cases: int, params) -> int:
+    """``rl_iterations``, or fewer where so many would replay a case more than ``replays_per_case`` times on average."""
+    size = params.batch_size * params.grad_accum_steps
+    return max(1, min(params.rl_iterations, round(params.replays_per_case * cases / size)))
+
+
 def draw(chance: torch.Tensor, size: int, generator: torch.Generator) -> list[int]:
     """Indices for one optimiser batch; without replacement as far as there are enough."""
     drawn: list[int] = []
@@ -173,15 +180,15 @@ def update(accelerator, model, optimizer, tokenizer, pairs: Pairs, drawn, anchor
     rows = [pairs.rows[index] for index in drawn]
     chosen_tokens = sum(len(row["chosen"]["ids"]) for row in rows)
     anchor_tokens = sum(len(row["response"]["ids"]) for row in anchors)
-    totals = dict.fromkeys(("loss", "dpo", "chosen_nll", "anchor_nll", "margin", "chosen_logp_change", "rejected_logp_change"), 0.0)
-    pair_parts = [drawn[start : start + params.batch_size] for start in range(0, len(drawn), params.batch_size)]
-    for part in pair_parts:
-        terms = pair_terms(model, tokenizer, pairs, part)
+    sums = ("dpo", "margin", "chosen_logp_change", "rejected_logp_change")
+    totals = dict.fromkeys(("loss", "chosen_nll", "anchor_nll", *sums), 0.0)
+    for start in range(0, len(drawn), params.batch_size):
+        terms = pair_terms(model, tokenizer, pairs, drawn[start : start + params.batch_size])
         loss = terms["dpo"] / len(drawn) + params.chosen_nll_weight * terms["chosen_nll"] / chosen_tokens
         accelerator.backward(loss)
-        for name in ("dpo", "margin", "chosen_logp_change", "rejected_logp_change"):
-            totals[name] += terms[name].item() / len(drawn)
         totals["chosen_nll"] += terms["chosen_nll"].item() / chosen_tokens
+        for name in sums:
+            totals[name] += terms[name].item() / len(drawn)
     for start in range(0, len(anchors), params.batch_size):
         part = anchors[start : start + params.batch_size]
         batch = collate([(row["prompt_ids"], row["response"]["ids"]) for row in part], tokenizer.pad_token_id, model.device)

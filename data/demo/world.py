@@ -210,11 +210,11 @@ def reserved(question: str) -> bool:
     return hashlib.sha256(question.encode()).digest()[0] < 64
 
 
-def draw_fresh(rng: random.Random, seen: set[str]) -> Problem:
-    """A reserved problem whose question is not in ``seen``; adds it there."""
+def draw_fresh(rng: random.Random, seen: set[str], without: str = "") -> Problem:
+    """A reserved problem, not of the family ``without``, whose question is not in ``seen``; adds it there."""
     while True:
         problem = draw(rng)
-        if reserved(problem.question) and problem.question not in seen:
+        if problem.family != without and reserved(problem.question) and problem.question not in seen:
             seen.add(problem.question)
             return problem
 

@@ -55,7 +55,7 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
     responses: list[list[Response]] = [[] for _ in prompts]
-    for number, shard in enumerate(tqdm(shards, desc=label, unit="shard", mininterval=2)):
+    for number, shard in enumerate(tqdm(shards, desc=label, unit="shard", mininterval=2, disable=None)):
         torch.manual_seed(seed * 100_003 + number)
         rows = _generate_shard(model, tokenizer, [prompts[i] for i in shard], samples, temperature, top_p, max_new_tokens)
         for position, index in enumerate(shard):

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from anchora.files import UserError, new_folder, read_json
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
 
 
 def source_of(pin: str | Path) -> dict[str, str]:

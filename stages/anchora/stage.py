@@ -16,8 +16,6 @@ from anchora.params import StageParams
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's ``main``. Errors come as one line; ANCHORA_DEBUG=1 shows the traceback as well."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     name = Path(sys.argv[0]).stem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+HEADER = ("", "SFT", "UGRR", "difference", "95% interval")
+
 
 def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
     """Name, SFT, UGRR, difference, 95% interval; sets that were not evaluated are left out."""
@@ -21,6 +23,34 @@ def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
     interval = f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}"
     rows.append(("drift, KL nats a sequence", "0", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence']:+.3f}", interval))
     return rows
+
+
+def headline(gsm8k: dict) -> str:
+    """One sentence on exact match; it claims a difference only where the interval shows one."""
+    points, low, high = (100 * gsm8k[key] for key in ("difference", "difference_low", "difference_high"))
+    if low <= 0 <= high:
+        return f"No difference in exact match is shown ({points:+.1f} points, 95% interval {low:+.1f} to {high:+.1f})."
+    word = "better" if points > 0 else "worse"
+    return (
+        f"UGRR is {word} than SFT by {abs(points):.1f} points of exact match (95% interval {low:+.1f} to {high:+.1f}, "
+        f"p = {gsm8k['p_value']:.2g}; {gsm8k['newly_right']} newly right, {gsm8k['newly_wrong']} newly wrong)."
+    )
+
+
+def summary_table(evaluation: dict) -> str:
+    """The comparison as the terminal shows it at the end of a run, with what to type next."""
+    return "\n".join(
+        (
+            "",
+            text_table(HEADER, comparison_rows(evaluation)),
+            "",
+            headline(evaluation["gsm8k"]),
+            "",
+            "next:  open metrics/report.html",
+            "       dvc exp run -S kl_beta_max=0.5",
+            "       dvc metrics diff --targets metrics/summary.json",
+        )
+    )
 
 
 def _row(title: str, figures: dict, key: str, interval: str | None) -> tuple[str, str, str, str, str]:

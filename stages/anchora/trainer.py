@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 
 import torch
@@ -27,6 +28,7 @@ def trainer_settings(params: TrainingParams, learning_rate: float, epochs: float
         "logging_steps": 20,
         "save_strategy": "no",
         "report_to": [],
+        "disable_tqdm": not sys.stderr.isatty(),
         "dataloader_num_workers": 0,
     }
 

@@ -9,6 +9,7 @@ class BuildRegretBufferParams(ScoringParams):
     uncertainty_quantile: Share
     regret_threshold: NotNegative
     regret_penalty: NotNegative
+    chosen_margin: NotNegative
     chosen_uncertainty_cap: Share
     buffer_size: Count
     anchor_count: Count

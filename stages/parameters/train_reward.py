@@ -9,4 +9,5 @@ class TrainRewardParams(TrainingParams, ScoringParams):
     reward_epochs: Positive
     reward_learning_rate: Positive
     heldout_share: Share
+    member_share: Share
     verifier_accuracy_floor: Share

@@ -11,6 +11,7 @@ from parameters.training import LoraParams
 
 class UpdatePolicyParams(LoraParams, ScoringParams):
     rl_iterations: Count
+    replays_per_case: Positive
     update_learning_rate: Positive
     kl_beta_min: Positive
     kl_beta_max: Positive

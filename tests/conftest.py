@@ -1,0 +1,74 @@
+"""What several tests share: a tiny policy and verifier, and a copy of the project that ran in little."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "real"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a child process: this interpreter's programs first on PATH, no DVC variables."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", **more}
+
+
+def dvc(folder: Path, *arguments: str, check: bool = True) -> str:
+    """Output of a DVC command in a folder; a failure shows it all."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500
+    )
+    if check and done.returncode:
+        pytest.fail(f"dvc {' '.join(arguments)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+    return done.stdout + done.stderr
+
+
+def tracked_files() -> list[str]:
+    """The project's files as a clone has them, edits that are not committed included."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs a git checkout")
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+def copy_project(target: Path) -> Path:
+    """A copy of the project, without its cache, as a DVC repository of its own."""
+    for name in tracked_files():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, target / name)
+    (target / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "[core]\n    no_scm = true\n")
+    (target / "dvc.lock").unlink(missing_ok=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory) -> Path:
+    """A copy of the project in which the whole DAG has run with the smoke preset and two rounds."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    subprocess.run(
+        [sys.executable, "ugrr_pipeline.py", "configure", "--config", "presets/smoke.yaml"], cwd=folder, env=environment(), check=True
+    )
+    params = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(params + "- k: 1\n  after: round0\n")
+    dvc(folder, "repro")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def policy():
+    """The demo's base policy and its tokenizer."""
+    from anchora.models import folder, load_policy, load_tokenizer
+
+    source = folder(ROOT / "models" / "base" / "policy")
+    return load_policy(source, use_bf16=False), load_tokenizer(source)

@@ -1,0 +1,41 @@
+"""The last number of a response: a table of cases."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anchora.answers import last_number, same_answer
+from anchora.references import correctness
+
+CASES = [
+    ("#### 1,234", "1234"), ("#### 72.", "72"), ("#### $18", "18"), ("The answer is 18", "18"), ("18.0", "18"),
+    ("$1,234.00.", "1234"), ("18...", "18"), ("it is 18 ...", "18"), ("- 5", "-5"), ("\u22125", "-5"), ("1e3", "1000"),
+    ("1.5e3", "1500"), ("1/2", "0.5"), ("10%", "10"), (r"\boxed{42}.", "42"), ("**42**", "42"), ("18 (see step 2)", "2"),
+    ("15 - 5", "5"), ("20 - 5 = 15. #### 15", "15"), ("it is 15-5", "5"), ("x = -3", "-3"), ("-$5", "-5"), (".5", "0.5"),
+    ("100,000,000", "100000000"), ("1,2,3", "3"), ("5 kg", "5"), ("no digits", None), ("", None), ("...", None), ("-", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES)
+def test_last_number(text, expected):
+    assert last_number(text) == (None if expected is None else Decimal(expected))
+
+
+@given(st.text())
+def test_any_text_is_read(text):
+    number = last_number(text)
+    assert number is None or isinstance(number, Decimal)
+
+
+@given(st.integers(-(10**12), 10**12), st.sampled_from(["#### {}", "The answer is {:,}.", "so {} in all"]))
+def test_any_integer_is_found(number, form):
+    assert last_number(form.format(number)) == number
+
+
+def test_right_and_unknown():
+    assert same_answer("#### 18", "I think 18.00")
+    assert not same_answer("none", "none")
+    rows = [{"reference": "so\n#### 1,000"}, {"reference": "#### 3"}, {"reference": "by hand"}, {}]
+    assert correctness(rows, ["1000", "none", "4", "4"]) == [True, False, None, None]

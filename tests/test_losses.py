@@ -1,0 +1,76 @@
+"""The terms of the update against numbers derived by hand."""
+
+import math
+
+import pytest
+import torch
+
+from anchora.losses import beta_scales, case_weights, dpo_losses, full_kl, kl_estimates, pair_betas
+
+
+def test_dpo_loss_by_hand():
+    """The margin is (-1 + 2) - (-3 + 3 - ln 3) = 1 + ln 3 - 0... chosen gains 1 - 1 = 0, rejected loses ln 3.
+
+    margin = (-2 - -2) - (-4 - (-4 + ln 3)) = ln 3; sigmoid(1 * ln 3) = 3 / 4; loss = ln(4 / 3). With beta 2:
+    sigmoid(2 ln 3) = 9 / 10; loss = ln(10 / 9).
+    """
+    chosen = torch.tensor([-2.0, -2.0])
+    rejected, reference_rejected = torch.tensor([-4.0, -4.0]), torch.tensor([-4.0, -4.0]) + math.log(3)
+    losses, margins = dpo_losses(chosen, rejected, chosen, reference_rejected, torch.tensor([1.0, 2.0]))
+    assert margins.tolist() == pytest.approx([math.log(3)] * 2)
+    assert losses.tolist() == pytest.approx([math.log(4 / 3), math.log(10 / 9)])
+
+
+def test_dpo_loss_at_the_reference_is_ln_2():
+    logps = torch.tensor([-5.0, -7.0])
+    losses, _ = dpo_losses(logps, logps - 1, logps, logps - 1, torch.tensor([0.1, 3.0]))
+    assert losses.tolist() == pytest.approx([math.log(2)] * 2)
+
+
+def test_inverse_scaling_gives_every_pair_the_same_first_gradient():
+    """d/dm of s * -log sigmoid(beta m) at m = 0 is -s * beta / 2; with s = 1.15 / beta that is -0.575 for all."""
+    beta = torch.tensor([0.3, 1.15, 2.0])
+    chosen = torch.zeros(3, requires_grad=True)
+    losses, _ = dpo_losses(chosen, torch.zeros(3), torch.zeros(3), torch.zeros(3), beta)
+    (beta_scales(beta, "inverse", 1.15) * losses).sum().backward()
+    assert chosen.grad.tolist() == pytest.approx([-0.575] * 3)
+    assert beta_scales(beta, "none", 1.15).tolist() == [1, 1, 1]
+
+
+def test_betas_grow_with_the_rank():
+    rank = torch.tensor([0.0, 0.5, 1.0])
+    assert pair_betas(rank, "uncertainty", 0.3, 2.3, 0).tolist() == pytest.approx([0.3, 1.3, 2.3])
+    assert pair_betas(rank, "constant", 0.3, 2.3, 0).tolist() == pytest.approx([1.3] * 3)
+
+
+def test_shuffled_betas_are_the_same_betas_for_other_pairs():
+    rank = torch.linspace(0, 1, 50)
+    gated, shuffled = (pair_betas(rank, mode, 0.3, 2.0, 7) for mode in ("uncertainty", "shuffled"))
+    assert not torch.equal(gated, shuffled)
+    assert torch.equal(gated.sort().values, shuffled.sort().values)
+    assert torch.equal(shuffled, pair_betas(rank, "shuffled", 0.3, 2.0, 7))
+
+
+def test_case_weights_fall_with_uncertainty_and_have_mean_one():
+    rank = (torch.arange(10) + 0.5) / 10
+    weights = case_weights(rank, "certainty")
+    assert weights.mean().item() == pytest.approx(1.0)
+    assert (weights.diff() < 0).all()
+
+
+def test_kl_estimates_by_hand():
+    """At log-ratio ln 2: k1 = 0.6931, k2 = 0.2402, k3 = 1/2 - 1 + ln 2 = 0.1931."""
+    estimates = kl_estimates(torch.tensor([math.log(2)]))
+    found = [estimates[name].item() for name in ("k1", "k2", "k3")]
+    assert found == pytest.approx([math.log(2), math.log(2) ** 2 / 2, math.log(2) - 0.5])
+
+
+def test_kl_estimates_agree_with_the_exact_kl():
+    """k1 and k3 are unbiased: their exact expectation under p over a small vocabulary is KL(p || q)."""
+    generator = torch.Generator().manual_seed(0)
+    log_p, log_q = (torch.randn(1, 12, generator=generator, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    exact = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum").item()
+    assert full_kl(log_p, log_q).item() == pytest.approx(exact)
+    estimates = kl_estimates(log_p - log_q)
+    for name in ("k1", "k3"):
+        assert (log_p.exp() * estimates[name]).sum().item() == pytest.approx(exact)

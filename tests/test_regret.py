@@ -1,0 +1,45 @@
+"""Regret and replay priorities by hand."""
+
+import numpy as np
+import pytest
+
+from anchora.regret import conservative_gains, importance_weights, priorities, ranks, regret
+
+
+def test_gains_by_hand():
+    """Members' differences (2, 4) / (1, 2) = 2, 2 without dispute; (4, 0) / (1, 2) = 4, 0: mean 2, std 2, 2 - 0.5 * 2 = 1."""
+    known = np.array([[3.0, 5.0], [5.0, 1.0]])
+    gains = conservative_gains(known, np.array([1.0, 1.0]), np.array([1.0, 2.0]), 0.5)
+    assert gains.tolist() == [2.0, 1.0]
+    assert regret(gains) == 2.0
+
+
+def test_regret_is_never_negative():
+    assert regret(np.array([-3.0, -1.0])) == 0.0
+    assert regret(np.array([])) == 0.0
+
+
+def test_a_members_offset_cancels():
+    generator = np.random.default_rng(0)
+    known, greedy, deviation = generator.normal(size=(2, 5)), generator.normal(size=2), np.array([1.0, 2.0])
+    offset = np.array([7.0, -9.0])
+    assert conservative_gains(known + offset[:, None], greedy + offset, deviation, 0.5) == pytest.approx(
+        conservative_gains(known, greedy, deviation, 0.5)
+    )
+
+
+def test_ranks_share_ties():
+    assert ranks([5.0, 1.0, 5.0]).tolist() == pytest.approx([4 / 6, 1 / 6, 4 / 6])
+
+
+def test_priorities_by_hand():
+    """Ranks 1, 2, 4 of four with alpha 1: 1, 1/2, 1/3, 1/4 over their sum 25/12."""
+    assert priorities([9, 3, 5, 1], 1.0) == pytest.approx(np.array([1, 1 / 3, 1 / 2, 1 / 4]) * 12 / 25)
+    assert priorities([9, 3, 5, 1], 0.0) == pytest.approx([0.25] * 4)
+
+
+def test_importance_weights_undo_the_draw():
+    chance = np.array([0.5, 0.3, 0.2])
+    weights = importance_weights(chance, 1.0)
+    assert chance * weights == pytest.approx([chance[0] * weights[0]] * 3)
+    assert importance_weights(chance, 0.0).tolist() == [1, 1, 1]

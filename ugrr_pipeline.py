@@ -1,0 +1,149 @@
+"""The pipeline as four plain commands over the same DAG that `dvc repro` runs.
+
+    python ugrr_pipeline.py sft          --config config.json
+    python ugrr_pipeline.py train_reward --config config.json
+    python ugrr_pipeline.py regret_loop  --config config.json
+    python ugrr_pipeline.py evaluate     --config config.json
+    python ugrr_pipeline.py evaluate     --model_path A --baseline_path B
+    python ugrr_pipeline.py configure    --config presets/smoke.yaml [--print]
+
+--config lays a .json or .yaml file over params.yaml, whose comments stay; presets/ holds such files.
+`configure` does only that, or with --print shows it as options of `dvc exp run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "stages"))
+
+from anchora.files import UserError, new_file, read_json  # noqa: E402
+from anchora.params import StageParams, validate  # noqa: E402
+from anchora.stage import run_stage, say  # noqa: E402
+from anchora.tables import summary_table  # noqa: E402
+
+TARGETS = {
+    "sft": ["sft"],
+    "train_reward": ["train_reward", "train_judge"],
+    "regret_loop": ["export"],
+    "evaluate": ["report"],
+}
+LAUNCHER = "launcher"  # read by dvc.yaml alone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=[*TARGETS, "configure"])
+    parser.add_argument("--config", help="a .json or .yaml file with parameters to change")
+    parser.add_argument("--print", action="store_true", help="with configure: show the changes, change nothing")
+    parser.add_argument("--model_path", help="with evaluate: the policy to evaluate")
+    parser.add_argument("--baseline_path", help="with evaluate: the policy to compare it with")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    overlay = read_overlay(Path(args.config)) if args.config else {}
+    before = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    check(before | overlay, args.config if overlay else "params.yaml")
+    changes = {key: value for key, value in overlay.items() if before[key] != value}
+    if args.command == "configure" and args.print:
+        say(" ".join(f"-S '{key}={json.dumps(value) if isinstance(value, bool | list) else value}'" for key, value in changes.items()))
+        return
+    if changes:
+        apply(changes)
+        say("params.yaml: " + ", ".join(f"{key} = {value}" for key, value in changes.items()))
+    if args.command == "configure":
+        return
+    if bool(args.model_path) != bool(args.baseline_path):
+        raise UserError("evaluate: --model_path and --baseline_path go together")
+    if args.model_path:
+        evaluate_two(args.model_path, args.baseline_path)
+        return
+    report, shown = Path("metrics/report.html"), 0
+    if report.exists():
+        shown = report.stat().st_mtime_ns
+    run([sys.executable, "-m", "dvc", "repro", *TARGETS[args.command]])
+    if args.command == "evaluate" and report.stat().st_mtime_ns == shown:  # nothing ran, so no stage has printed it
+        say(summary_table(read_json("metrics/evaluation.json")["evaluation"]))
+
+
+def read_overlay(path: Path) -> dict:
+    """The keys and values of a configuration; a judge that is not named follows ``reward_model_name``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: broken {path.suffix.lstrip('.').upper()}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys and values, found {type(values).__name__}")
+    if "reward_model_name" in values:
+        values.setdefault("judge_model_name", values["reward_model_name"])
+    return values
+
+
+def parameter_models() -> list[type[StageParams]]:
+    """The parameter models of all stages."""
+    models = []
+    for file in sorted((ROOT / "stages" / "parameters").glob("[a-z]*.py")):
+        module = importlib.import_module(f"parameters.{file.stem}")
+        models += [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, StageParams) and value.__module__ == module.__name__
+        ]
+    return models
+
+
+def check(values: dict, where: str) -> None:
+    """Raise UserError for a key that no stage reads, and for a value that its stage would refuse."""
+    models = parameter_models()
+    known = {LAUNCHER}.union(*(model.model_fields for model in models))
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; the README lists all parameters"
+            raise UserError(f"{where}: {key}: no such parameter{hint}")
+    for model in models:
+        validate(model, values, where)
+
+
+def apply(changes: dict) -> None:
+    """Write the changes into params.yaml, comments and order kept."""
+    text = YAML()
+    text.preserve_quotes = True
+    text.width = 200
+    values = text.load(Path("params.yaml"))
+    values.update(changes)
+    with new_file("params.yaml") as partial:
+        text.dump(values, partial)
+
+
+def evaluate_two(policy: str, baseline: str) -> None:
+    """Evaluate any two policies with the pipeline's verifiers and judge; DVC's outs stay as they are."""
+    run([sys.executable, "-m", "dvc", "repro", "train_judge", "calibrate_uncertainty"])
+    folder = Path(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["log_dir"]) / "comparison"
+    run([sys.executable, "stages/evaluate.py", "--policy", policy, "--baseline", baseline, "--out", str(folder)])
+    say(summary_table(read_json(folder / "evaluation.json")["evaluation"]))
+
+
+def run(command: list[str]) -> None:
+    """Run a command with this interpreter's programs first on PATH; its failure ends this one, too."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = subprocess.run(command, env={**os.environ, "PATH": path}).returncode
+    if code:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_stage(main)
