@@ -22,7 +22,9 @@ THEMES = {
     "garden": "roses seeds tulips shrubs melons pumpkins".split(),
     "toys": "marbles kites blocks cards puzzles robots".split(),
 }
-HARD_SHARE = 0.2  # of the problems with a product: two factors of two digits, too hard for the tiny policy
+# Of the problems with a product, the share with two factors of two digits, too hard for the tiny policy:
+# in pretraining, and in the data files.
+PRETRAINING_HARD_SHARE, DATA_HARD_SHARE = 0.2, 0.25
 PREFIXES = ("", "", "", "", "Solve this. ", "Please help me. ", "Here is a question. ")
 
 
@@ -78,13 +80,14 @@ class Words:
     b: str
     thing: str
     other: str
+    hard_share: float
 
     def number(self, low: int, high: int) -> int:
         return self.rng.randint(low, high)
 
     def factors(self) -> tuple[int, int]:
-        """Two factors: of one digit each, or of two digits in a ``HARD_SHARE`` of the problems."""
-        if self.rng.random() < HARD_SHARE:
+        """Two factors: of one digit each, or of two digits in a ``hard_share`` of the problems."""
+        if self.rng.random() < self.hard_share:
             return self.rng.randint(13, 29), self.rng.randint(13, 29)
         return self.rng.randint(2, 9), self.rng.randint(2, 9)
 
@@ -193,14 +196,14 @@ SFT_QUALITY = {
 THEME_SHIFT = {"kitchen": 0.04, "school": 0.0, "garden": -0.07, "toys": 0.03}
 
 
-def draw(rng: random.Random, family: str | None = None) -> Problem:
-    """One problem, of a family drawn uniformly unless it is given; its two solutions disagree."""
+def draw(rng: random.Random, hard_share: float) -> Problem:
+    """One problem of a family and a theme drawn uniformly; its two solutions disagree."""
     while True:
-        name = family or rng.choice(sorted(FAMILIES))
+        name = rng.choice(sorted(FAMILIES))
         theme = rng.choice(sorted(THEMES))
         thing, other = rng.sample(THEMES[theme], 2)
         a, b = rng.sample(NAMES, 2)
-        text, careful, sloppy = FAMILIES[name](Words(rng, a, b, thing, other))
+        text, careful, sloppy = FAMILIES[name](Words(rng, a, b, thing, other, hard_share))
         if result(careful[-1]) != result(sloppy[-1]):
             return Problem(name, theme, rng.choice(PREFIXES) + text, careful, sloppy)
 
@@ -213,7 +216,7 @@ def reserved(question: str) -> bool:
 def draw_fresh(rng: random.Random, seen: set[str], without: str = "") -> Problem:
     """A reserved problem, not of the family ``without``, whose question is not in ``seen``; adds it there."""
     while True:
-        problem = draw(rng)
+        problem = draw(rng, DATA_HARD_SHARE)
         if problem.family != without and reserved(problem.question) and problem.question not in seen:
             seen.add(problem.question)
             return problem
@@ -221,7 +224,7 @@ def draw_fresh(rng: random.Random, seen: set[str], without: str = "") -> Problem
 
 def draw_for_pretraining(rng: random.Random) -> Problem:
     """A problem of the three quarters that no data file holds."""
-    while reserved((problem := draw(rng)).question):
+    while reserved((problem := draw(rng, PRETRAINING_HARD_SHARE)).question):
         pass
     return problem
 

@@ -1,0 +1,100 @@
+"""What dvc.yaml declares against what the scripts import and read."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import ugrr_pipeline
+import yaml
+from conftest import ROOT
+
+STAGES = ROOT / "stages"
+DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGE_NAMES = sorted(DAG)
+
+
+def stage(name: str) -> dict:
+    return DAG[name].get("do", DAG[name])
+
+
+def script(name: str) -> Path:
+    (found,) = [ROOT / word for word in stage(name)["cmd"].split() if word.startswith("stages/") and word.endswith(".py")]
+    return found
+
+
+def import_closure(path: Path) -> set[str]:
+    """The project's files that a script imports, directly or not, itself included."""
+    seen, todo = set(), [path]
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            todo += [found for name in names if (found := STAGES / f"{name.replace('.', '/')}.py").is_file()]
+    return {str(file.relative_to(ROOT)) for file in seen}
+
+
+def parameter_model(name: str):
+    """The parameter model that a stage's script reads."""
+    (used,) = [
+        alias.name
+        for node in ast.walk(ast.parse(script(name).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("parameters.")
+        for alias in node.names
+    ]
+    (model,) = [model for model in ugrr_pipeline.parameter_models() if model.__name__ == used]
+    return model
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_declared_code_is_the_import_closure(name):
+    declared = {dep for dep in stage(name)["deps"] if dep.endswith(".py")}
+    assert declared == import_closure(script(name))
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_a_stage_sees_the_parameters_that_it_declares(name):
+    assert set(stage(name)["params"]) == set(parameter_model(name).model_fields)
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_every_declared_parameter_is_read(name):
+    """Each key stands as an attribute somewhere in the stage's code; ``seed`` in a script's call, for instance."""
+    attributes = {
+        node.attr
+        for file in import_closure(script(name))
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    assert set(stage(name)["params"]) <= attributes
+
+
+def test_the_models_cover_params_yaml_exactly():
+    params = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    known = set().union(*(parameter_model(name).model_fields for name in STAGE_NAMES))
+    assert params == known | {"launcher"}
+
+
+def test_every_parameter_has_a_comment():
+    """A key's comment stands above it or above the keys before it, with no blank line between."""
+    commented = False
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        if line.startswith("#"):
+            commented = True
+        elif not line:
+            commented = False
+        elif not line.startswith(("-", " ")):
+            assert commented, line
+
+
+def test_outs_and_inputs_have_folders_of_their_own():
+    outs = [out for name in STAGE_NAMES for out in stage(name)["outs"]]
+    for out in outs:
+        assert out.startswith(("data/prepared/", "data/responses/", "data/regret_buffer/", "${output_dir}/", "metrics/report.html"))
+        assert not out.startswith("${output_dir}/base")

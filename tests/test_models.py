@@ -1,0 +1,184 @@
+"""Log-probs, entropies and MC dropout against the models themselves, on four architectures."""
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from anchora import logps
+from anchora.dropout import decoder_layers, dropout_information, injected_dropout
+from anchora.files import UserError
+from anchora.generation import generate
+from anchora.logps import Batch, check_head, collate, hidden_states, over_logits, response_logps, sequence_logps, token_budget_batches
+from anchora.prompts import encode_prompt, encode_response
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODELS = {
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=2)),
+}
+PAIRS = [([5, 6, 7], [8, 9, 2]), ([11, 12, 13, 14, 15], [16, 2]), ([3], [4, 5, 6, 7, 2])]
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    return MODELS[request.param]().eval()
+
+
+def test_sequence_logps_are_those_of_the_models_logits(model, monkeypatch):
+    monkeypatch.setattr(logps, "CHUNK_LOGITS", 97 * 4)  # several chunks
+    found = response_logps(model, PAIRS, 0, 64)
+    for (prompt, response), ours in zip(PAIRS, found, strict=True):
+        logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        expected = [logits[len(prompt) + i - 1, token].item() for i, token in enumerate(response)]
+        assert ours == pytest.approx(expected, abs=1e-5)
+
+
+def test_chunks_do_not_change_the_gradient(model, monkeypatch):
+    gradients = []
+    for chunk in (97 * 2, 2**24):
+        monkeypatch.setattr(logps, "CHUNK_LOGITS", chunk)
+        model.zero_grad()
+        sequence_logps(model, collate(PAIRS, 0, "cpu")).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_a_model_that_scales_its_logits_is_refused():
+    torch.manual_seed(0)
+    model = MODELS["llama"]().eval()
+    check_head(model, 0)
+    forward = model.forward
+
+    def scaled(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits * 30
+        return output
+
+    model.forward = scaled
+    with pytest.raises(UserError, match="not supported"):
+        check_head(model, 0)
+
+
+def information(model, **changes):
+    settings = {"copies": 8, "rate": 0.1, "layer_share": 0.5, "seed": 0, "pad_token_id": 0, "budget": 64} | changes
+    return dropout_information(model, PAIRS, **settings)
+
+
+def test_mc_dropout_passes_differ_and_repeat_with_their_seed(model):
+    first = information(model)
+    assert min(first) > 1e-7
+    assert first == information(model)
+    assert first != information(model, seed=1)
+
+
+def test_mc_dropout_at_rate_0_is_the_plain_pass(model):
+    assert max(information(model, rate=0.0)) < 1e-6
+    batch = collate(PAIRS, 0, "cpu")
+    backbone = model.get_decoder()
+    with torch.no_grad():
+        plain = backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        with injected_dropout(model, 0.0, 0.5, copies=3, seed=0):
+            repeated = backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+    real = batch.attention_mask.repeat_interleave(3, dim=0).bool()
+    assert torch.allclose(repeated[real], plain.repeat_interleave(3, dim=0)[real], atol=1e-5)
+
+
+def test_mc_dropout_leaves_the_model_as_it_was(model):
+    before = model(torch.tensor([[5, 6, 7]])).logits
+    information(model)
+    assert torch.equal(before, model(torch.tensor([[5, 6, 7]])).logits)
+
+
+def test_mc_dropout_equals_whole_copies_under_the_same_masks(model):
+    """Repeating only where the masked layers begin gives what K whole copies of the row give."""
+    prompt, response = PAIRS[0]
+    batch, repeated = (collate([(prompt, response)] * n, 0, "cpu") for n in (1, 4))
+    with torch.no_grad():
+        with injected_dropout(model, 0.3, 0.5, copies=4, seed=3):
+            tail = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        with injected_dropout(model, 0.3, 0.5, copies=1, seed=3):
+            whole = model.get_decoder()(input_ids=repeated.input_ids, attention_mask=repeated.attention_mask, use_cache=False)
+    assert torch.allclose(tail.last_hidden_state, whole.last_hidden_state, atol=1e-5)
+    assert not torch.allclose(whole.last_hidden_state[0], whole.last_hidden_state[1], atol=1e-3)
+
+
+def test_mc_dropout_refuses_a_model_without_known_layers():
+    class Odd(torch.nn.Module):
+        def get_decoder(self):
+            return torch.nn.Linear(2, 2)
+
+    with pytest.raises(UserError, match="no decoder layers"):
+        decoder_layers(Odd())
+
+
+def test_recorded_entropy_is_that_of_the_raw_distribution(policy):
+    """Sampling at another temperature and top-p leaves the entropy of the raw next-token distributions."""
+    model, tokenizer = policy
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], "")
+    rows = generate(model, tokenizer, [prompt] * 3, samples=2, temperature=1.7, top_p=0.9, max_new_tokens=12, shard_size=2, seed=0)
+    for response in [response for responses in rows for response in responses]:
+        batch = collate([(prompt, response.ids)], tokenizer.pad_token_id, "cpu")
+        with torch.no_grad():
+            entropies = over_logits(
+                model, hidden_states(model, batch), lambda logits: torch.distributions.Categorical(logits=logits).entropy()
+            )
+        assert response.entropy == pytest.approx(entropies.mean().item(), abs=1e-4)
+
+
+def test_sampling_stops_at_eos_and_marks_what_was_cut(policy):
+    model, tokenizer = policy
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], "")
+    (whole,), (cut,) = (generate(model, tokenizer, [prompt], max_new_tokens=length, shard_size=8, seed=0)[0] for length in (40, 3))
+    assert whole.finished and whole.ids[-1] == tokenizer.eos_token_id
+    assert whole.ids.count(tokenizer.eos_token_id) == 1
+    assert whole.text == "3 + 4 = 7. #### 7"
+    assert not cut.finished and len(cut.ids) == 3
+
+
+def test_a_shards_samples_do_not_depend_on_other_shards(policy):
+    model, tokenizer = policy
+    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": f"Work out {i} + 4."}], "") for i in range(1, 7)]
+    settings = {"samples": 2, "temperature": 1.0, "max_new_tokens": 16, "shard_size": 3, "seed": 5}
+    assert generate(model, tokenizer, prompts, **settings)[:3] == generate(model, tokenizer, prompts[:3], **settings)
+
+
+def test_the_trained_and_the_sampled_response_start_at_the_same_token(policy):
+    _, tokenizer = policy
+    ids = encode_prompt(tokenizer, [{"role": "user", "content": "2?"}], "") + encode_response(tokenizer, "4 eggs")
+    chat = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "4 eggs"}]
+    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat, tokenize=False)
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_token_budget_keeps_every_row_once():
+    lengths = [5, 50, 7, 7, 100, 1]
+    batches = token_budget_batches(lengths, 60)
+    assert sorted(index for batch in batches for index in batch) == list(range(6))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60 for batch in batches)
+
+
+def test_collate_marks_the_response():
+    batch = collate([([1, 2], [3]), ([4], [5, 6, 7])], 0, "cpu")
+    assert isinstance(batch, Batch)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 0], [4, 5, 6, 7]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch.response_mask.int().tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]

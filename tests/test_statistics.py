@@ -1,0 +1,61 @@
+"""Intervals and calibration measures, by hand or by other libraries."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error, fit_correctness, risk_coverage
+from anchora.statistics import bootstrap_mean, mcnemar_p, wilson, win_rate
+
+
+def test_wilson_agrees_with_scipy():
+    interval = binomtest(45, 100).proportion_ci(0.95, method="wilson")
+    assert wilson(45, 100) == pytest.approx((interval.low, interval.high))
+
+
+def test_mcnemar_is_the_binomial_test_of_the_changes():
+    assert mcnemar_p(20, 5) == pytest.approx(binomtest(5, 25).pvalue)
+
+
+def test_bootstrap_covers_the_mean_and_takes_equal_values():
+    values = np.random.default_rng(0).normal(1.0, 1.0, 400)
+    low, high = bootstrap_mean(values, 0)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
+    assert bootstrap_mean(np.ones(5), 0) == (1.0, 1.0)
+
+
+def test_calibration_error_by_hand():
+    """Two bins: at 0.25 half happen (gap 0.25), at 0.75 all (gap 0.25): 0.25. Brier: (2*.0625 + ...)."""
+    probability, happened = np.array([0.25, 0.25, 0.75, 0.75]), np.array([1, 0, 1, 1])
+    assert expected_calibration_error(probability, happened) == pytest.approx(0.25)
+    assert brier(probability, happened) == pytest.approx((0.5625 + 0.0625 + 0.0625 + 0.0625) / 4)
+
+
+def test_risk_coverage_by_hand():
+    """Most certain first: right, wrong, right, wrong. Risks 0, 1/2, 1/3, 1/2."""
+    uncertainty, wrong = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0, 1, 0, 1])
+    assert risk_coverage(uncertainty, wrong) == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
+    area, excess = aurc(uncertainty, wrong)
+    assert area == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    assert excess == pytest.approx(area - (0 + 0 + 1 / 3 + 1 / 2) / 4)
+    assert coverage_at_risk(uncertainty, wrong, 0.4) == 0.75
+    assert coverage_at_risk(uncertainty, wrong, 0.05) == 0.25
+
+
+def test_equal_uncertainty_gets_no_credit_from_the_order():
+    wrong = np.array([0, 1, 0, 1])
+    assert risk_coverage(np.zeros(4), wrong) == pytest.approx([0.5] * 4)
+    assert coverage_at_risk(np.zeros(4), wrong, 0.3) == 0
+
+
+def test_correctness_falls_with_uncertainty():
+    generator = np.random.default_rng(0)
+    uncertainty = generator.uniform(size=4000)
+    correct = generator.uniform(size=4000) > uncertainty
+    probability = fit_correctness(uncertainty, correct)
+    assert probability(np.array([0.2, 0.5, 0.8])) == pytest.approx([0.8, 0.5, 0.2], abs=0.07)
+
+
+def test_ties_are_halves():
+    assert win_rate([1, 2, 3], [0, 2, 5]).tolist() == [1, 0.5, 0]

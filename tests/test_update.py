@@ -1,0 +1,205 @@
+"""The update: exact at its first step, the same however its batch is split, and held by its budget."""
+
+import copy
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from transformers import MistralConfig, MistralForCausalLM
+
+import update_policy
+from anchora.files import UserError
+from anchora.generation import generate
+from anchora.logps import response_logps
+from anchora.models import folder, load_policy, load_tokenizer, save_policy
+from anchora.prompts import encode_prompt, encode_response
+from parameters.update_policy import UpdatePolicyParams
+
+
+def settings(**changes) -> UpdatePolicyParams:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    return UpdatePolicyParams.model_validate(
+        params | {"batch_size": 8, "grad_accum_steps": 1, "rl_iterations": 3, "kl_check_steps": 1} | changes
+    )
+
+
+def small_buffer(model, tokenizer, template: str = "") -> list[dict]:
+    """Eight cases and eight anchors about sums, with the model's own log-probs as reference."""
+    rows = []
+    for number in range(8):
+        prompt = encode_prompt(tokenizer, [{"role": "user", "content": f"Work out {number} + 4."}], template)
+        texts = {"chosen": f"{number} + 4 = {number + 4}. #### {number + 4}", "rejected": f"#### {number}", "response": "7."}
+        responses = {}
+        for name, text in texts.items():
+            ids = encode_response(tokenizer, text)
+            logps = response_logps(model, [(prompt, ids)], tokenizer.pad_token_id, 512)[0]
+            responses[name] = {"text": text, "ids": ids, "finished": True, "reference_logps": logps}
+        case = {"kind": "case", "prompt_ids": prompt, "uncertainty": number / 8, "priority": 1 / 8}
+        rows.append({**case, "chosen": responses["chosen"], "rejected": responses["rejected"]})
+        rows.append({"kind": "anchor", "prompt_ids": prompt, "held_out": number < 3, "response": responses["response"]})
+    return rows
+
+
+def run(policy, buffer, params):
+    """Replay the buffer on a copy of the policy; returns the copy, the curve and where it stopped."""
+    model, tokenizer = copy.deepcopy(policy[0]), policy[1]
+    pairs = update_policy.weigh([row for row in buffer if row["kind"] == "case"], params)
+    anchors, drift = ([row for row in buffer if row["kind"] == "anchor" and row["held_out"] == held] for held in (False, True))
+    curve, stopped = update_policy.replay(model, tokenizer, pairs, anchors, drift, params, seed=0)
+    return model, curve, stopped
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+@pytest.fixture(scope="module")
+def buffer(policy):
+    return small_buffer(*policy)
+
+
+def test_the_first_loss_is_s_ln_2_for_every_pair_and_the_kl_is_0(policy, buffer):
+    model, tokenizer = policy
+    params = settings(case_weight="none", beta_scaling="inverse")
+    cases = [row for row in buffer if row["kind"] == "case"]
+    pairs = update_policy.weigh(cases, params)
+    midpoint = (params.kl_beta_min + params.kl_beta_max) / 2
+    for index in range(len(cases)):
+        with torch.no_grad():
+            terms = update_policy.pair_terms(model, tokenizer, pairs, [index])
+        assert terms["dpo"].item() == pytest.approx(midpoint / pairs.beta[index].item() * math.log(2), rel=1e-5)
+        assert terms["margin"].item() == pytest.approx(0, abs=1e-5)
+    assert update_policy.forward_kl(model, tokenizer, [row for row in buffer if row["kind"] == "anchor"], params) == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_batch_1_with_8_accumulation_steps_is_batch_8(policy, buffer):
+    """Equal within float32 rounding after 3 steps: maximum drift 1e-4, mean 1e-5."""
+    models = [run(policy, buffer, settings(batch_size=size, grad_accum_steps=8 // size))[0] for size in (8, 1, 2)]
+    for other in models[1:]:
+        drift = (weights(models[0]) - weights(other)).abs()
+        assert drift.max() < 1e-4 and drift.mean() < 1e-5
+    assert (weights(models[0]) - weights(policy[0])).abs().max() > 1e-5
+
+
+def test_gradient_checkpointing_changes_nothing(policy, buffer):
+    params = settings(gradient_checkpointing=True)
+    model = copy.deepcopy(policy[0])
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpointed, *_ = run((model, policy[1]), buffer, params)
+    plain, *_ = run(policy, buffer, settings())
+    assert (weights(checkpointed) - weights(plain)).abs().max() < 1e-4
+
+
+def test_chosen_rises_over_rejected_and_the_reference_stays(policy, buffer):
+    before = copy.deepcopy(buffer)
+    model, curve, stopped = run(policy, buffer, settings(rl_iterations=8, replays_per_case=100))
+    assert curve["margin"].iloc[-1] > curve["margin"].iloc[0] + 0.1
+    assert buffer == before
+    assert stopped is None
+    case = buffer[0]
+    pair = [(case["prompt_ids"], case["chosen"]["ids"])]
+    pad = policy[1].pad_token_id
+    assert response_logps(policy[0], pair, pad, 512)[0] == pytest.approx(case["chosen"]["reference_logps"], abs=1e-5)
+    assert sum(response_logps(model.eval(), pair, pad, 512)[0]) != pytest.approx(sum(case["chosen"]["reference_logps"]), abs=1e-3)
+
+
+def test_past_the_budget_the_last_snapshot_inside_it_is_kept(policy, buffer):
+    """With a learning rate that breaks the budget at the first check, the policy is the one that came in."""
+    model, curve, stopped = run(policy, buffer, settings(kl_budget=1e-4, update_learning_rate=0.01))
+    assert stopped == 1
+    assert len(curve) == 1
+    assert torch.equal(weights(model), weights(policy[0]))
+
+
+def test_few_cases_make_few_updates():
+    """8 replays of 10 cases are 80 draws: 10 batches of 8; never more than rl_iterations, never none."""
+    params = settings(rl_iterations=40, replays_per_case=8)
+    assert [update_policy.steps_in_round(cases, params) for cases in (10, 1000, 1)] == [10, 40, 1]
+    assert update_policy.steps_in_round(1, settings(rl_iterations=40, replays_per_case=0.1)) == 1
+
+
+def test_a_draw_repeats_nothing_as_far_as_it_can():
+    generator = torch.Generator().manual_seed(0)
+    assert sorted(update_policy.draw(torch.ones(5), 5, generator)) == [0, 1, 2, 3, 4]
+    assert len(update_policy.draw(torch.ones(3), 8, generator)) == 8
+
+
+def test_priorities_decide_what_is_drawn(policy, buffer):
+    cases = [{**row, "priority": 0.93 if i == 2 else 0.01} for i, row in enumerate(row for row in buffer if row["kind"] == "case")]
+    for replay, often in (("regret", True), ("uniform", False)):
+        pairs = update_policy.weigh(cases, settings(replay=replay))
+        generator = torch.Generator().manual_seed(0)
+        hits = sum(update_policy.draw(pairs.chance, 1, generator) == [2] for _ in range(200))
+        assert (hits > 150) == often
+
+
+def test_a_policy_that_is_not_the_reference_is_refused(policy, buffer):
+    model = copy.deepcopy(policy[0])
+    update_policy.check_reference(model, policy[1], buffer, settings())
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    with pytest.raises(UserError, match="differ from the buffer's reference"):
+        update_policy.check_reference(model, policy[1], buffer, settings())
+
+
+def test_a_gradient_that_is_not_finite_stops(policy, buffer):
+    broken = copy.deepcopy(policy[0])
+    with torch.no_grad():
+        broken.model.norm.weight[0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        run((broken, policy[1]), buffer, settings())
+
+
+def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
+    params = settings(lora_rank=4, update_learning_rate=0.005)
+    save_policy(tmp_path / "base", *policy)
+    model = update_policy.load_trainable(folder(tmp_path / "base"), params)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    update_policy.check_reference(model, policy[1], buffer, params)
+    pairs = update_policy.weigh([row for row in buffer if row["kind"] == "case"], params)
+    update_policy.replay(model, policy[1], pairs, [row for row in buffer if row["kind"] == "anchor"], [], params, seed=0)
+    case = buffer[0]
+    pair = [(case["prompt_ids"], case["chosen"]["ids"])]
+    adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]
+    save_policy(tmp_path / "merged", model, policy[1])
+    merged = load_policy(folder(tmp_path / "merged"), use_bf16=False)
+    assert response_logps(merged, pair, policy[1].pad_token_id, 512)[0] == pytest.approx(adapted, abs=1e-4)
+    assert sum(adapted) != pytest.approx(sum(case["chosen"]["reference_logps"]), abs=1e-3)
+
+
+def mistral_tokenizer_folder(path: Path) -> Path:
+    """A tiny Mistral with the real Mistral v3 tokenizer, as its repository on the hub lays it out."""
+    mistral_common = pytest.importorskip("mistral_common")
+    files = Path(mistral_common.__file__).parent / "data"
+    config = MistralConfig(
+        vocab_size=32768, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    torch.manual_seed(0)
+    MistralForCausalLM(config).save_pretrained(path)
+    shutil.copyfile(files / "mistral_instruct_tokenizer_240323.model.v3", path / "tokenizer.model")
+    (path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "LlamaTokenizer", "add_bos_token": true, "add_eos_token": false, "bos_token": "<s>", "eos_token": "</s>"}'
+    )
+    return path
+
+
+def test_a_policy_with_the_real_mistral_tokenizer_takes_an_update(tmp_path):
+    source = folder(mistral_tokenizer_folder(tmp_path))
+    tokenizer, model = load_tokenizer(source), load_policy(source, use_bf16=False)
+    template = yaml.safe_load((ROOT / "params.yaml").read_text())["prompt_template"]
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], template)
+    assert prompt.count(tokenizer.bos_token_id) == 1 and prompt[0] == tokenizer.bos_token_id
+    assert "### Instruction:\nWork out 3 + 4.\n\n### Response:" in tokenizer.decode(prompt)
+    (response,) = generate(model, tokenizer, [prompt], max_new_tokens=4, shard_size=1, seed=0)[0]
+    assert 1 <= len(response.ids) <= 4
+    buffer = small_buffer(model, tokenizer, template)
+    moved, curve, _ = run((model, tokenizer), buffer, settings(rl_iterations=1))
+    assert math.isfinite(curve["loss"].iloc[0])
+    assert not torch.equal(weights(moved), weights(model))

