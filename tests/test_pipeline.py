@@ -102,14 +102,13 @@ def test_a_forced_rerun_leaves_the_lock_as_it_was(ran):
     assert (ran / "dvc.lock").read_text() == lock
 
 
+FINAL = {"evaluate", "report"}
+AFTER_UPDATE = {"score_uncertainty@1", "build_regret_buffer@1", "update_policy@1", "export", *FINAL}
 CHANGES = {
-    "kl_beta_max": (3.5, {"update_policy@0", "score_uncertainty@1", "build_regret_buffer@1", "update_policy@1", "export", "evaluate", "report"}),
-    "limit": (12, {"evaluate", "report"}),
-    "uncertainty_quantile": (
-        0.65,
-        {"build_regret_buffer@0", "update_policy@0", "score_uncertainty@1", "build_regret_buffer@1", "update_policy@1", "export", "evaluate", "report"},
-    ),
-}  # fmt: skip
+    "kl_beta_max": (3.5, {"update_policy@0", *AFTER_UPDATE}),
+    "limit": (12, FINAL),
+    "uncertainty_quantile": (0.65, {"build_regret_buffer@0", "update_policy@0", *AFTER_UPDATE}),
+}
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -98,7 +98,7 @@ def test_gradient_checkpointing_changes_nothing(policy, buffer):
 
 def test_chosen_rises_over_rejected_and_the_reference_stays(policy, buffer):
     before = copy.deepcopy(buffer)
-    model, curve, stopped = run(policy, buffer, settings(rl_iterations=8, replays_per_case=100))
+    model, curve, stopped = run(policy, buffer, settings(rl_iterations=8, replays_per_case=100, kl_budget=100.0))
     assert curve["margin"].iloc[-1] > curve["margin"].iloc[0] + 0.1
     assert buffer == before
     assert stopped is None

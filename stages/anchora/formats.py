@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import datasets
+import pandas as pd
 
 from anchora.files import UserError
 from anchora.prompts import Messages
@@ -53,7 +54,11 @@ def _load(path: str, reader: str, cache: str) -> datasets.Dataset:
         pointer = _hub_pointer(path) if reader == "json" else None
         if pointer:
             return datasets.load_dataset(pointer["hub"], pointer.get("name"), revision=pointer["revision"], split=pointer["split"])
-        return datasets.load_dataset(reader, data_files=path, split="train", cache_dir=cache)
+        options = {}
+        if reader == "csv":  # holds text: a column of numbers is not to become numbers
+            columns = pd.read_csv(path, nrows=0).columns
+            options = {"features": datasets.Features(dict.fromkeys(columns, datasets.Value("string"))), "keep_default_na": False}
+        return datasets.load_dataset(reader, data_files=path, split="train", cache_dir=cache, **options)
     except UserError:
         raise
     except Exception as error:
@@ -86,6 +91,8 @@ def _why_unreadable(path: str, reader: str, error: Exception) -> str:
         broken = _broken_json(text)
         if broken:
             return broken
+        if text.split() in (["[]"], ["[", "]"]):
+            return "no rows; expected at least one"
     cause = error.__cause__ or error
     return f"cannot be read as {reader}: {' '.join(str(cause).split())[:300]}"
 

@@ -32,12 +32,17 @@ InsidePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_ins
 
 
 class StageParams(BaseModel):
-    """Parameters that every stage declares; keys of other stages are passed over."""
+    """What every stage declares; keys of other stages are passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
-    output_dir: InsidePath
     log_dir: InsidePath
+
+
+class ModelStageParams(StageParams):
+    """What every stage declares that reads or writes models."""
+
+    output_dir: InsidePath
 
 
 Params = TypeVar("Params", bound=StageParams)

@@ -9,6 +9,7 @@ from parameters.policy import ScoringParams
 
 
 class MeasureParams(ScoringParams):
+    seed: int
     samples_per_prompt: Count
     temperature: Positive
     top_p: Share

@@ -1,9 +1,9 @@
 """Parameters of pin_models."""
 
-from anchora.params import StageParams, Text
+from anchora.params import ModelStageParams, Text
 
 
-class PinModelsParams(StageParams):
+class PinModelsParams(ModelStageParams):
     base_model_name: Text
     reward_model_name: Text
     judge_model_name: Text

@@ -2,11 +2,10 @@
 
 from pydantic import field_validator
 
-from anchora.params import Count, StageParams, Text
+from anchora.params import Count, ModelStageParams, Text
 
 
-class PolicyParams(StageParams):
-    seed: int
+class PolicyParams(ModelStageParams):
     use_bf16: bool
     max_length: Count
     prompt_template: Text

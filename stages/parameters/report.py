@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, field_validator
 
-from anchora.params import CountOrZero, StageParams, Text
+from anchora.params import CountOrZero, ModelStageParams, Text
 
 
 class Round(BaseModel):
@@ -10,7 +10,7 @@ class Round(BaseModel):
     after: Text
 
 
-class ReportParams(StageParams):
+class ReportParams(ModelStageParams):
     rounds: list[Round]
 
     @field_validator("rounds")

@@ -1,15 +1,14 @@
 """Parameters of every stage that trains."""
 
-from anchora.params import Count, CountOrZero, StageParams
+from anchora.params import Count, CountOrZero, ModelStageParams
 
 
-class TrainingParams(StageParams):
+class TrainingParams(ModelStageParams):
     seed: int
     batch_size: Count
     grad_accum_steps: Count
     gradient_checkpointing: bool
     use_bf16: bool
-    max_length: Count
 
 
 class LoraParams(TrainingParams):

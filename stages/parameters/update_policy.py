@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import model_validator
 
 from anchora.params import Count, NotNegative, Positive
-from parameters.policy import ScoringParams
 from parameters.training import LoraParams
 
 
-class UpdatePolicyParams(LoraParams, ScoringParams):
+class UpdatePolicyParams(LoraParams):
+    scoring_batch_tokens: Count
     rl_iterations: Count
     replays_per_case: Positive
     update_learning_rate: Positive
