@@ -47,7 +47,7 @@ def copy_project(target: Path) -> Path:
     for name in tracked_files():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target / name)
-    (target / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "[core]\n    no_scm = true\n")
+    (target / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     (target / "dvc.lock").unlink(missing_ok=True)
     return target
 

@@ -134,7 +134,7 @@ def stand_in(ran, target):
     writer = target / "stand_in.py"
     writer.write_text(STAND_IN)
     dag = (target / "dvc.yaml").read_text()
-    dag = re.sub(r"cmd: (?:python|\$\{launcher\}) stages/", "cmd: python stand_in.py stages/", dag)
+    dag = re.sub(r"cmd: (?:sh stages/python|\$\{launcher\}) stages/", "cmd: python stand_in.py stages/", dag)
     (target / "dvc.yaml").write_text(dag)
     dvc(target, "commit", "--force")
     return target

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sys
 import tempfile
 
@@ -12,8 +14,10 @@ from parameters.training import TrainingParams
 
 def trainer_settings(params: TrainingParams, learning_rate: float, epochs: float) -> dict:
     """Keyword arguments of transformers' TrainingArguments and their heirs in TRL."""
+    folder = tempfile.mkdtemp(prefix="anchora-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return {
-        "output_dir": tempfile.mkdtemp(prefix="anchora-"),
+        "output_dir": folder,
         "num_train_epochs": epochs,
         "learning_rate": learning_rate,
         "per_device_train_batch_size": params.batch_size,
