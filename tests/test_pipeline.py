@@ -221,3 +221,12 @@ def test_the_report_shows_a_models_markup_as_text(ran, tmp_path):
     subprocess.run([sys.executable, "stages/report.py"], cwd=tmp_path, env=environment(), check=True, capture_output=True)
     page = (tmp_path / "metrics" / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_an_environment_that_is_not_activated_is_found(ran):
+    """`.venv/bin/dvc repro` with no such python on PATH: the stage runs with the Python that runs DVC."""
+    bare = {"PATH": "/usr/bin:/bin", "HOME": str(ran)}
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "pin_models"]
+    done = subprocess.run(command, cwd=ran, env=bare, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "policy: models/base/policy" in done.stdout

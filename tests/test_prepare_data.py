@@ -1,0 +1,102 @@
+"""Splits of small data files: disjoint, unmoved by more rows, and counted."""
+
+import json
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import prepare_data
+from anchora.files import UserError, read_json, read_jsonl
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a small file for every input; the files of regret and calibration prompts are empty."""
+    monkeypatch.chdir(tmp_path)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "data").mkdir()
+    write("sft.json", sft_rows(300))
+    write("preferences.json", preference_rows(300))
+    write("gsm8k.jsonl", [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in range(10)])
+    write("alpaca_eval.json", [])
+    for name in ("regret_prompts.jsonl", "calibration.jsonl", "mt_bench.jsonl", "alpaca_eval.json"):
+        (tmp_path / "data" / name).write_text("")
+    return tmp_path
+
+
+def sft_rows(count):
+    return [{"prompt": f"Question {i}", "completion": f"{i}"} for i in range(count)]
+
+
+def preference_rows(count):
+    return [{"prompt": f"Choice {i}", "chosen": "good", "rejected": "bad"} for i in range(count)]
+
+
+def write(name, rows):
+    with open(f"data/{name}", "w") as file:
+        file.write(json.dumps(rows) if name.endswith(".json") else "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def splits() -> dict[str, set[str]]:
+    prepare_data.main()
+    names = read_json("metrics/data.json")["data"]["splits"]
+    return {name: {row["id"] for row in read_jsonl(f"data/prepared/{name}.jsonl")} for name in names}
+
+
+def left_out() -> dict[str, int]:
+    return read_json("metrics/data.json")["data"]["left_out"]
+
+
+def test_without_files_for_them_shares_are_kept_for_regret_and_calibration(project):
+    found = splits()
+    assert all(found.values())
+    assert sum(len(ids) for ids in found.values()) == len(set().union(*found.values())) == 610
+    assert 80 < len(found["prompts"]) < 150
+    known = {row["from"] for row in read_jsonl("data/regret_buffer/sft.jsonl")}
+    assert known == {"reference", "preferred"}
+
+
+def test_more_rows_move_no_prompt(project):
+    before = splits()
+    write("sft.json", sft_rows(500)[::-1])
+    write("preferences.json", preference_rows(400)[::-1])
+    after = splits()
+    for name, ids in before.items():
+        assert ids <= after[name], name
+
+
+def test_a_prompt_of_both_files_is_in_one_split(project):
+    write("preferences.json", [{**row, "prompt": f"Question {i}"} for i, row in enumerate(preference_rows(300))])
+    found = splits()
+    assert sum(len(ids) for ids in found.values()) == len(set().union(*found.values()))
+    assert left_out()["sft_prompts_given_to_preferences"] > 0 < left_out()["preference_prompts_given_to_sft"]
+
+
+def test_what_is_left_out_is_counted(project):
+    write("sft.json", [*sft_rows(300), *sft_rows(2), {"prompt": " Problem 3?", "completion": "3"}])
+    same = {"prompt": "same", "chosen": "x", "rejected": "x "}
+    half = {"prompt": "half", "response_a": "x", "response_b": "y", "label": 0.5}
+    write("preferences.json", [*preference_rows(300), same, same])
+    splits()
+    assert (left_out()["sft_duplicates"], left_out()["sft_held_out"]) == (2, 1)
+    assert (left_out()["preference_duplicates"], left_out()["preferences_without_preference"]) == (1, 1)
+    labelled = [{"prompt": f"Choice {i}", "response_a": "x", "response_b": "y", "label": i % 2} for i in range(300)]
+    write("preferences.json", [*labelled, half])
+    splits()
+    assert left_out()["preferences_without_preference"] == 1
+
+
+def test_fewer_rows_than_a_split_needs(project):
+    write("preferences.json", preference_rows(1))
+    with pytest.raises(UserError, match="would be empty"):
+        prepare_data.main()
+
+
+def test_prompts_of_their_own_are_used_whole_and_held_out(project):
+    (project / "data" / "regret_prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(20)))
+    found = splits()
+    assert len(found["prompts"]) == 20
+    assert left_out()["sft_held_out"] == 20
+    assert read_jsonl("data/regret_buffer/sft.jsonl") == []
