@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import json
 import os
@@ -29,9 +28,9 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "stages"))
 
 from anchora.files import UserError, new_file, read_json  # noqa: E402
-from anchora.params import StageParams, validate  # noqa: E402
+from anchora.params import StageParams, refuse_unknown, validate  # noqa: E402
 from anchora.stage import run_stage, say  # noqa: E402
-from anchora.tables import summary_table  # noqa: E402
+from anchora.tables import comparison, summary_table  # noqa: E402
 
 TARGETS = {
     "sft": ["sft"],
@@ -39,7 +38,6 @@ TARGETS = {
     "regret_loop": ["export"],
     "evaluate": ["report"],
 }
-LAUNCHER = "launcher"  # read by dvc.yaml alone
 
 
 def main() -> None:
@@ -50,8 +48,9 @@ def main() -> None:
     parser.add_argument("--model_path", help="with evaluate: the policy to evaluate")
     parser.add_argument("--baseline_path", help="with evaluate: the policy to compare it with")
     args = parser.parse_args()
-    os.chdir(ROOT)
     overlay = read_overlay(Path(args.config)) if args.config else {}
+    paths = [os.path.abspath(path) if path else None for path in (args.model_path, args.baseline_path)]
+    os.chdir(ROOT)
     before = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     check(before | overlay, args.config if overlay else "params.yaml")
     changes = {key: value for key, value in overlay.items() if before[key] != value}
@@ -66,7 +65,7 @@ def main() -> None:
     if bool(args.model_path) != bool(args.baseline_path):
         raise UserError("evaluate: --model_path and --baseline_path go together")
     if args.model_path:
-        evaluate_two(args.model_path, args.baseline_path)
+        evaluate_two(*(os.path.relpath(path) for path in paths))
         return
     report, shown = Path("metrics/report.html"), 0
     if report.exists():
@@ -107,14 +106,8 @@ def parameter_models() -> list[type[StageParams]]:
 
 def check(values: dict, where: str) -> None:
     """Raise UserError for a key that no stage reads, and for a value that its stage would refuse."""
-    models = parameter_models()
-    known = {LAUNCHER}.union(*(model.model_fields for model in models))
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; the README lists all parameters"
-            raise UserError(f"{where}: {key}: no such parameter{hint}")
-    for model in models:
+    refuse_unknown(values, where, str(ROOT / "dvc.yaml"))
+    for model in parameter_models():
         validate(model, values, where)
 
 
@@ -134,7 +127,8 @@ def evaluate_two(policy: str, baseline: str) -> None:
     run([sys.executable, "-m", "dvc", "repro", "train_judge", "calibrate_uncertainty"])
     folder = Path(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["log_dir"]) / "comparison"
     run([sys.executable, "stages/evaluate.py", "--policy", policy, "--baseline", baseline, "--out", str(folder)])
-    say(summary_table(read_json(folder / "evaluation.json")["evaluation"]))
+    say(comparison(read_json(folder / "evaluation.json")["evaluation"], "baseline", "policy"))
+    say(f"\nall figures and outputs: {folder}")
 
 
 def run(command: list[str]) -> None:

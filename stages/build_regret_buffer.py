@@ -19,7 +19,7 @@ import numpy as np
 from anchora.answers import last_number
 from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from anchora.logps import check_head, response_logps
-from anchora.models import folder, load_policy, load_tokenizer
+from anchora.models import autocast, folder, load_policy, load_tokenizer
 from anchora.params import read_params
 from anchora.prompts import encode_response
 from anchora.regret import conservative_gains, priorities, regret
@@ -43,11 +43,15 @@ def main() -> None:
     before = read_jsonl(f"data/regret_buffer/{args.after}.jsonl")
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     source = folder(Path(params.output_dir) / "sft")
-    tokenizer, reference = load_tokenizer(source), load_policy(source, params.use_bf16)
+    tokenizer = load_tokenizer(source)
+    reference = load_policy(source, params.use_bf16 and params.lora_rank > 0)  # the number format of update_policy
     check_head(reference, tokenizer.pad_token_id)
 
     first_round = args.after == "sft"
-    known = known_before(rows, before, tokenizer, calibration, params) if first_round else known_in_buffer(before)
+    references = known_before(rows, before, tokenizer, params) if first_round else [row for row in before if row["kind"] == "known"]
+    known: dict[str, list[dict]] = {}
+    for row in references + known_in_buffer(before):
+        known.setdefault(row["id"], []).append(row)
     cases, anchors, counts = select(rows, known, calibration, params, args.round)
     old_cases = [row for row in before if row.get("kind") == "case"]
     open_ids = {case["id"] for case in cases}
@@ -60,13 +64,15 @@ def main() -> None:
             f"round {args.round}: no regret case is left out of {len(rows)} prompts ({dict(counts)}); lower regret_threshold or "
             "uncertainty_quantile, or use fewer rounds"
         )
-    add_reference_logps(cases + anchors, reference, tokenizer, params)
-    write_jsonl(f"data/regret_buffer/round{args.round}.jsonl", sorted(cases + anchors, key=lambda row: (row["kind"], row["id"])))
+    with autocast(params.use_bf16):
+        add_reference_logps(cases + anchors, reference, tokenizer, params)
+    everything = sorted(cases + anchors + references, key=lambda row: (row["kind"], row["id"]))
+    write_jsonl(f"data/regret_buffer/round{args.round}.jsonl", everything)
 
     metrics = {
         "cases": len(cases),
         "anchors": len(anchors),
-        **{name: counts[name] for name in ("from_uncertainty", "from_low_score", "retired")},
+        **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
         "left_out": {name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain")},
         "mean_regret": round(float(np.mean([row["regret"] for row in cases])), 4),
         "mean_uncertainty": round(float(np.mean([row["uncertainty"] for row in cases])), 4),
@@ -75,35 +81,32 @@ def main() -> None:
     say(f"round {args.round}: {len(cases)} regret cases, {len(anchors)} anchors, {counts['retired']} retired")
 
 
-def known_before(rows, before, tokenizer, calibration, params) -> dict[str, list[dict]]:
-    """Responses known before round 0 (references, preferred ones) by prompt id, scored by the ensemble."""
-    prompts = {row["id"]: row["prompt"] for row in rows}
-    wanted = [row for row in before if row["id"] in prompts]
+def known_before(rows: list[dict], before: list[dict], tokenizer, params) -> list[dict]:
+    """References and preferred responses of this round's prompts, scored by the ensemble; too long ones are left out."""
+    prompts = {row["id"]: row for row in rows}
+    wanted = [{**row, "ids": encode_response(tokenizer, row["response"])} for row in before if row["id"] in prompts]
+    wanted = [row for row in wanted if len(prompts[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
     if not wanted:
-        return {}
-    pairs = [(prompts[row["id"]], row["response"]) for row in wanted]
-    sources = member_sources(params.output_dir, params.verifiers)
+        return []
     scores = score_ensemble(
-        sources, pairs, max_length=params.max_length, template=params.prompt_template, budget=params.scoring_batch_tokens
+        member_sources(params.output_dir, params.verifiers),
+        [(prompts[row["id"]]["prompt"], row["response"]) for row in wanted],
+        max_length=params.max_length,
+        template=params.prompt_template,
+        budget=params.scoring_batch_tokens,
     )
-    known: dict[str, list[dict]] = {}
-    for index, row in enumerate(wanted):
-        known.setdefault(row["id"], []).append(
-            {
-                "text": row["response"], "ids": encode_response(tokenizer, row["response"]), "finished": True,
-                "scores": scores[:, index].tolist(), "entropy_rank": 0.0, "source": row["from"],
-            }
-        )  # fmt: skip
-    return known
+    return [
+        {
+            "id": row["id"], "kind": "known", "source": row["from"], "text": row["response"], "ids": row["ids"],
+            "finished": True, "scores": scores[:, index].tolist(), "entropy_rank": 0.0,
+        }
+        for index, row in enumerate(wanted)
+    ]  # fmt: skip
 
 
-def known_in_buffer(before: list[dict]) -> dict[str, list[dict]]:
-    """The chosen responses that the buffer of the round before holds, by prompt id."""
-    known: dict[str, list[dict]] = {}
-    for row in before:
-        if row["kind"] == "case":
-            known.setdefault(row["id"], []).append({**row["chosen"], "source": "buffer"})
-    return known
+def known_in_buffer(before: list[dict]) -> list[dict]:
+    """The chosen responses of the cases that the buffer of the round before holds."""
+    return [{**row["chosen"], "id": row["id"], "source": "buffer"} for row in before if row.get("kind") == "case"]
 
 
 def select(rows, known, calibration, params, number: int) -> tuple[list[dict], list[dict], Counter]:
@@ -126,6 +129,7 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
             counts[reason] += 1
             continue
         counts["from_uncertainty"] += uncertain
+        counts["from_uncertainty_alone"] += uncertain and not low_score
         counts["from_low_score"] += low_score
         cases.append(
             {
@@ -138,8 +142,10 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
                 "rejected": response_fields(row["greedy"]),
             }
         )
-    order = sorted(anchors, key=lambda row: split_share(row["id"], "anchor"))[: params.anchor_count]
-    return cases, order, counts
+    anchors = sorted(anchors, key=lambda row: split_share(row["id"], "anchor"))[: params.anchor_count]
+    if len(anchors) > 1 and not any(row["held_out"] for row in anchors):
+        anchors[0]["held_out"] = True  # the drift must be measured on something
+    return cases, anchors, counts
 
 
 def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, str]:

@@ -18,6 +18,7 @@ from anchora.logps import check_head
 from anchora.measure import measure
 from anchora.models import folder, load_policy, load_tokenizer
 from anchora.params import read_params
+from anchora.prompts import within_length
 from anchora.references import correctness
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import ecdf, weighted_mean, within_prompt_deviation
@@ -28,9 +29,10 @@ from parameters.calibrate_uncertainty import CalibrateUncertaintyParams
 def main() -> None:
     params = read_params(CalibrateUncertaintyParams)
     log_params(params, params.log_dir)
-    rows = read_jsonl("data/prepared/calibration.jsonl")
     source = folder(Path(params.output_dir) / "sft")
     tokenizer, model = load_tokenizer(source), load_policy(source, params.use_bf16)
+    rows = read_jsonl("data/prepared/calibration.jsonl")
+    rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
     check_head(model, tokenizer.pad_token_id)
     sources = member_sources(params.output_dir, params.verifiers)
     measured = measure(
@@ -38,7 +40,7 @@ def main() -> None:
         seed=params.seed, samples=params.samples_per_prompt,
     )  # fmt: skip
     deviation = within_prompt_deviation(measured.sample_scores)
-    parts = measured.parts(deviation)
+    parts = measured.parts(deviation, params.samples_per_prompt)
     scaled = {name: ecdf(values, values) for name, values in parts.items()}
     correct = correctness(rows, [response.text for response in measured.greedy])
     write_json(

@@ -24,10 +24,11 @@ from anchora.files import new_folder, read_json, read_jsonl, write_json, write_j
 from anchora.measure import Measured, measure
 from anchora.models import folder, load_policy, load_tokenizer
 from anchora.params import read_params
+from anchora.prompts import within_length
 from anchora.references import correctness
 from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error, fit_correctness
 from anchora.stage import log_params, run_stage, say
-from anchora.statistics import bootstrap_mean, mcnemar_p, wilson
+from anchora.statistics import bootstrap_difference, bootstrap_mean, mcnemar_p, wilson
 from anchora.uncertainty import auroc, combined
 from anchora.verifiers import member_sources
 from parameters.evaluate import EvaluateParams
@@ -41,9 +42,14 @@ class Answers:
     correct: np.ndarray  # (problems,) bool, greedy
     sampled: np.ndarray  # (problems,) share of right samples
     uncertainty: np.ndarray  # (problems,)
+    signals: dict[str, np.ndarray]  # (problems,) each: the raw parts of the uncertainty, and the regret over the samples
     probability: np.ndarray  # (problems,) P(correct)
     alpaca: list[str]
     mt_bench: list[list[str]]
+
+    def has_probability(self) -> bool:
+        """Whether P(correct) could be fitted: some answers of the calibration split must be known."""
+        return not np.isnan(self.probability).any()
 
 
 def main() -> None:
@@ -56,10 +62,10 @@ def main() -> None:
     log_params(params, params.log_dir)
 
     output = Path(params.output_dir)
-    sets = evaluation_sets(params.limit)
     calibration = read_json(output / "calibration.json")
     paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
     models = [(load_policy(folder(path), params.use_bf16), load_tokenizer(folder(path))) for path in paths]
+    sets = evaluation_sets(models[0][1], params)
     policy, baseline = (
         answer(model, tokenizer, sets, calibration, calibration_answers(path, model, tokenizer, calibration, params), params)
         for path, (model, tokenizer) in zip(paths, models, strict=True)
@@ -69,8 +75,8 @@ def main() -> None:
         "gsm8k": gsm8k_metrics(policy, baseline, params.seed),
         "alpaca_eval": judged(judge, sets["alpaca_eval"], [[t] for t in policy.alpaca], [[t] for t in baseline.alpaca], params),
         "mt_bench": judged(judge, sets["mt_bench"], policy.mt_bench, baseline.mt_bench, params),
-        "calibration": calibration_metrics(policy, baseline),
-        "drift": reverse_kl(models[0][0], models[1][0], models[0][1], policy.measured, params),
+        "calibration": calibration_metrics(policy, baseline, params.seed),
+        "drift": reverse_kl(models[0], models[1], policy.measured, params),
     }
     metrics_folder = args.out or Path("metrics")
     write_outputs(args.out / "outputs" if args.out else output / "evaluation", sets, policy, baseline)
@@ -80,12 +86,15 @@ def main() -> None:
     say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
 
 
-def evaluation_sets(limit: int) -> dict[str, list[dict]]:
+def evaluation_sets(tokenizer, params: EvaluateParams) -> dict[str, list[dict]]:
     """Rows of each set in the order of its file, the first ``limit`` of each unless that is 0."""
     sets: dict[str, list[dict]] = {"gsm8k": [], "alpaca_eval": [], "mt_bench": []}
     for row in sorted(read_jsonl("data/prepared/evaluation.jsonl"), key=lambda row: row["position"]):
         sets[row["set"]].append(row)
-    return {name: rows[: limit or None] for name, rows in sets.items()}
+    return {
+        name: within_length(tokenizer, rows[: params.limit or None], params.room(), params.prompt_template, params.overlong_prompts)
+        for name, rows in sets.items()
+    }
 
 
 def calibration_answers(path: Path, model, tokenizer, calibration: dict, params: EvaluateParams) -> tuple[list, list]:
@@ -93,15 +102,20 @@ def calibration_answers(path: Path, model, tokenizer, calibration: dict, params:
 
     Earlier stages have them for the exported policy and for the SFT policy; any other one is asked here.
     """
-    if (path / "uncertainty.json").is_file():
-        exported = read_json(path / "uncertainty.json")
+    exported = read_json(path / "uncertainty.json") if (path / "uncertainty.json").is_file() else {}
+    scales = {"weights": params.weights(), "parts": calibration["parts"], "deviation": calibration["deviation"]}
+    if exported and all(exported.get(name) == value for name, value in scales.items()):
         return exported["calibration_uncertainty"], exported["calibration_correct"]
     if path == Path(params.output_dir) / "sft":
         parts, correct = {name: np.array(values) for name, values in calibration["parts"].items()}, calibration["correct"]
     else:
         rows = read_jsonl("data/prepared/calibration.jsonl")
+        rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
         measured = measured_on(rows, model, tokenizer, params.seed, params.samples_per_prompt, params)
-        parts, correct = measured.parts(np.array(calibration["deviation"])), correctness(rows, [r.text for r in measured.greedy])
+        parts, correct = (
+            measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt),
+            correctness(rows, [r.text for r in measured.greedy]),
+        )
     return combined(parts, calibration, params.weights()).tolist(), correct
 
 
@@ -113,16 +127,22 @@ def measured_on(rows: list[dict], model, tokenizer, seed: int, samples: int, par
 def answer(model, tokenizer, sets, calibration: dict, fit: tuple, params: EvaluateParams) -> Answers:
     """Every set by one policy, with P(correct) fitted on its own answers to the calibration split."""
     rows = sets["gsm8k"]
-    measured = measured_on(rows, model, tokenizer, params.seed + 1000, params.evaluation_samples, params)
-    uncertainty = combined(measured.parts(np.array(calibration["deviation"])), calibration, params.weights())
+    measured = measured_on(rows, model, tokenizer, params.seed + 1000, max(params.samples_per_prompt, params.evaluation_samples), params)
+    deviation = np.array(calibration["deviation"])
+    parts = measured.parts(deviation, params.samples_per_prompt)
+    uncertainty = combined(parts, calibration, params.weights())
     known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
     probability = fit_correctness(*zip(*known, strict=True))(uncertainty) if known else np.full(len(rows), np.nan)
-    sampled = [np.mean(correctness([row] * len(texts), [r.text for r in texts])) for row, texts in zip(rows, measured.samples, strict=True)]
+    sampled = []
+    for row, responses in zip(rows, measured.samples, strict=True):
+        texts = [response.text for response in responses[: params.evaluation_samples]]
+        sampled.append(np.mean(correctness([row] * len(texts), texts)))
     return Answers(
         measured=measured,
         correct=np.array(correctness(rows, [response.text for response in measured.greedy]), dtype=bool),
         sampled=np.array(sampled),
         uncertainty=uncertainty,
+        signals=parts | {"regret": measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)},
         probability=probability,
         alpaca=answer_alpaca_eval(model, tokenizer, sets["alpaca_eval"], params),
         mt_bench=answer_mt_bench(model, tokenizer, sets["mt_bench"], params),
@@ -157,24 +177,34 @@ def gsm8k_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
     return rounded(metrics)
 
 
-def calibration_metrics(policy: Answers, baseline: Answers) -> dict:
+def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
     """How well the uncertainty ranks errors, and how well P(correct) keeps its word, for each policy."""
     metrics: dict = {}
     for prefix, answers in (("", policy), ("baseline_", baseline)):
         wrong = ~answers.correct
         area, excess = aurc(answers.uncertainty, wrong)
-        known = not np.isnan(answers.probability).any()
-        parts = {"token_entropy": answers.measured.token_entropy, "mc_dropout": answers.measured.mc_dropout}
         metrics |= {
-            f"{prefix}ece": expected_calibration_error(answers.probability, answers.correct) if known else None,
-            f"{prefix}brier": brier(answers.probability, answers.correct) if known else None,
-            f"{prefix}auroc": auroc(wrong, answers.uncertainty),
-            **{f"{prefix}auroc_{name}": auroc(wrong, values) for name, values in parts.items()},
+            f"{prefix}brier": brier(answers.probability, answers.correct) if answers.has_probability() else None,
+            **{f"{prefix}auroc_{name}": auroc(wrong, values) for name, values in answers.signals.items()},
             f"{prefix}aurc": area,
             f"{prefix}excess_aurc": excess,
-            f"{prefix}coverage_at_5_risk": coverage_at_risk(answers.uncertainty, wrong, 0.05),
         }
+    sides = [(~answers.correct, answers.uncertainty) for answers in (policy, baseline)]
+    metrics |= compared("auroc", auroc, *sides, seed)
+    metrics |= compared("coverage_at_5_risk", lambda wrong, uncertainty: coverage_at_risk(uncertainty, wrong, 0.05), *sides, seed)
+    if policy.has_probability() and baseline.has_probability():
+        sides = [(answers.probability, answers.correct) for answers in (policy, baseline)]
+        metrics |= compared("ece", expected_calibration_error, *sides, seed)
+    else:
+        metrics |= {"ece": None, "baseline_ece": None}
     return rounded(metrics)
+
+
+def compared(name: str, statistic, policy: tuple, baseline: tuple, seed: int) -> dict:
+    """A figure of both policies, with the interval of its difference."""
+    low, high = bootstrap_difference(statistic, policy, baseline, seed)
+    figures = {name: statistic(*policy), f"baseline_{name}": statistic(*baseline)}
+    return figures | {f"{name}_difference_low": low, f"{name}_difference_high": high}
 
 
 def rounded(metrics: dict) -> dict:
@@ -230,7 +260,7 @@ def summary(metrics: dict) -> dict:
         "win_rate": metrics["alpaca_eval"].get("win_rate"),
         "auroc": metrics["calibration"]["auroc"],
         "ece": metrics["calibration"]["ece"],
-        "kl": drift["kl_sequence"],
+        "kl": drift.get("kl_sequence"),
     }
 
 

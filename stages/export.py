@@ -19,6 +19,7 @@ from anchora.files import new_folder, read_json, read_jsonl, write_json
 from anchora.measure import measure
 from anchora.models import folder, load_policy, load_tokenizer
 from anchora.params import read_params
+from anchora.prompts import within_length
 from anchora.references import correctness
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import combined
@@ -36,15 +37,16 @@ def main() -> None:
     policy = Path(params.output_dir) / args.after
     tokenizer, model = load_tokenizer(folder(policy)), load_policy(folder(policy), params.use_bf16)
     rows = read_jsonl("data/prepared/calibration.jsonl")
+    rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     measured = measure(
         model, tokenizer, [row["prompt"] for row in rows], member_sources(params.output_dir, params.verifiers), params,
         seed=params.seed, samples=params.samples_per_prompt,
     )  # fmt: skip
-    uncertainty = combined(measured.parts(np.array(calibration["deviation"])), calibration, params.weights())
+    uncertainty = combined(measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt), calibration, params.weights())
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
-        for file in sorted(policy.iterdir()):  # copyfile: the cache's files are read-only and shared
-            shutil.copyfile(file, partial / file.name)
+        # copyfile: the cache's files are read-only and shared
+        shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
         write_json(
             partial / "uncertainty.json",
             {

@@ -26,6 +26,7 @@ def main() -> None:
     calibration = formats.read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True)
     evaluation = read_evaluation(params)
     counts = {"sft_rows": len(sft), "preference_rows": len(preferences)}
+    own_calibration, own_regret = bool(calibration), bool(regret)
     for rows in (sft, preferences, regret, calibration, evaluation):
         for row in rows:
             row["id"] = prompt_id(row["prompt"])
@@ -46,13 +47,13 @@ def main() -> None:
     sft, counts["sft_held_out"] = keep(sft, lambda row: row["id"] not in held)
     preferences, counts["preferences_held_out"] = keep(preferences, lambda row: row["id"] not in held)
 
-    if not calibration:
+    if not own_calibration:
         calibration, sft = take_share(sft, "calibration", params.calibration_share)
-        calibration = [{**row, "reference": row["completion"]} for row in calibration]
+        calibration, _ = unique_rows([{**row, "reference": row["completion"]} for row in calibration])
         taken = {row["id"] for row in calibration}
         preferences = [row for row in preferences if row["id"] not in taken]
     known: list[dict] = []
-    if not regret:
+    if not own_regret:
         regret_sft, sft = take_share(sft, "regret", params.regret_share)
         regret_preferences, preferences = take_share(preferences, "regret", params.regret_share)
         known = known_responses(regret_sft, regret_preferences)
@@ -74,7 +75,11 @@ def main() -> None:
     }
     for name, rows in splits.items():
         if not rows:
-            raise UserError(f"split {name!r} would be empty: the data files hold too few rows for it, or its share is 0")
+            raise UserError(
+                f"split {name!r} would be empty: too few rows in the data files, a share of 0, or all its prompts are in a split "
+                f"that goes before it ({counts})"
+            )
+    for name, rows in splits.items():
         write_jsonl(f"data/prepared/{name}.jsonl", sorted(rows, key=lambda row: (row.get("set", ""), row["id"])))
     write_jsonl("data/regret_buffer/sft.jsonl", sorted(known, key=lambda row: (row["id"], row["response"])))
     write_json("metrics/data.json", {"data": {"splits": {name: len(rows) for name, rows in splits.items()}, "left_out": counts}})

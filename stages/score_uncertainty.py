@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from anchora.files import read_json, read_jsonl, write_json, write_jsonl
 from anchora.measure import Measured, measure
 from anchora.models import folder, load_policy, load_tokenizer
 from anchora.params import read_params
-from anchora.prompts import encode_prompt
+from anchora.prompts import within_length
 from anchora.references import correctness
 from anchora.regret import conservative_gains, regret
 from anchora.stage import log_params, run_stage, say
@@ -37,8 +37,10 @@ def main() -> None:
 
     source = folder(Path(params.output_dir) / args.after)
     tokenizer, model = load_tokenizer(source), load_policy(source, params.use_bf16)
-    prompts, dropped = within_length(tokenizer, read_jsonl("data/prepared/prompts.jsonl"), params)
+    everything = read_jsonl("data/prepared/prompts.jsonl")
+    prompts = within_length(tokenizer, everything, params.room(), params.prompt_template, params.overlong_prompts)
     probes = read_jsonl("data/prepared/calibration.jsonl")
+    probes = within_length(tokenizer, probes, params.room(), params.prompt_template, params.overlong_prompts)
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     measured = measure(
         model, tokenizer, [row["prompt"] for row in prompts + probes],
@@ -50,35 +52,17 @@ def main() -> None:
 
     metrics = known_metrics(probes, rows[len(prompts) :])
     uncertainty = [row["uncertainty"] for row in rows[: len(prompts)]]
-    metrics["prompts"], metrics["dropped_overlong"] = len(prompts), dropped
+    metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(everything) - len(prompts)
     metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
     metrics["mean_uncertainty"] = round(float(np.mean(uncertainty)), 4)
     write_json(f"metrics/uncertainty/round{args.round}.json", {"uncertainty": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {len(prompts)} prompts, AUROC of the combined uncertainty {metrics['auroc']['combined']}")
 
 
-def within_length(tokenizer, rows: list[dict], params: ScoreUncertaintyParams) -> tuple[list[dict], int]:
-    """The prompts that leave room for a response, and how many do not; these are an error unless dropped."""
-    room = params.max_length - params.max_new_tokens
-    kept = []
-    for row in rows:
-        length = len(encode_prompt(tokenizer, row["prompt"], params.prompt_template))
-        if length <= room:
-            kept.append(row)
-        elif params.overlong_prompts == "error":
-            raise UserError(
-                f"{row['source']}: field 'prompt': {length} tokens, more than max_length - max_new_tokens = {room}; raise "
-                "max_length, or set overlong_prompts to drop"
-            )
-    if not kept:
-        raise UserError(f"data/prepared/prompts.jsonl: all {len(rows)} prompts are longer than {room} tokens")
-    return kept, len(rows) - len(kept)
-
-
 def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, params: ScoreUncertaintyParams) -> list[dict]:
     """One row a prompt: responses, scores, raw parts, and uncertainty and regret on the frozen scales."""
     deviation = np.array(calibration["deviation"])
-    parts = measured.parts(deviation)
+    parts = measured.parts(deviation, params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
     rows = []
     for index, prompt in enumerate(prompts):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from anchora.files import UserError, new_file, read_jsonl, write_json
 from anchora.logps import collate, response_logps, sequence_logps, token_budget_batches
 from anchora.losses import beta_scales, case_weights, dpo_losses, kl_estimates, pair_betas
-from anchora.models import add_lora, folder, load, load_tokenizer, save_policy
+from anchora.models import add_lora, autocast, device, folder, load, load_tokenizer, save_policy
 from anchora.params import read_params
 from anchora.regret import importance_weights, ranks
 from anchora.stage import log_params, run_stage, say
@@ -58,29 +58,34 @@ def main() -> None:
     if params.anchor_weight > 0 and not anchors:
         raise UserError("the buffer holds no anchors: every prompt is a case; lower anchor_weight to 0 or raise regret_threshold")
 
+    if not drift:
+        raise UserError("the buffer holds no anchor to measure the KL on; raise regret_threshold or anchor_count, or add regret prompts")
+
     source = folder(Path(params.output_dir) / args.after)
     tokenizer, model = load_tokenizer(source), load_trainable(source, params)
-    if args.after == "sft":
-        check_reference(model, tokenizer, buffer, params)
-    curve, stopped_at = replay(model, tokenizer, pairs, anchors, drift, params, params.seed + args.round)
+    with autocast(params.use_bf16):
+        if args.after == "sft":
+            check_reference(model, tokenizer, buffer, params)
+        curve, kept, stopped_at = replay(model, tokenizer, pairs, anchors, drift, params, params.seed + args.round)
 
     save_policy(Path(params.output_dir) / f"round{args.round}", model, tokenizer)
     with new_file(f"metrics/curves/round{args.round}.csv") as partial:
         curve.to_csv(partial, index=False, float_format="%.6g")
-    last = curve.iloc[-1]
-    kl = curve["kl_forward"].dropna()
-    metrics = {
-        "loss": round(float(curve["loss"].tail(10).mean()), 6),
-        "kl_forward": round(float(kl[kl <= params.kl_budget].iloc[-1]) if (kl <= params.kl_budget).any() else 0.0, 6),
-        "chosen_logp_change": round(float(last["chosen_logp_change"]), 6),
-        "rejected_logp_change": round(float(last["rejected_logp_change"]), 6),
-        "beta_mean": round(float(pairs.beta.mean()), 6),
-        "stopped_at": stopped_at,
-        "steps": len(curve),
-        "pairs": len(pairs.rows),
-    }
+    metrics = {**kept_figures(curve, kept), "beta_mean": float(pairs.beta.mean()), "stopped_at": stopped_at, "pairs": len(pairs.rows)}
+    metrics = {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
-    say(f"round {args.round}: {len(curve)} updates, forward KL {metrics['kl_forward']:.3f} nats a sequence")
+    say(f"round {args.round}: {metrics['steps']} updates kept, forward KL {metrics['kl_forward']:.3f} nats a sequence")
+
+
+def kept_figures(curve: pd.DataFrame, kept: int) -> dict:
+    """What the saved policy had: figures at the step that was kept, the loss as the mean of the ten steps before it.
+
+    Row 0 of the curve is the policy that came in; a round that keeps it has no loss.
+    """
+    last = curve[curve["step"] == kept].iloc[0]
+    loss = curve.loc[(curve["step"] > kept - 10) & (curve["step"] <= kept), "loss"].mean()
+    figures = {"loss": loss, **{name: last[name] for name in ("kl_forward", "chosen_logp_change", "rejected_logp_change")}}
+    return {"steps": kept, **{name: None if pd.isna(value) else float(value) for name, value in figures.items()}}
 
 
 def load_trainable(source: dict[str, str], params: UpdatePolicyParams):
@@ -110,30 +115,28 @@ def check_reference(model, tokenizer, buffer: list[dict], params: UpdatePolicyPa
     """In round 0 the policy is the reference: a few log-probs must be those of the buffer."""
     sample = [(row, row[name]) for row in buffer[:8] for name in ("chosen", "rejected", "response") if name in row]
     found = response_logps(
-        model.to(Accelerator().device), [(row["prompt_ids"], response["ids"]) for row, response in sample],
+        model.to(device()), [(row["prompt_ids"], response["ids"]) for row, response in sample],
         tokenizer.pad_token_id, params.scoring_batch_tokens,
     )  # fmt: skip
     worst = max(abs(sum(ours) - sum(response["reference_logps"])) for ours, (_, response) in zip(found, sample, strict=True))
-    if worst > (1.0 if params.use_bf16 else 1e-3):
+    if worst > (0.1 if params.use_bf16 else 1e-3):
         raise UserError(
             f"the policy's log-probs differ from the buffer's reference by {worst:.4f} nats in round 0; they come from "
             "different models or number formats: run `dvc repro` from build_regret_buffer on"
         )
 
 
-def replay(model, tokenizer, pairs: Pairs, anchors, drift, params, seed: int) -> tuple[pd.DataFrame, int | None]:
-    """Train ``model`` in place; returns the figures of every step and the step at which the budget ended it."""
-    accelerator = Accelerator(mixed_precision="bf16" if params.use_bf16 else "no")
+def replay(model, tokenizer, pairs: Pairs, anchors, drift, params, seed: int) -> tuple[pd.DataFrame, int, int | None]:
+    """Train ``model`` in place: the figures of every step, the step that was kept, and the one at which the budget ended it."""
+    accelerator = Accelerator()
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=params.update_learning_rate, weight_decay=0.0)
     model, optimizer = accelerator.prepare(model, optimizer)
-    model.eval()  # no dropout of the model's own: the policy must be the reference at step 0
-    if params.gradient_checkpointing:
-        model.train()
-    snapshot = [weight.detach().cpu().clone() for weight in trainable]
+    model.train(params.gradient_checkpointing)  # else no dropout of the model's own: the policy is the reference at step 0
+    snapshot, kept, stopped_at = copies(trainable), 0, None
     generator = torch.Generator().manual_seed(seed)
-    size, figures, stopped_at = params.batch_size * params.grad_accum_steps, [], None
-    steps = steps_in_round(len(pairs.rows), params)
+    size, steps = params.batch_size * params.grad_accum_steps, steps_in_round(len(pairs.rows), params)
+    figures = [{"step": 0, "kl_forward": forward_kl(model, tokenizer, drift, params)}]
     for step in (bar := tqdm(range(1, steps + 1), desc="update", unit="step", mininterval=2, disable=None)):
         for group in optimizer.param_groups:
             group["lr"] = params.update_learning_rate * schedule(step, steps)
@@ -142,23 +145,20 @@ def replay(model, tokenizer, pairs: Pairs, anchors, drift, params, seed: int) ->
         figures.append({"step": step, **update(accelerator, model, optimizer, tokenizer, pairs, drawn, [anchors[i] for i in held], params)})
         if step % params.kl_check_steps and step != steps:
             continue
-        kl = forward_kl(model, tokenizer, drift, params) if drift else float("nan")
-        figures[-1]["kl_forward"] = kl
+        kl = figures[-1]["kl_forward"] = forward_kl(model, tokenizer, drift, params)
         bar.set_postfix(loss=f"{figures[-1]['loss']:.3f}", kl=f"{kl:.3f}")
-        if kl > params.kl_budget:
+        if not kl <= params.kl_budget:
             stopped_at = step
             break
-        snapshot = [weight.detach().cpu().clone() for weight in trainable]
+        snapshot, kept = copies(trainable), step
     with torch.no_grad():
-        for weight, kept in zip(trainable, snapshot, strict=True):
-            weight.copy_(kept)
-    return pd.DataFrame(figures), stopped_at
+        for weight, value in zip(trainable, snapshot, strict=True):
+            weight.copy_(value)
+    return pd.DataFrame(figures), kept, stopped_at
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, then linear decay to a tenth."""
-    warmup = max(1, round(WARMUP_SHARE * steps))
-    return min(step / warmup, 1.0 - 0.9 * max(0, step - warmup) / max(1, steps - warmup))
+def copies(weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [weight.detach().cpu().clone() for weight in weights]
 
 
 def steps_in_round(cases: int, params) -> int:
@@ -167,12 +167,15 @@ def steps_in_round(cases: int, params) -> int:
     return max(1, min(params.rl_iterations, round(params.replays_per_case * cases / size)))
 
 
+def schedule(step: int, steps: int) -> float:
+    """Share of the peak learning rate: linear warm-up, then linear decay to a tenth."""
+    warmup = max(1, round(WARMUP_SHARE * steps))
+    return min(step / warmup, 1.0 - 0.9 * max(0, step - warmup) / max(1, steps - warmup))
+
+
 def draw(chance: torch.Tensor, size: int, generator: torch.Generator) -> list[int]:
-    """Indices for one optimiser batch; without replacement as far as there are enough."""
-    drawn: list[int] = []
-    while len(drawn) < size:
-        drawn += torch.multinomial(chance, min(size - len(drawn), len(chance)), generator=generator).tolist()
-    return drawn
+    """Indices for one optimiser batch, each drawn with its chance whatever the others are."""
+    return torch.multinomial(chance, size, replacement=True, generator=generator).tolist()
 
 
 def update(accelerator, model, optimizer, tokenizer, pairs: Pairs, drawn, anchors, params) -> dict[str, float]:

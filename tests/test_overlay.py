@@ -71,6 +71,8 @@ def test_presets_are_valid(here, preset):
         ({"rounds": [{"k": 1, "after": "sft"}]}, ["rounds", "k: 0"]),
         ({"rounds": []}, ["rounds", "at least one"]),
         ({"kl_budget": float("nan")}, ["kl_budget", "nan"]),
+        ({"chosen_margin": 2.0}, ["chosen_margin", "2.0", "regret_threshold"]),
+        ({"samples_per_prompt": 1}, ["samples_per_prompt", "1", "2"]),
         ({"uncertainty_dropout_samples": 1}, ["uncertainty_dropout_samples", "at least 2"]),
         ({"regret_share": 0.8, "calibration_share": 0.3}, ["regret_share", "below 1"]),
     ],

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error, fit_correctness, risk_coverage
-from anchora.statistics import bootstrap_mean, mcnemar_p, wilson, win_rate
+from anchora.statistics import bootstrap_difference, bootstrap_mean, mcnemar_p, wilson, win_rate
 
 
 def test_wilson_agrees_with_scipy():
@@ -23,6 +23,15 @@ def test_bootstrap_covers_the_mean_and_takes_equal_values():
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
     assert bootstrap_mean(np.ones(5), 0) == (1.0, 1.0)
+
+
+def test_a_paired_difference_is_drawn_together():
+    """Equal sides differ by exactly 0 in every resample; a constant shift by exactly that."""
+    values = np.random.default_rng(0).normal(size=50)
+    assert bootstrap_difference(np.mean, [values], [values], 0) == (0.0, 0.0)
+    assert bootstrap_difference(np.mean, [values + 2], [values], 0) == pytest.approx((2.0, 2.0))
+    low, high = bootstrap_difference(np.mean, [values], [np.zeros(50)], 0)
+    assert (low, high) == pytest.approx(bootstrap_mean(values, 0), abs=0.05)
 
 
 def test_calibration_error_by_hand():

@@ -15,7 +15,7 @@ import update_policy
 from anchora.files import UserError
 from anchora.generation import generate
 from anchora.logps import response_logps
-from anchora.models import folder, load_policy, load_tokenizer, save_policy
+from anchora.models import autocast, folder, load_policy, load_tokenizer, save_policy
 from anchora.prompts import encode_prompt, encode_response
 from parameters.update_policy import UpdatePolicyParams
 
@@ -45,12 +45,11 @@ def small_buffer(model, tokenizer, template: str = "") -> list[dict]:
 
 
 def run(policy, buffer, params):
-    """Replay the buffer on a copy of the policy; returns the copy, the curve and where it stopped."""
+    """Replay the buffer on a copy of the policy; returns the copy, the curve, what was kept and where it stopped."""
     model, tokenizer = copy.deepcopy(policy[0]), policy[1]
     pairs = update_policy.weigh([row for row in buffer if row["kind"] == "case"], params)
     anchors, drift = ([row for row in buffer if row["kind"] == "anchor" and row["held_out"] == held] for held in (False, True))
-    curve, stopped = update_policy.replay(model, tokenizer, pairs, anchors, drift, params, seed=0)
-    return model, curve, stopped
+    return model, *update_policy.replay(model, tokenizer, pairs, anchors, drift, params, seed=0)
 
 
 def weights(model) -> torch.Tensor:
@@ -98,10 +97,10 @@ def test_gradient_checkpointing_changes_nothing(policy, buffer):
 
 def test_chosen_rises_over_rejected_and_the_reference_stays(policy, buffer):
     before = copy.deepcopy(buffer)
-    model, curve, stopped = run(policy, buffer, settings(rl_iterations=8, replays_per_case=100, kl_budget=100.0))
-    assert curve["margin"].iloc[-1] > curve["margin"].iloc[0] + 0.1
+    model, curve, kept, stopped = run(policy, buffer, settings(rl_iterations=8, replays_per_case=100, kl_budget=100.0))
+    assert curve["margin"].iloc[-1] > curve["margin"].iloc[1] + 0.1
     assert buffer == before
-    assert stopped is None
+    assert stopped is None and kept == 8
     case = buffer[0]
     pair = [(case["prompt_ids"], case["chosen"]["ids"])]
     pad = policy[1].pad_token_id
@@ -111,9 +110,10 @@ def test_chosen_rises_over_rejected_and_the_reference_stays(policy, buffer):
 
 def test_past_the_budget_the_last_snapshot_inside_it_is_kept(policy, buffer):
     """With a learning rate that breaks the budget at the first check, the policy is the one that came in."""
-    model, curve, stopped = run(policy, buffer, settings(kl_budget=1e-4, update_learning_rate=0.01))
-    assert stopped == 1
-    assert len(curve) == 1
+    model, curve, kept, stopped = run(policy, buffer, settings(kl_budget=1e-4, update_learning_rate=0.01))
+    assert (stopped, kept, len(curve)) == (1, 0, 2)
+    figures = update_policy.kept_figures(curve, kept)
+    assert figures["kl_forward"] == pytest.approx(0, abs=1e-6) and figures["loss"] is None
     assert torch.equal(weights(model), weights(policy[0]))
 
 
@@ -124,10 +124,25 @@ def test_few_cases_make_few_updates():
     assert update_policy.steps_in_round(1, settings(rl_iterations=40, replays_per_case=0.1)) == 1
 
 
-def test_a_draw_repeats_nothing_as_far_as_it_can():
-    generator = torch.Generator().manual_seed(0)
-    assert sorted(update_policy.draw(torch.ones(5), 5, generator)) == [0, 1, 2, 3, 4]
-    assert len(update_policy.draw(torch.ones(3), 8, generator)) == 8
+def test_a_draw_follows_its_chances_whatever_the_size():
+    """Chances 0.5, 0.3, 0.2 over 4000 draws in batches of 8: shares within 4 standard errors, 0.032."""
+    generator, chance = torch.Generator().manual_seed(0), torch.tensor([0.5, 0.3, 0.2])
+    drawn = [index for _ in range(500) for index in update_policy.draw(chance, 8, generator)]
+    assert [drawn.count(i) / 4000 for i in range(3)] == pytest.approx(chance.tolist(), abs=0.032)
+
+
+def test_in_bfloat16_the_policy_is_the_reference_as_well(policy):
+    """Reference and update share one arithmetic, so that margins are 0 at the first step and the loss is s ln 2."""
+    model, tokenizer = copy.deepcopy(policy[0]), policy[1]
+    params = settings(use_bf16=True, kl_budget=100.0)
+    with autocast(True):
+        buffer = small_buffer(model, tokenizer)
+        update_policy.check_reference(model, tokenizer, buffer, params)
+        pairs = update_policy.weigh([row for row in buffer if row["kind"] == "case"], params)
+        with torch.no_grad():
+            assert update_policy.pair_terms(model, tokenizer, pairs, [0])["margin"].item() == pytest.approx(0, abs=0.05)
+    moved, curve, *_ = run((model, tokenizer), buffer, params)
+    assert math.isfinite(curve["loss"].iloc[1]) and not torch.equal(weights(moved), weights(model))
 
 
 def test_priorities_decide_what_is_drawn(policy, buffer):
@@ -157,14 +172,15 @@ def test_a_gradient_that_is_not_finite_stops(policy, buffer):
 
 
 def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
-    params = settings(lora_rank=4, update_learning_rate=0.005)
+    params = settings(lora_rank=4, update_learning_rate=0.005, kl_budget=100.0)
     save_policy(tmp_path / "base", *policy)
     model = update_policy.load_trainable(folder(tmp_path / "base"), params)
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert trained and all("lora_" in name for name in trained)
     update_policy.check_reference(model, policy[1], buffer, params)
     pairs = update_policy.weigh([row for row in buffer if row["kind"] == "case"], params)
-    update_policy.replay(model, policy[1], pairs, [row for row in buffer if row["kind"] == "anchor"], [], params, seed=0)
+    anchors = [row for row in buffer if row["kind"] == "anchor"]
+    update_policy.replay(model, policy[1], pairs, anchors, anchors, params, seed=0)
     case = buffer[0]
     pair = [(case["prompt_ids"], case["chosen"]["ids"])]
     adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]
@@ -200,6 +216,6 @@ def test_a_policy_with_the_real_mistral_tokenizer_takes_an_update(tmp_path):
     (response,) = generate(model, tokenizer, [prompt], max_new_tokens=4, shard_size=1, seed=0)[0]
     assert 1 <= len(response.ids) <= 4
     buffer = small_buffer(model, tokenizer, template)
-    moved, curve, _ = run((model, tokenizer), buffer, settings(rl_iterations=1))
-    assert math.isfinite(curve["loss"].iloc[0])
+    moved, curve, *_ = run((model, tokenizer), buffer, settings(rl_iterations=1, kl_budget=100.0))
+    assert math.isfinite(curve["loss"].iloc[1])
     assert not torch.equal(weights(moved), weights(model))

@@ -12,7 +12,7 @@ import train_reward
 from anchora.files import UserError
 from anchora.models import folder, load_tokenizer
 from anchora.prompts import encode_prompt, encode_response
-from anchora.verifiers import encode_pair, load_verifier, pad_inputs, pair_limit, score_ensemble, score_pairs
+from anchora.verifiers import encode_pair, load_verifier, member_sources, pad_inputs, pair_limit, score_ensemble, score_pairs
 
 PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
 
@@ -95,6 +95,25 @@ def test_a_classifier_with_two_logits_is_refused(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="one logit, this classifier has 2"):
         load_verifier(folder(tmp_path))
+
+
+def test_weights_are_never_read_from_a_pickle(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "base" / "encoder")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=1
+    )
+    torch.save(BertForSequenceClassification(config).state_dict(), tmp_path / "pytorch_model.bin")
+    config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_verifier(folder(tmp_path))
+
+
+def test_an_empty_ensemble_is_refused(tmp_path):
+    (tmp_path / "verifiers").mkdir()
+    (tmp_path / "verifiers" / "brought.json").write_text("[]")
+    with pytest.raises(UserError, match="both empty"):
+        member_sources(str(tmp_path), [])
 
 
 def test_bert_positions_limit_the_pair(encoder):

@@ -49,9 +49,3 @@ def _is_subtraction(before: str) -> bool:
     """Whether a minus after this text stands between two operands, as in ``7 - 5``."""
     stripped = before.rstrip()
     return bool(stripped) and (stripped[-1].isdigit() or stripped[-1] in ")]%")
-
-
-def same_answer(first: str, second: str) -> bool:
-    """Whether two responses give the same number; False where either gives none."""
-    numbers = last_number(first), last_number(second)
-    return None not in numbers and numbers[0] == numbers[1]

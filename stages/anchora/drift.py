@@ -13,12 +13,16 @@ from parameters.evaluate import EvaluateParams
 
 
 @torch.no_grad()
-def reverse_kl(policy, reference, tokenizer, measured: Measured, params: EvaluateParams) -> dict:
+def reverse_kl(policy: tuple, reference: tuple, measured: Measured, params: EvaluateParams) -> dict:
     """KL(policy || reference) on the first sample of each prompt.
 
     ``kl_sequence``: over the full vocabulary at every position, summed over a response, with a
     bootstrap interval of the mean over prompts; ``kl_per_token``: the k3 estimate at the sampled tokens.
+    Both sides come as (model, tokenizer); empty for two vocabularies, between which there is no KL.
     """
+    (policy, tokenizer), (reference, other) = policy, reference
+    if tokenizer.get_vocab() != other.get_vocab():
+        return {}
     pairs = [(prompt, samples[0].ids) for prompt, samples in zip(measured.prompt_ids, measured.samples, strict=True)]
     sequence, k3, tokens = np.zeros(len(pairs)), 0.0, 0
     for indices in token_budget_batches([len(p) + len(r) for p, r in pairs], params.scoring_batch_tokens):
@@ -27,8 +31,8 @@ def reverse_kl(policy, reference, tokenizer, measured: Measured, params: Evaluat
         states = hidden_states(policy, batch), hidden_states(reference, batch)
         head = reference.get_output_embeddings()
 
-        def divergence(logits, other, head=head):
-            return full_kl(logits.log_softmax(-1), head(other).float().log_softmax(-1))
+        def divergence(logits, reference_states, head=head):
+            return full_kl(logits.log_softmax(-1), head(reference_states).float().log_softmax(-1))
 
         values = over_logits(policy, states[0], divergence, states[1])
         for index, part in zip(indices, values.split(batch.response_mask.sum(1).tolist()), strict=True):

@@ -49,7 +49,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, value) -> None:
     with new_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:

@@ -42,6 +42,7 @@ def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: boo
         raise UserError(f"{path}: unknown kind of file {suffix!r}; expected one of {', '.join(READERS)}")
     datasets.disable_progress_bars()
     datasets.disable_caching()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it prints a failure before raising it
     with tempfile.TemporaryDirectory() as cache:
         table = _load(path, READERS[suffix], cache)
         if len(table) == 0 and not may_be_empty:

@@ -9,6 +9,7 @@ import numpy as np
 from anchora.dropout import dropout_information, injected_dropout
 from anchora.generation import Response, generate
 from anchora.prompts import Messages, encode_prompt
+from anchora.regret import conservative_gains, regret
 from anchora.uncertainty import centred_scores, disagreement, mean_disagreement
 from anchora.verifiers import score_ensemble
 from parameters.measure import MeasureParams
@@ -26,13 +27,22 @@ class Measured:
     greedy_scores: np.ndarray  # (members, prompts)
     sample_scores: np.ndarray  # (members, prompts, samples)
 
-    def parts(self, deviation: np.ndarray) -> dict[str, np.ndarray]:
-        """The raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one member."""
+    def parts(self, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
+        """The raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one member.
+
+        Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would
+        make every disagreement larger than its scale.
+        """
         parts = {"token_entropy": self.token_entropy, "mc_dropout": self.mc_dropout}
         if len(self.greedy_scores) > 1:
-            centred = centred_scores(self.greedy_scores, self.sample_scores, deviation)
+            centred = centred_scores(self.greedy_scores, self.sample_scores[:, :, :samples], deviation)
             parts["verifier_disagreement"] = disagreement(centred)
         return parts
+
+    def regrets(self, deviation: np.ndarray, penalty: float, samples: int) -> np.ndarray:
+        """Regret of each greedy response over its first ``samples`` samples, (prompts,)."""
+        pairs = zip(self.sample_scores.transpose(1, 0, 2), self.greedy_scores.T, strict=True)
+        return np.array([regret(conservative_gains(known[:, :samples], greedy, deviation, penalty)) for known, greedy in pairs])
 
 
 def measure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from anchora.files import UserError, new_folder, read_json
@@ -42,6 +42,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def autocast(use_bf16: bool) -> torch.autocast:
+    """bfloat16 arithmetic within the block, for reference and update alike, if it is asked for."""
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=use_bf16)
+
+
 def load_tokenizer(source: dict[str, str]):
     """The tokenizer of a policy, with a pad token (its EOS where it has none of its own).
 
@@ -58,6 +63,8 @@ def load_tokenizer(source: dict[str, str]):
 def load_policy(source: dict[str, str], use_bf16: bool):
     """A causal language model in eval mode on the machine's device, bfloat16 or float32."""
     model = load(AutoModelForCausalLM, source, dtype=torch.bfloat16 if use_bf16 else torch.float32, use_safetensors=True)
+    own = model.generation_config  # its penalties and temperatures are not this pipeline's
+    model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, bos_token_id=own.bos_token_id)
     return model.to(device()).eval()
 
 

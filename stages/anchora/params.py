@@ -5,6 +5,7 @@ A stage sees only the keys of its own model, and a test holds those against what
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -63,7 +64,21 @@ def read_params(model: type[Params], path: str | Path = "params.yaml") -> Params
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values, found {type(values).__name__}")
+    refuse_unknown(values, str(path))
     return validate(model, values, str(path))
+
+
+def refuse_unknown(values: dict, where: str, dag: str = "dvc.yaml") -> None:
+    """Raise UserError for a key that dvc.yaml declares for no stage; nothing is checked where there is no dvc.yaml."""
+    if not Path(dag).is_file():
+        return
+    text = Path(dag).read_text(encoding="utf-8")
+    declared = [entry.get("do", entry) for entry in yaml.safe_load(text)["stages"].values()]
+    known = {"launcher"}.union(*(stage["params"] for stage in declared))
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            raise UserError(f"{where}: {key}: no such parameter; " + (f"did you mean {near[0]}?" if near else "params.yaml lists all"))
 
 
 def validate(model: type[Params], values: dict, where: str) -> Params:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 CONFIDENCE = 0.95
+DIFFERENCE_RESAMPLES = 1000
 
 
 def wilson(successes: float, total: int) -> tuple[float, float]:
@@ -35,6 +38,27 @@ def bootstrap_mean(values: np.ndarray, seed: int) -> tuple[float, float]:
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def bootstrap_difference(
+    statistic: Callable[..., float | None], first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int
+) -> tuple[float | None, float | None]:
+    """Percentile bootstrap interval of ``statistic(*first) - statistic(*second)`` over the same prompts.
+
+    Each of the arrays is (prompts,); a resample draws prompts, for both sides alike. Resamples in which
+    the statistic is undefined (None) are passed over; (None, None) where there are no others.
+    """
+    generator, n = np.random.default_rng(seed), len(first[0])
+    differences = []
+    for _ in range(DIFFERENCE_RESAMPLES):
+        drawn = generator.integers(0, n, n)
+        values = [statistic(*(array[drawn] for array in side)) for side in (first, second)]
+        if None not in values:
+            differences.append(values[0] - values[1])
+    if not differences:
+        return None, None
+    low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def win_rate(scores: np.ndarray, baseline: np.ndarray) -> np.ndarray:

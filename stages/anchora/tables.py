@@ -19,43 +19,40 @@ def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
             rows.append((f"win rate, {title}", "0.500", f"{figures['win_rate']:.3f}", f"{figures['win_rate'] - 0.5:+.3f}", interval))
     for key, title in (("ece", "calibration error"), ("auroc", "AUROC of uncertainty"), ("coverage_at_5_risk", "coverage at 5% risk")):
         if calibration[key] is not None and calibration[f"baseline_{key}"] is not None:
-            rows.append(_row(title, calibration, key, key if f"{key}_difference_low" in calibration else None))
-    interval = f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}"
-    rows.append(("drift, KL nats a sequence", "0", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence']:+.3f}", interval))
+            rows.append(_row(title, calibration, key, f"{key}_difference"))
+    if drift:
+        interval = f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}"
+        rows.append(("drift, KL nats a sequence", "0", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence']:+.3f}", interval))
     return rows
 
 
-def headline(gsm8k: dict) -> str:
+def headline(gsm8k: dict, baseline: str = "SFT", policy: str = "UGRR") -> str:
     """One sentence on exact match; it claims a difference only where the interval shows one."""
     points, low, high = (100 * gsm8k[key] for key in ("difference", "difference_low", "difference_high"))
     if low <= 0 <= high:
         return f"No difference in exact match is shown ({points:+.1f} points, 95% interval {low:+.1f} to {high:+.1f})."
     word = "better" if points > 0 else "worse"
     return (
-        f"UGRR is {word} than SFT by {abs(points):.1f} points of exact match (95% interval {low:+.1f} to {high:+.1f}, "
+        f"{policy} is {word} than {baseline} by {abs(points):.1f} points of exact match (95% interval {low:+.1f} to {high:+.1f}, "
         f"p = {gsm8k['p_value']:.2g}; {gsm8k['newly_right']} newly right, {gsm8k['newly_wrong']} newly wrong)."
     )
 
 
+def comparison(evaluation: dict, baseline: str = "SFT", policy: str = "UGRR") -> str:
+    """The comparison as the terminal shows it."""
+    table = text_table(("", baseline, policy, *HEADER[3:]), comparison_rows(evaluation))
+    return f"\n{table}\n\n{headline(evaluation['gsm8k'], baseline, policy)}"
+
+
 def summary_table(evaluation: dict) -> str:
-    """The comparison as the terminal shows it at the end of a run, with what to type next."""
-    return "\n".join(
-        (
-            "",
-            text_table(HEADER, comparison_rows(evaluation)),
-            "",
-            headline(evaluation["gsm8k"]),
-            "",
-            "next:  open metrics/report.html",
-            "       dvc exp run -S kl_beta_max=0.5",
-            "       dvc metrics diff --targets metrics/summary.json",
-        )
-    )
+    """The comparison at the end of a run, with what to type next."""
+    commands = ("open metrics/report.html", "dvc exp run -S kl_beta_max=0.5", "dvc metrics diff --targets metrics/summary.json")
+    return comparison(evaluation) + "\n\nnext:  " + "\n       ".join(commands)
 
 
-def _row(title: str, figures: dict, key: str, interval: str | None) -> tuple[str, str, str, str, str]:
+def _row(title: str, figures: dict, key: str, interval: str) -> tuple[str, str, str, str, str]:
     before, after = figures[f"baseline_{key}"], figures[key]
-    low, high = (figures.get(f"{interval}{end}", figures.get(f"{interval}_difference{end}")) for end in ("_low", "_high"))
+    low, high = figures.get(f"{interval}_low"), figures.get(f"{interval}_high")
     shown = "" if low is None else f"{low:+.3f} to {high:+.3f}"
     return title, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", shown
 

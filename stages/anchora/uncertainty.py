@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from anchora.answers import last_number
+from anchora.files import UserError
 
 PARTS = ("token_entropy", "mc_dropout", "verifier_disagreement")
 
@@ -22,7 +23,7 @@ def weighted_mean(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np
     """Mean of the parts, each (n,) in [0, 1], by weights renormalised over the parts that are there."""
     total = sum(weights[name] for name in parts)
     if total <= 0:
-        raise ValueError("the weights of the uncertainty's parts add up to 0")
+        raise UserError("weight_*: only parts with weight 0 are left: with one verifier there is no disagreement to weigh")
     return sum(weights[name] * values for name, values in parts.items()) / total
 
 

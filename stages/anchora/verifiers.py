@@ -27,7 +27,7 @@ def load_verifier(source: dict[str, str], **options):
     """
     name = source["pretrained_model_name_or_path"]
     tokenizer = load(AutoTokenizer, source)
-    model = load(AutoModelForSequenceClassification, source, dtype=torch.float32, **options)
+    model = load(AutoModelForSequenceClassification, source, dtype=torch.float32, use_safetensors=True, **options)
     if model.config.num_labels != 1:
         raise UserError(f"model {name}: a verifier has one logit, this classifier has {model.config.num_labels}")
     if tokenizer.pad_token_id is None:
@@ -40,6 +40,8 @@ def member_sources(output_dir: str, members: list[int]) -> list[dict[str, str]]:
     """Where the ensemble's members are: those that were trained here, then those that were brought."""
     trained = [folder(Path(output_dir) / "verifiers" / str(member)) for member in members]
     brought = read_json(Path(output_dir) / "verifiers" / "brought.json")
+    if not trained and not brought:
+        raise UserError("verifiers and verifier_paths are both empty; at least one verifier must judge the responses")
     return trained + [
         folder(pin["path"]) if "path" in pin else {"pretrained_model_name_or_path": pin["repo"], "revision": pin["revision"]}
         for pin in brought

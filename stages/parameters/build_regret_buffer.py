@@ -1,5 +1,7 @@
 """Parameters of build_regret_buffer."""
 
+from pydantic import model_validator
+
 from anchora.params import Count, CountOrZero, NotNegative, Share
 from parameters.policy import ScoringParams
 
@@ -11,6 +13,16 @@ class BuildRegretBufferParams(ScoringParams):
     regret_penalty: NotNegative
     chosen_margin: NotNegative
     chosen_uncertainty_cap: Share
+    lora_rank: CountOrZero
     buffer_size: Count
     anchor_count: Count
     replay_alpha: NotNegative
+
+    @model_validator(mode="after")
+    def gate_selects(self):
+        if self.chosen_margin > self.regret_threshold:
+            raise ValueError(
+                f"chosen_margin: {self.chosen_margin} is not allowed: must be at most regret_threshold = {self.regret_threshold}, "
+                "or uncertainty alone could never make a case"
+            )
+        return self

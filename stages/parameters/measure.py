@@ -1,8 +1,8 @@
 """Parameters of every stage that samples responses and measures their uncertainty."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from anchora.params import Count, CountOrZero, NotNegative, Positive, Share
 from parameters.policy import ScoringParams
@@ -10,7 +10,7 @@ from parameters.policy import ScoringParams
 
 class MeasureParams(ScoringParams):
     seed: int
-    samples_per_prompt: Count
+    samples_per_prompt: Annotated[int, Field(ge=2)]
     temperature: Positive
     top_p: Share
     max_new_tokens: Count
@@ -23,6 +23,7 @@ class MeasureParams(ScoringParams):
     weight_mc_dropout: NotNegative
     weight_verifier_disagreement: NotNegative
     verifiers: list[CountOrZero]
+    overlong_prompts: Literal["error", "drop"]
 
     @model_validator(mode="after")
     def consistent(self):
@@ -38,6 +39,10 @@ class MeasureParams(ScoringParams):
                 f"{self.uncertainty_dropout_rate}: at least 2 samples and a rate below 1 are needed"
             )
         return self
+
+    def room(self) -> int:
+        """The longest prompt, in tokens, that leaves room for a response."""
+        return self.max_length - self.max_new_tokens
 
     def weights(self) -> dict[str, float]:
         return {
