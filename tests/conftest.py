@@ -61,6 +61,9 @@ def ran(tmp_path_factory) -> Path:
     )
     params = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(params + "- k: 1\n  after: round0\n")
+    for name, rows in (("regret_prompts", 150), ("calibration", 60)):  # enough for cases and anchors of two rounds
+        path = folder / "data" / f"{name}.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:rows]))
     dvc(folder, "repro")
     return folder
 
