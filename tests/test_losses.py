@@ -9,7 +9,7 @@ from anchora.losses import beta_scales, case_weights, dpo_losses, full_kl, kl_es
 
 
 def test_dpo_loss_by_hand():
-    """The margin is (-1 + 2) - (-3 + 3 - ln 3) = 1 + ln 3 - 0... chosen gains 1 - 1 = 0, rejected loses ln 3.
+    """Chosen stays where the reference has it, rejected loses ln 3:
 
     margin = (-2 - -2) - (-4 - (-4 + ln 3)) = ln 3; sigmoid(1 * ln 3) = 3 / 4; loss = ln(4 / 3). With beta 2:
     sigmoid(2 ln 3) = 9 / 10; loss = ln(10 / 9).
