@@ -18,7 +18,7 @@ import numpy as np
 
 from anchora.answers import last_number
 from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
-from anchora.logps import check_head, response_logps
+from anchora.logps import can_share_prompts, check_head, response_logps, row_length
 from anchora.models import autocast, folder, load_policy, load_tokenizer
 from anchora.params import read_params
 from anchora.prompts import encode_response
@@ -190,13 +190,21 @@ def by_priority(cases: list[dict], params) -> list[dict]:
 
 
 def add_reference_logps(rows: list[dict], reference, tokenizer, params) -> None:
-    """Put the SFT policy's per-token log-probs beside every response that has none yet."""
-    responses = [(row, row[name]) for row in rows for name in ("chosen", "rejected", "response") if name in row]
-    missing = [(row, response) for row, response in responses if "reference_logps" not in response]
-    pairs = [(row["prompt_ids"], response["ids"]) for row, response in missing]
-    values = response_logps(reference, pairs, tokenizer.pad_token_id, params.scoring_batch_tokens)
-    for (_, response), logps in zip(missing, values, strict=True):
-        response["reference_logps"] = logps
+    """Put the SFT policy's per-token log-probs beside the responses of every row that has none yet.
+
+    Chosen and rejected stand in one line as in the update, so that both round alike.
+    """
+    missing = [row for row in rows if any("reference_logps" not in row[name] for name in response_names(row))]
+    lines = [(row["prompt_ids"], *(row[name]["ids"] for name in response_names(row))) for row in missing]
+    shared = can_share_prompts(reference, tokenizer.pad_token_id, max((row_length(line, True) for line in lines), default=0))
+    values = response_logps(reference, lines, tokenizer.pad_token_id, params.scoring_batch_tokens, shared)
+    for row, logps in zip(missing, values, strict=True):
+        for name, of_response in zip(response_names(row), logps, strict=True):
+            row[name].setdefault("reference_logps", of_response)
+
+
+def response_names(row: dict) -> tuple[str, ...]:
+    return ("chosen", "rejected") if row["kind"] == "case" else ("response",)
 
 
 if __name__ == "__main__":

@@ -12,71 +12,46 @@ metrics/evaluation.json and the few that people compare to metrics/summary.json.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from anchora.answers import last_number
-from anchora.benchmarks import answer_alpaca_eval, answer_mt_bench, judged
+from anchora.benchmarks import judged
 from anchora.drift import reverse_kl
-from anchora.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
-from anchora.measure import Measured, measure
+from anchora.files import new_folder, write_json, write_jsonl
 from anchora.models import folder, load_policy, load_tokenizer
 from anchora.params import read_params
-from anchora.prompts import within_length
-from anchora.references import correctness
-from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error, fit_correctness
+from anchora.policy_answers import Answers, answer, evaluation_sets, read_answers
+from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error
 from anchora.stage import log_params, run_stage, say
 from anchora.statistics import bootstrap_difference, bootstrap_mean, mcnemar_p, wilson
-from anchora.uncertainty import auroc, combined
-from anchora.verifiers import member_sources
+from anchora.uncertainty import auroc
 from parameters.evaluate import EvaluateParams
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What one policy did on every set."""
-
-    measured: Measured
-    correct: np.ndarray  # (problems,) bool, greedy
-    sampled: np.ndarray  # (problems,) share of right samples
-    uncertainty: np.ndarray  # (problems,)
-    signals: dict[str, np.ndarray]  # (problems,) each: the raw parts of the uncertainty, and the regret over the samples
-    probability: np.ndarray  # (problems,) P(correct)
-    alpaca: list[str]
-    mt_bench: list[list[str]]
-
-    def has_probability(self) -> bool:
-        """Whether P(correct) could be fitted: some answers of the calibration split must be known."""
-        return not np.isnan(self.probability).any()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", help="folder of the policy; ${output_dir}/ugrr_final unless given")
-    parser.add_argument("--baseline", help="folder of the baseline; ${output_dir}/sft unless given")
+    parser.add_argument("--baseline", help="folder of the baseline; the SFT policy, as answer_baseline found it, unless given")
     parser.add_argument("--out", type=Path, help="folder for outputs and metrics instead of the pipeline's own places")
     args = parser.parse_args()
     params = read_params(EvaluateParams)
     log_params(params, params.log_dir)
 
     output = Path(params.output_dir)
-    calibration = read_json(output / "calibration.json")
     paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
     models = [(load_policy(folder(path), params.use_bf16), load_tokenizer(folder(path))) for path in paths]
     sets = evaluation_sets(models[0][1], params)
-    policy, baseline = (
-        answer(model, tokenizer, sets, calibration, calibration_answers(path, model, tokenizer, calibration, params), params)
-        for path, (model, tokenizer) in zip(paths, models, strict=True)
-    )
+    policy = answer(paths[0], *models[0], sets, params)
+    baseline = answer(paths[1], *models[1], sets, params) if args.baseline else read_answers(output / "sft_answers.json")
     judge = folder(output / "judge")
     metrics = {
         "gsm8k": gsm8k_metrics(policy, baseline, params.seed),
         "alpaca_eval": judged(judge, sets["alpaca_eval"], [[t] for t in policy.alpaca], [[t] for t in baseline.alpaca], params),
         "mt_bench": judged(judge, sets["mt_bench"], policy.mt_bench, baseline.mt_bench, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
-        "drift": reverse_kl(models[0], models[1], policy.measured, params),
+        "drift": reverse_kl(models[0], models[1], policy.sampled_pairs, params),
     }
     metrics_folder = args.out or Path("metrics")
     write_outputs(args.out / "outputs" if args.out else output / "evaluation", sets, policy, baseline)
@@ -84,69 +59,6 @@ def main() -> None:
     write_json(metrics_folder / "summary.json", summary(metrics))
     gsm8k = metrics["gsm8k"]
     say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
-
-
-def evaluation_sets(tokenizer, params: EvaluateParams) -> dict[str, list[dict]]:
-    """Rows of each set in the order of its file, the first ``limit`` of each unless that is 0."""
-    sets: dict[str, list[dict]] = {"gsm8k": [], "alpaca_eval": [], "mt_bench": []}
-    for row in sorted(read_jsonl("data/prepared/evaluation.jsonl"), key=lambda row: row["position"]):
-        sets[row["set"]].append(row)
-    return {
-        name: within_length(tokenizer, rows[: params.limit or None], params.room(), params.prompt_template, params.overlong_prompts)
-        for name, rows in sets.items()
-    }
-
-
-def calibration_answers(path: Path, model, tokenizer, calibration: dict, params: EvaluateParams) -> tuple[list, list]:
-    """Uncertainty and correctness of a policy's greedy responses to the calibration split.
-
-    Earlier stages have them for the exported policy and for the SFT policy; any other one is asked here.
-    """
-    exported = read_json(path / "uncertainty.json") if (path / "uncertainty.json").is_file() else {}
-    scales = {"weights": params.weights(), "parts": calibration["parts"], "deviation": calibration["deviation"]}
-    if exported and all(exported.get(name) == value for name, value in scales.items()):
-        return exported["calibration_uncertainty"], exported["calibration_correct"]
-    if path == Path(params.output_dir) / "sft":
-        parts, correct = {name: np.array(values) for name, values in calibration["parts"].items()}, calibration["correct"]
-    else:
-        rows = read_jsonl("data/prepared/calibration.jsonl")
-        rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
-        measured = measured_on(rows, model, tokenizer, params.seed, params.samples_per_prompt, params)
-        parts, correct = (
-            measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt),
-            correctness(rows, [r.text for r in measured.greedy]),
-        )
-    return combined(parts, calibration, params.weights()).tolist(), correct
-
-
-def measured_on(rows: list[dict], model, tokenizer, seed: int, samples: int, params: EvaluateParams) -> Measured:
-    sources = member_sources(params.output_dir, params.verifiers)
-    return measure(model, tokenizer, [row["prompt"] for row in rows], sources, params, seed=seed, samples=samples)
-
-
-def answer(model, tokenizer, sets, calibration: dict, fit: tuple, params: EvaluateParams) -> Answers:
-    """Every set by one policy, with P(correct) fitted on its own answers to the calibration split."""
-    rows = sets["gsm8k"]
-    measured = measured_on(rows, model, tokenizer, params.seed + 1000, max(params.samples_per_prompt, params.evaluation_samples), params)
-    deviation = np.array(calibration["deviation"])
-    parts = measured.parts(deviation, params.samples_per_prompt)
-    uncertainty = combined(parts, calibration, params.weights())
-    known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
-    probability = fit_correctness(*zip(*known, strict=True))(uncertainty) if known else np.full(len(rows), np.nan)
-    sampled = []
-    for row, responses in zip(rows, measured.samples, strict=True):
-        texts = [response.text for response in responses[: params.evaluation_samples]]
-        sampled.append(np.mean(correctness([row] * len(texts), texts)))
-    return Answers(
-        measured=measured,
-        correct=np.array(correctness(rows, [response.text for response in measured.greedy]), dtype=bool),
-        sampled=np.array(sampled),
-        uncertainty=uncertainty,
-        signals=parts | {"regret": measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)},
-        probability=probability,
-        alpaca=answer_alpaca_eval(model, tokenizer, sets["alpaca_eval"], params),
-        mt_bench=answer_mt_bench(model, tokenizer, sets["mt_bench"], params),
-    )
 
 
 def gsm8k_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
@@ -163,7 +75,7 @@ def gsm8k_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
         "sampled_difference_high": sampled_high,
     }
     for prefix, answers in (("", policy), ("baseline_", baseline)):
-        greedy = answers.measured.greedy
+        greedy = answers.greedy
         share_low, share_high = wilson(int(answers.correct.sum()), n)
         metrics |= {
             f"{prefix}exact_match": answers.correct.mean(),
@@ -220,9 +132,9 @@ def write_outputs(path: Path, sets: dict, policy: Answers, baseline: Answers) ->
             (
                 {
                     "id": row["id"], "prompt": row["prompt"], "reference": row["reference"],
-                    "policy": policy.measured.greedy[i].text, "policy_correct": bool(policy.correct[i]),
+                    "policy": policy.greedy[i].text, "policy_correct": bool(policy.correct[i]),
                     "policy_uncertainty": float(policy.uncertainty[i]),
-                    "baseline": baseline.measured.greedy[i].text, "baseline_correct": bool(baseline.correct[i]),
+                    "baseline": baseline.greedy[i].text, "baseline_correct": bool(baseline.correct[i]),
                     "baseline_uncertainty": float(baseline.uncertainty[i]),
                 }
                 for i, row in enumerate(sets["gsm8k"])

@@ -20,7 +20,6 @@ from anchora.models import folder, load_policy, load_tokenizer
 from anchora.params import read_params
 from anchora.prompts import within_length
 from anchora.references import correctness
-from anchora.regret import conservative_gains, regret
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import auroc, combined, ecdf
 from anchora.verifiers import member_sources
@@ -64,10 +63,10 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
     deviation = np.array(calibration["deviation"])
     parts = measured.parts(deviation, params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
+    regrets = measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)
     rows = []
     for index, prompt in enumerate(prompts):
         greedy_scores, sample_scores = measured.greedy_scores[:, index], measured.sample_scores[:, index]
-        gains = conservative_gains(sample_scores, greedy_scores, deviation, params.regret_penalty)
         samples = [
             {
                 **response.row(),
@@ -83,7 +82,7 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
                 "prompt_ids": measured.prompt_ids[index],
                 "uncertainty": float(uncertainty[index]),
                 "parts": {name: float(values[index]) for name, values in parts.items()},
-                "sample_regret": regret(gains),
+                "sample_regret": float(regrets[index]),
                 "greedy": {**measured.greedy[index].row(), "scores": greedy_scores.tolist()},
                 "samples": samples,
             }

@@ -17,7 +17,17 @@ from anchora import logps
 from anchora.dropout import decoder_layers, dropout_information, injected_dropout
 from anchora.files import UserError
 from anchora.generation import generate
-from anchora.logps import Batch, check_head, collate, hidden_states, over_logits, response_logps, sequence_logps, token_budget_batches
+from anchora.logps import (
+    Batch,
+    can_share_prompts,
+    check_head,
+    collate,
+    hidden_states,
+    over_logits,
+    response_logps,
+    sequence_logps,
+    token_budget_batches,
+)
 from anchora.prompts import encode_prompt, encode_response
 
 SIZES = {
@@ -45,7 +55,7 @@ def model(request):
 
 def test_sequence_logps_are_those_of_the_models_logits(model, monkeypatch):
     monkeypatch.setattr(logps, "CHUNK_LOGITS", 97 * 4)  # several chunks
-    found = response_logps(model, PAIRS, 0, 64)
+    found = [logps for (logps,) in response_logps(model, PAIRS, 0, 64)]
     for (prompt, response), ours in zip(PAIRS, found, strict=True):
         logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
         expected = [logits[len(prompt) + i - 1, token].item() for i, token in enumerate(response)]
@@ -176,9 +186,40 @@ def test_token_budget_keeps_every_row_once():
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60 for batch in batches)
 
 
-def test_collate_marks_the_response():
-    batch = collate([([1, 2], [3]), ([4], [5, 6, 7])], 0, "cpu")
-    assert isinstance(batch, Batch)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 0], [4, 5, 6, 7]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert batch.response_mask.int().tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]
+def test_a_line_holds_a_prompt_and_one_response_or_all_of_them():
+    """Responses are predicted from the position before; the second one, behind the first, from the prompt's last."""
+    row = ([1, 2], [3], [4, 5])
+    apart, together = collate([row], 0, "cpu"), collate([row], 0, "cpu", shared=True)
+    assert isinstance(apart, Batch)
+    assert apart.input_ids.tolist() == [[1, 2, 3, 0], [1, 2, 4, 5]]
+    assert apart.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert apart.predicted_at.tolist() == [1, 5, 6]
+    assert together.input_ids.tolist() == [[1, 2, 3, 4, 5]]
+    assert together.position_ids.tolist() == [[0, 1, 2, 2, 3]]
+    assert together.predicted_at.tolist() == [1, 1, 3]
+    assert apart.targets.tolist() == together.targets.tolist() == [3, 4, 5]
+    assert together.attention_mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 1],
+    ]
+    assert together.sums(torch.tensor([1.0, 2.0, 3.0])).tolist() == [1.0, 5.0]
+
+
+def test_a_shared_prompt_gives_the_log_probs_of_separate_rows(model):
+    rows = [([5, 6, 7], [8, 9, 2], [10]), ([11, 12], [13, 2], [14, 15, 16, 17]), ([3], [4, 2])]
+    assert can_share_prompts(model, 0, 16)
+    together, apart = (response_logps(model, rows, 0, 64, shared) for shared in (True, False))
+    for ours, theirs in zip(together, apart, strict=True):
+        for first, second in zip(ours, theirs, strict=True):
+            assert first == pytest.approx(second, abs=1e-5)
+
+
+def test_prompts_are_not_shared_where_the_mask_would_be_lost(model):
+    model.config.sliding_window = 8
+    assert not can_share_prompts(model, 0, 9) or not getattr(model.config, "use_sliding_window", True)
+    model.config.sliding_window = None
+    model.set_attn_implementation("eager")
+    assert not can_share_prompts(model, 0, 9)  # adds its mask to the scores: a boolean one would do nothing

@@ -106,7 +106,7 @@ FINAL = {"evaluate", "report"}
 AFTER_UPDATE = {"score_uncertainty@1", "build_regret_buffer@1", "update_policy@1", "export", *FINAL}
 CHANGES = {
     "kl_beta_max": (3.5, {"update_policy@0", *AFTER_UPDATE}),
-    "limit": (12, FINAL),
+    "limit": (12, {"answer_baseline", *FINAL}),
     "uncertainty_quantile": (0.65, {"build_regret_buffer@0", "update_policy@0", *AFTER_UPDATE}),
 }
 

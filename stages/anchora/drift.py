@@ -7,14 +7,13 @@ import torch
 
 from anchora.logps import collate, hidden_states, over_logits, token_budget_batches, token_logps
 from anchora.losses import full_kl, kl_estimates
-from anchora.measure import Measured
 from anchora.statistics import bootstrap_mean
 from parameters.evaluate import EvaluateParams
 
 
 @torch.no_grad()
-def reverse_kl(policy: tuple, reference: tuple, measured: Measured, params: EvaluateParams) -> dict:
-    """KL(policy || reference) on the first sample of each prompt.
+def reverse_kl(policy: tuple, reference: tuple, pairs: list[tuple[list[int], list[int]]], params: EvaluateParams) -> dict:
+    """KL(policy || reference) on ``pairs``: prompt ids, and ids of one sample of the policy for each prompt.
 
     ``kl_sequence``: over the full vocabulary at every position, summed over a response, with a
     bootstrap interval of the mean over prompts; ``kl_per_token``: the k3 estimate at the sampled tokens.
@@ -23,11 +22,9 @@ def reverse_kl(policy: tuple, reference: tuple, measured: Measured, params: Eval
     (policy, tokenizer), (reference, other) = policy, reference
     if tokenizer.get_vocab() != other.get_vocab():
         return {}
-    pairs = [(prompt, samples[0].ids) for prompt, samples in zip(measured.prompt_ids, measured.samples, strict=True)]
     sequence, k3, tokens = np.zeros(len(pairs)), 0.0, 0
     for indices in token_budget_batches([len(p) + len(r) for p, r in pairs], params.scoring_batch_tokens):
         batch = collate([pairs[i] for i in indices], tokenizer.pad_token_id, policy.device)
-        targets = batch.input_ids[batch.response_mask]
         states = hidden_states(policy, batch), hidden_states(reference, batch)
         head = reference.get_output_embeddings()
 
@@ -35,11 +32,11 @@ def reverse_kl(policy: tuple, reference: tuple, measured: Measured, params: Eval
             return full_kl(logits.log_softmax(-1), head(reference_states).float().log_softmax(-1))
 
         values = over_logits(policy, states[0], divergence, states[1])
-        for index, part in zip(indices, values.split(batch.response_mask.sum(1).tolist()), strict=True):
+        for index, part in zip(indices, batch.split(values), strict=True):
             sequence[index] = part.sum().item()
-        ratio = over_logits(policy, states[0], token_logps, targets) - over_logits(reference, states[1], token_logps, targets)
+        ratio = over_logits(policy, states[0], token_logps, batch.targets) - over_logits(reference, states[1], token_logps, batch.targets)
         k3 += kl_estimates(ratio)["k3"].sum().item()
-        tokens += len(targets)
+        tokens += len(batch.targets)
     low, high = bootstrap_mean(sequence, params.seed)
     return {
         "kl_sequence": round(float(sequence.mean()), 6),

@@ -115,7 +115,6 @@ def _information(model, batch: Batch, copies: int, rate: float, layer_share: flo
     rows, width = batch.input_ids.shape
     if states.shape[0] != rows * copies:
         raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout")
-    by_row = states.view(rows, copies, width, -1)[:, :, :-1].transpose(1, 2)  # (rows, width - 1, copies, hidden)
-    predicted = batch.response_mask[:, 1:]
-    values = over_logits(model, by_row[predicted], lambda logits: mutual_information(logits.log_softmax(-1)))
-    return [part.mean().item() for part in values.split(predicted.sum(1).tolist())]
+    by_position = states.view(rows, copies, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies, hidden)
+    values = over_logits(model, by_position[batch.predicted_at], lambda logits: mutual_information(logits.log_softmax(-1)))
+    return [part.mean().item() for part in batch.split(values)]

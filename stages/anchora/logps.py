@@ -1,8 +1,14 @@
-"""Log-probs of responses, without ever holding logits for prompts or for a whole long response."""
+"""Log-probs of responses, without ever holding logits for prompts or for a whole long response.
+
+A row is a prompt with one response or several: ``(prompt ids, response ids, ...)``. Where the attention
+can take a mask of its own, a prompt is computed once for all its responses, which stand behind it in
+one line and do not see each other; elsewhere every response gets a line of its own. Both give the same
+log-probs, in the same order: response by response, row by row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,42 +18,108 @@ from anchora.files import UserError
 
 CHUNK_LOGITS = 2**24  # logits held at once: 64 MB in float32
 
+Row = Sequence[list[int]]  # prompt ids, then the ids of each response
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts with their responses, padded on the right; all (rows, width)."""
+    """Lines of tokens, padded on the right, and where each response token is predicted in them.
 
-    input_ids: torch.Tensor  # int64
-    attention_mask: torch.Tensor  # int64, 1 on real tokens
-    response_mask: torch.Tensor  # bool, True on response tokens
+    ``predicted_at`` counts positions through all lines: a shared prompt's last position predicts the
+    first token of every response, so that no shift by one would do.
+    """
+
+    input_ids: torch.Tensor  # (lines, width) int64
+    position_ids: torch.Tensor | None  # (lines, width) int64; None for 0, 1, 2, ...
+    attention_mask: torch.Tensor  # (lines, width) int64, or (lines, 1, width, width) bool: may a position see another
+    targets: torch.Tensor  # (tokens,) int64, the response tokens
+    predicted_at: torch.Tensor  # (tokens,) int64
+    lengths: list[int]  # tokens of each response
+
+    def split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """``values`` (tokens, ...) cut into the responses."""
+        return values.split(self.lengths)
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of ``values`` (tokens,) over each response, (responses,)."""
+        owner = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).to(values.device)
+        return torch.zeros(len(self.lengths), dtype=values.dtype, device=values.device).index_add(0, owner, values)
 
 
-def collate(pairs: Iterable[tuple[list[int], list[int]]], pad_token_id: int, device) -> Batch:
-    """A batch of (prompt ids, response ids)."""
-    pairs = list(pairs)
-    width = max(len(prompt) + len(response) for prompt, response in pairs)
-    ids = torch.full((len(pairs), width), pad_token_id)
-    attention = torch.zeros((len(pairs), width), dtype=torch.long)
-    responses = torch.zeros((len(pairs), width), dtype=torch.bool)
-    for row, (prompt, response) in enumerate(pairs):
-        end = len(prompt) + len(response)
-        ids[row, :end] = torch.tensor(prompt + response)
-        attention[row, :end] = 1
-        responses[row, len(prompt) : end] = True
-    return Batch(ids.to(device), attention.to(device), responses.to(device))
+def collate(rows: Sequence[Row], pad_token_id: int, device, shared: bool = False) -> Batch:
+    """A batch of rows; with ``shared``, one line a row instead of one a response."""
+    lines = [list(row) for row in rows] if shared else [[prompt, response] for prompt, *responses in rows for response in responses]
+    width = max(sum(map(len, line)) for line in lines)
+    ids = torch.full((len(lines), width), pad_token_id)
+    positions = torch.zeros((len(lines), width), dtype=torch.long)
+    segments = torch.full((len(lines), width), -1)  # 0 for the prompt, 1, 2, ... for the responses, -1 for padding
+    predicted_at, targets, lengths = [], [], []
+    for number, (prompt, *responses) in enumerate(lines):
+        ids[number, : len(prompt)], segments[number, : len(prompt)] = torch.tensor(prompt), 0
+        positions[number, : len(prompt)] = torch.arange(len(prompt))
+        start = len(prompt)
+        for segment, response in enumerate(responses, 1):
+            part = slice(start, start + len(response))
+            ids[number, part], segments[number, part] = torch.tensor(response), segment
+            positions[number, part] = torch.arange(len(prompt), len(prompt) + len(response))
+            predicted_at += [number * width + place for place in (len(prompt) - 1, *range(start, start + len(response) - 1))]
+            targets += response
+            lengths.append(len(response))
+            start += len(response)
+    attention = sees_prompt_and_itself(segments) if shared else (segments >= 0).long()
+    return Batch(
+        ids.to(device), positions.to(device) if shared else None, attention.to(device), torch.tensor(targets, device=device),
+        torch.tensor(predicted_at, device=device), lengths,
+    )  # fmt: skip
+
+
+def sees_prompt_and_itself(segments: torch.Tensor) -> torch.Tensor:
+    """Mask (lines, 1, width, width), True where a query may see a key: causal, the prompt or its own response.
+
+    ``segments`` (lines, width): 0 prompt, 1, 2, ... responses, -1 padding. Padding sees itself alone, for a
+    position that sees nothing has no attention at all.
+    """
+    query, key = segments[:, :, None], segments[:, None, :]
+    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
+    return (causal & ((key == query) | ((key == 0) & (query > 0))))[:, None]
+
+
+@torch.no_grad()
+def can_share_prompts(model, pad_token_id: int, longest: int) -> bool:
+    """Whether shared prompts give this model's own log-probs: found by trying, on two responses to one prompt.
+
+    False as well for sliding windows shorter than ``longest`` tokens, whose mask would be lost, and for
+    attention that takes no mask (FlashAttention).
+    """
+    config = model.config
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if config._attn_implementation not in ("sdpa", "eager") or (window is not None and window < longest):
+        return False
+    ids = torch.arange(2, 14).remainder(config.vocab_size).tolist()
+    row = (ids[:4], ids[4:9], ids[9:])
+    try:
+        together, apart = (sequence_logps(model, collate([row], pad_token_id, model.device, shared)) for shared in (True, False))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return torch.allclose(together, apart, atol=0.1 if in_bf16(model) else 1e-3)
+
+
+def in_bf16(model) -> bool:
+    """Whether the model computes in bfloat16, by its weights or by autocast."""
+    return next(model.parameters()).dtype == torch.bfloat16 or torch.is_autocast_enabled(model.device.type)
 
 
 def hidden_states(model, batch: Batch) -> torch.Tensor:
-    """The hidden states that predict the response tokens, (tokens, hidden), row by row.
+    """The hidden states that predict the response tokens, (tokens, hidden).
 
     Raises UserError for a model whose backbone cannot be told from its output layer.
     """
     backbone, head = model.get_decoder(), model.get_output_embeddings()
     if backbone is None or backbone is model or head is None:
         raise UserError(f"{type(model).__name__}: its backbone and output layer cannot be told apart")
-    states = backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    before = batch.response_mask[:, 1:]  # a token is predicted at the position before it
-    return states.last_hidden_state[:, :-1][before]
+    positions = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    states = backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **positions)
+    return states.last_hidden_state.flatten(0, 1)[batch.predicted_at]
 
 
 def over_logits(model, states: torch.Tensor, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
@@ -79,10 +151,8 @@ def token_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def sequence_logps(model, batch: Batch) -> torch.Tensor:
-    """Log-probs of the response tokens, (rows, width) float32, 0 on every other position."""
-    states = hidden_states(model, batch)
-    values = over_logits(model, states, token_logps, batch.input_ids[batch.response_mask])
-    return torch.zeros(batch.input_ids.shape, device=values.device).masked_scatter(batch.response_mask, values)
+    """Log-probs of the response tokens, (tokens,) float32."""
+    return over_logits(model, hidden_states(model, batch), token_logps, batch.targets)
 
 
 def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
@@ -96,15 +166,20 @@ def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
     return batches
 
 
+def row_length(row: Row, shared: bool) -> int:
+    """Tokens that a row takes, without padding: its own line, or a line for every response."""
+    return sum(map(len, row)) if shared else sum(len(row[0]) + len(response) for response in row[1:])
+
+
 @torch.no_grad()
-def response_logps(model, pairs: list[tuple[list[int], list[int]]], pad_token_id: int, budget: int) -> list[list[float]]:
-    """Per-token log-probs of each response, for (prompt ids, response ids) in any number."""
-    results: list[list[float]] = [[] for _ in pairs]
-    for indices in token_budget_batches([len(p) + len(r) for p, r in pairs], budget):
-        batch = collate([pairs[i] for i in indices], pad_token_id, model.device)
-        logps = sequence_logps(model, batch)
-        for row, index in enumerate(indices):
-            results[index] = logps[row][batch.response_mask[row]].tolist()
+def response_logps(model, rows: list[Row], pad_token_id: int, budget: int, shared: bool = False) -> list[list[list[float]]]:
+    """Per-token log-probs of every response of every row, for any number of rows."""
+    results: list[list[list[float]]] = [[] for _ in rows]
+    for indices in token_budget_batches([row_length(row, shared) for row in rows], budget):
+        batch = collate([rows[i] for i in indices], pad_token_id, model.device, shared)
+        values = [part.tolist() for part in batch.split(sequence_logps(model, batch))]
+        for index in indices:
+            results[index] = [values.pop(0) for _ in rows[index][1:]]
     return results
 
 
@@ -117,7 +192,7 @@ def check_head(model, pad_token_id: int) -> None:
     head = model.get_output_embeddings()
     ids = torch.arange(2, 10).remainder(head.weight.shape[0]).tolist() if head is not None else [0, 1]
     batch = collate([(ids[:1], ids[1:])], pad_token_id, model.device)
-    ours = sequence_logps(model, batch)[0, 1:]
+    ours = sequence_logps(model, batch)
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[0, :-1].float()
-    if not torch.allclose(ours, token_logps(logits, batch.input_ids[0, 1:]), atol=1e-2):
+    if not torch.allclose(ours, token_logps(logits, batch.targets), atol=1e-2):
         raise UserError(f"{type(model).__name__}: its logits are not its output layer over its backbone; not supported")

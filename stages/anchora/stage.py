@@ -38,8 +38,8 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def log_params(params: StageParams, log_dir: str) -> None:
-    """Write the resolved parameters of this stage under ``log_dir``, outside of what DVC tracks.
+def log_folder(log_dir: str) -> Path:
+    """Where this stage's logs go, outside of what DVC tracks.
 
     In a queued experiment the working folder is temporary, so the logs go to the folder of the
     project that started it, under the experiment's name.
@@ -48,6 +48,20 @@ def log_params(params: StageParams, log_dir: str) -> None:
     if "DVC_EXP_NAME" in os.environ and "DVC_ROOT" in os.environ:
         folder = Path(os.environ["DVC_ROOT"]) / log_dir / os.environ["DVC_EXP_NAME"]
     folder.mkdir(parents=True, exist_ok=True)
-    stage = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).replace("/", "_")
+    return folder
+
+
+def stage_name() -> str:
+    """The name DVC gave the running stage, or the script's."""
+    return os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).replace("/", "_")
+
+
+def log_params(params: StageParams, log_dir: str) -> None:
+    """Write the resolved parameters of this stage under ``log_dir``."""
     text = json.dumps(params.model_dump(), indent=2, ensure_ascii=False)
-    (folder / f"{stage}.params.json").write_text(text + "\n", encoding="utf-8")
+    (log_folder(log_dir) / f"{stage_name()}.params.json").write_text(text + "\n", encoding="utf-8")
+
+
+def log_figures(values, log_dir: str) -> None:
+    """Write a column of figures that differ from run to run, such as speeds, under ``log_dir``."""
+    values.to_csv(log_folder(log_dir) / f"{stage_name()}.{values.name}.csv", index_label="step", float_format="%.6g")

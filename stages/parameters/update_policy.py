@@ -9,7 +9,7 @@ from parameters.training import LoraParams
 
 
 class UpdatePolicyParams(LoraParams):
-    scoring_batch_tokens: Count
+    update_batch_tokens: Count
     rl_iterations: Count
     replays_per_case: Positive
     update_learning_rate: Positive

@@ -1,0 +1,193 @@
+"""One optimiser step of the update: what is drawn, how it is split over passes and processes, what it costs.
+
+    loss = 1/N sum_i w_i s_i DPO_i(beta_i) + chosen_nll_weight * NLL(chosen) + anchor_weight * NLL(anchors)
+
+Every term is divided by a figure of the whole optimiser batch (its pairs, its chosen tokens, its anchor
+tokens), so that any split of the batch, over passes or over processes, gives the same gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from anchora.files import UserError
+from anchora.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
+from anchora.losses import beta_scales, case_weights, dpo_losses, kl_estimates, pair_betas
+from anchora.regret import importance_weights, ranks
+from parameters.update_policy import UpdatePolicyParams
+
+QUARTILES = (1, 2, 3, 4)
+SUMS = ("dpo", "chosen_nll", "anchor_nll", "margin", "chosen_logp_change", "rejected_logp_change", "anchor_kl")
+
+
+class SequenceLogps(torch.nn.Module):
+    """A policy whose forward pass gives log-probs of response tokens, so that DDP and FSDP can wrap it."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch):
+        return sequence_logps(self.policy, batch)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The regret cases of the buffer; tensors are (cases,)."""
+
+    rows: list[dict]
+    rank: torch.Tensor  # of the uncertainty within the buffer, in [0, 1]
+    beta: torch.Tensor
+    weight: torch.Tensor  # w_i * s_i * the importance correction
+    chance: torch.Tensor  # of being drawn, adds up to 1
+    reference_chosen: torch.Tensor  # nats
+    reference_rejected: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become batches."""
+
+    pad_token_id: int
+    shared: bool  # whether chosen and rejected stand behind one prompt
+    budget: int  # tokens in one pass, padding included
+
+
+def weigh(rows: list[dict], params: UpdatePolicyParams) -> Pairs:
+    """Beta, weight, chance and reference log-probs of every case of the buffer."""
+    rank = torch.tensor(ranks([row["uncertainty"] for row in rows]), dtype=torch.float32)
+    beta = pair_betas(rank, params.beta_mode, params.kl_beta_min, params.kl_beta_max, params.seed)
+    scale = beta_scales(beta, params.beta_scaling, (params.kl_beta_min + params.kl_beta_max) / 2)
+    chance = torch.tensor([row["priority"] for row in rows], dtype=torch.float64)
+    chance = chance / chance.sum() if params.replay == "regret" else torch.full_like(chance, 1 / len(rows))
+    correction = torch.tensor(importance_weights(chance.numpy(), params.importance_correction), dtype=torch.float32)
+    chosen, rejected = (torch.tensor([sum(row[side]["reference_logps"]) for row in rows]) for side in ("chosen", "rejected"))
+    return Pairs(rows, rank, beta, case_weights(rank, params.case_weight) * scale * correction, chance, chosen, rejected)
+
+
+def buffer_line(row: dict) -> tuple[list[int], ...]:
+    """Prompt and responses of a buffer row: chosen and rejected of a case, the response of an anchor."""
+    names = ("chosen", "rejected") if row["kind"] == "case" else ("response",)
+    return (row["prompt_ids"], *(row[name]["ids"] for name in names))
+
+
+def layout_for(policy, pad_token_id: int, buffer: list[dict], params: UpdatePolicyParams) -> Layout:
+    """Shared prompts where this policy can, on the longest row of the buffer."""
+    longest = max(row_length(buffer_line(row), True) for row in buffer)
+    return Layout(pad_token_id, can_share_prompts(policy, pad_token_id, longest), params.update_batch_tokens)
+
+
+def parts(lines: list[tuple], layout: Layout) -> list[list[int]]:
+    """The optimiser batch sorted by length and cut by the token budget: indices into ``lines``."""
+    return token_budget_batches([row_length(line, layout.shared) for line in lines], layout.budget)
+
+
+def pair_terms(model, pairs: Pairs, indices: list[int], layout: Layout) -> dict[str, torch.Tensor]:
+    """Sums over some pairs of the weighted DPO loss, the chosen NLL, the margin and the log-prob changes.
+
+    ``margins`` holds each pair's own, (pairs,), without gradient.
+    """
+    lines = [buffer_line(pairs.rows[index]) for index in indices]
+    batch = collate(lines, layout.pad_token_id, next(model.parameters()).device, layout.shared)
+    chosen, rejected = batch.sums(model(batch)).view(-1, 2).unbind(1)
+    reference_chosen, reference_rejected, beta, weight = (
+        values[indices].to(chosen.device) for values in (pairs.reference_chosen, pairs.reference_rejected, pairs.beta, pairs.weight)
+    )
+    losses, margins = dpo_losses(chosen, rejected, reference_chosen, reference_rejected, beta)
+    return {
+        "dpo": (weight * losses).sum(),
+        "chosen_nll": -chosen.sum(),
+        "margin": margins.detach().sum(),
+        "margins": margins.detach(),
+        "chosen_logp_change": (chosen - reference_chosen).detach().sum(),
+        "rejected_logp_change": (rejected - reference_rejected).detach().sum(),
+    }
+
+
+def anchor_terms(model, anchors: list[dict], layout: Layout) -> dict[str, torch.Tensor]:
+    """Sums over the anchors' tokens of the NLL and of the k3 estimate of KL(SFT policy || policy), in nats."""
+    batch = collate([buffer_line(row) for row in anchors], layout.pad_token_id, next(model.parameters()).device, layout.shared)
+    ours = model(batch)
+    reference = torch.tensor([value for row in anchors for value in row["response"]["reference_logps"]], device=ours.device)
+    return {"anchor_nll": -ours.sum(), "anchor_kl": kl_estimates(reference - ours.detach())["k3"].sum()}
+
+
+def update(accelerator, model, optimizer, pairs: Pairs, drawn: list[int], anchors: list[dict], layout: Layout, params) -> dict:
+    """One optimiser step on the pairs ``drawn`` and the anchors; its figures.
+
+    Each process takes every n-th part. All make the same number of passes, as DDP and FSDP need, so that a
+    process with a part less repeats its first one at weight 0.
+    """
+    begun = time.perf_counter()
+    chosen_tokens = sum(len(pairs.rows[index]["chosen"]["ids"]) for index in drawn)
+    anchor_tokens = sum(len(row["response"]["ids"]) for row in anchors)
+    work = [("pairs", part) for part in parts([buffer_line(pairs.rows[index]) for index in drawn], layout)]
+    work += [("anchors", part) for part in parts([buffer_line(row) for row in anchors], layout)]
+    processes, mine = accelerator.num_processes, work[accelerator.process_index :: accelerator.num_processes]
+    rounds = -(-len(work) // processes)
+    totals = dict.fromkeys(SUMS, 0.0)
+    margins = torch.zeros(len(drawn), dtype=torch.float64)
+    for number in range(rounds):
+        extra = number >= len(mine)
+        kind, part = (mine or work)[0] if extra else mine[number]
+        with contextlib.nullcontext() if number == rounds - 1 else accelerator.no_sync(model):
+            if kind == "pairs":
+                terms = pair_terms(model, pairs, [drawn[index] for index in part], layout)
+                loss = terms["dpo"] / len(drawn) + params.chosen_nll_weight * terms["chosen_nll"] / chosen_tokens
+                if not extra:
+                    margins[part] = terms.pop("margins").double().cpu()
+            else:
+                terms = anchor_terms(model, [anchors[index] for index in part], layout)
+                loss = params.anchor_weight * terms["anchor_nll"] / anchor_tokens
+            accelerator.backward(loss * (0 if extra else processes))  # the processes' gradients are averaged
+        if not extra:
+            for name in terms.keys() & totals.keys():
+                totals[name] += terms[name].item()
+    norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+    totals, margins = summed(accelerator, totals, margins)
+    if not torch.isfinite(norm):
+        raise UserError(
+            f"the gradient is not finite (DPO loss {totals['dpo'] / len(drawn)}); lower update_learning_rate. No model was written"
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    tokens = sum(row_length(buffer_line(row), False) for row in [pairs.rows[index] for index in drawn] + anchors)
+    figures = step_figures(totals, margins, pairs, drawn, chosen_tokens, anchor_tokens, params)
+    return figures | {"gradient_norm": float(norm), "tokens_per_second": tokens / (time.perf_counter() - begun)}
+
+
+def summed(accelerator, totals: dict[str, float], margins: torch.Tensor) -> tuple[dict[str, float], torch.Tensor]:
+    """The figures of all processes added up."""
+    if accelerator.num_processes == 1:
+        return totals, margins
+    flat = torch.cat([torch.tensor([totals[name] for name in SUMS], dtype=torch.float64), margins]).to(accelerator.device)
+    flat = accelerator.reduce(flat, reduction="sum").cpu()
+    return dict(zip(SUMS, flat[: len(SUMS)].tolist(), strict=True)), flat[len(SUMS) :]
+
+
+def step_figures(totals, margins, pairs: Pairs, drawn: list[int], chosen_tokens: int, anchor_tokens: int, params) -> dict[str, float]:
+    """Means of one step: losses, log-prob changes in nats a sequence, reward margins (beta times margin), betas."""
+    figures = {name: totals[name] / len(drawn) for name in ("dpo", "margin", "chosen_logp_change", "rejected_logp_change")}
+    figures["chosen_nll"] = totals["chosen_nll"] / chosen_tokens
+    figures["anchor_nll"], figures["kl_per_token"] = (totals[name] / max(1, anchor_tokens) for name in ("anchor_nll", "anchor_kl"))
+    figures["loss"] = figures["dpo"] + params.chosen_nll_weight * figures["chosen_nll"] + params.anchor_weight * figures["anchor_nll"]
+    beta, rank = pairs.beta[drawn].double(), pairs.rank[drawn]
+    for name, share in (("beta_p10", 0.1), ("beta_median", 0.5), ("beta_p90", 0.9)):
+        figures[name] = float(beta.quantile(share))
+    quartile = (rank * len(QUARTILES)).long().clamp(max=len(QUARTILES) - 1) + 1
+    for number in QUARTILES:
+        rewards = (beta * margins)[quartile == number]
+        figures[f"reward_margin_quartile{number}"] = float(rewards.mean()) if len(rewards) else np.nan
+    return figures
+
+
+@torch.no_grad()
+def forward_kl(model, anchors: list[dict], layout: Layout) -> float:
+    """KL(SFT policy || policy) in nats a sequence, by k3 at each token of the SFT policy's own samples."""
+    groups = parts([buffer_line(row) for row in anchors], layout)
+    return sum(anchor_terms(model, [anchors[index] for index in part], layout)["anchor_kl"].item() for part in groups) / len(anchors)

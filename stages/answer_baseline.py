@@ -1,0 +1,31 @@
+"""answer_baseline: the SFT policy answers the evaluation sets, once for every experiment that is compared with it.
+
+    python stages/answer_baseline.py
+
+What evaluate needs of the baseline, in ${output_dir}/sft_answers.json: it depends on nothing that
+comes after SFT and calibration, so that a change of the update does not ask the SFT policy again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anchora.models import folder, load_policy, load_tokenizer
+from anchora.params import read_params
+from anchora.policy_answers import answer, evaluation_sets, write_answers
+from anchora.stage import log_params, run_stage, say
+from parameters.evaluate import EvaluateParams
+
+
+def main() -> None:
+    params = read_params(EvaluateParams)
+    log_params(params, params.log_dir)
+    path = Path(params.output_dir) / "sft"
+    tokenizer, model = load_tokenizer(folder(path)), load_policy(folder(path), params.use_bf16)
+    answers = answer(path, model, tokenizer, evaluation_sets(tokenizer, params), params)
+    write_answers(Path(params.output_dir) / "sft_answers.json", answers)
+    say(f"SFT policy: exact match {answers.correct.mean():.3f} on {len(answers.correct)} problems")
+
+
+if __name__ == "__main__":
+    run_stage(main)
