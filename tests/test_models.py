@@ -13,7 +13,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from anchora import logps
+from anchora import dropout, logps
 from anchora.dropout import decoder_layers, dropout_information, injected_dropout
 from anchora.files import UserError
 from anchora.generation import generate
@@ -129,6 +129,25 @@ def test_mc_dropout_equals_whole_copies_under_the_same_masks(model):
             whole = model.get_decoder()(input_ids=repeated.input_ids, attention_mask=repeated.attention_mask, use_cache=False)
     assert torch.allclose(tail.last_hidden_state, whole.last_hidden_state, atol=1e-5)
     assert not torch.allclose(whole.last_hidden_state[0], whole.last_hidden_state[1], atol=1e-3)
+
+
+def test_mc_dropout_is_the_mutual_information_over_the_whole_vocabulary(model, monkeypatch):
+    """With more candidates than tokens: by hand from K thinned passes over the response [8, 9, 2]. With fewer, close to it."""
+    prompt, response = PAIRS[0]
+    batch = collate([(prompt, response)], 0, "cpu")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(60)  # sharper than at random: information above float32's rounding
+    with torch.no_grad(), injected_dropout(model, 0.3, 0.5, copies=5, seed=0, plain=True):
+        states = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+        p = model.get_output_embeddings()(states[1:, 2:5]).softmax(-1)  # (copies, tokens, vocabulary)
+    entropy = torch.distributions.Categorical(probs=p).entropy().mean(0)
+    expected = (torch.distributions.Categorical(probs=p.mean(0)).entropy() - entropy).mean().item()
+    settings = {"copies": 4, "rate": 0.3, "layer_share": 0.5, "seed": 0, "pad_token_id": 0, "budget": 64}
+    (found,) = dropout_information(model, [(prompt, response)], **settings)
+    assert found == pytest.approx(expected, rel=0.01, abs=1e-7)
+    monkeypatch.setattr(dropout, "CANDIDATES", 60)
+    (fewer,) = dropout_information(model, [(prompt, response)], **settings)
+    assert fewer == pytest.approx(expected, rel=0.25, abs=1e-7) and fewer != found
 
 
 def test_mc_dropout_refuses_a_model_without_known_layers():

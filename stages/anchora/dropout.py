@@ -2,8 +2,9 @@
 
 Llama, Mistral and Qwen carry no dropout modules, so ``model.train()`` changes nothing. Here masks
 are injected after the feed-forward blocks of the last layers, one mask per copy, held over all
-positions. The hidden states are repeated only where the masked layers begin: K passes cost
-1 + (K - 1) * m / L of one, for m of L layers.
+positions. The hidden states are repeated only where the masked layers begin: K masked copies and the
+plain one cost 1 + K * m / L of a pass through the backbone, for m of L layers. The output layer would
+cost K passes more; the copies are compared on the likeliest tokens of the plain one alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from anchora.files import UserError
 from anchora.logps import Batch, collate, over_logits, token_budget_batches
 
 LAYER_LISTS = ("layers", "h")  # Llama, Mistral, Qwen; GPT-2
+CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest of the plain pass
 
 
 def decoder_layers(model) -> torch.nn.ModuleList:
@@ -30,12 +32,13 @@ def decoder_layers(model) -> torch.nn.ModuleList:
 
 
 @contextmanager
-def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: int) -> Iterator[None]:
+def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: int, plain: bool = False) -> Iterator[None]:
     """Within the block, dropout masks act on the last ``layer_share`` of the layers (at least one).
 
     With ``copies`` > 1 each row is repeated that often from the first masked layer on: row r becomes
-    rows r * copies to r * copies + copies - 1. Masks are drawn once per block and layer from ``seed``,
-    so that a response sampled within one block comes from one thinned network.
+    rows r * copies to r * copies + copies - 1, of which the first stays as it is if ``plain``. Masks are
+    drawn once per block and layer from ``seed``, so that a response sampled within one block comes from
+    one thinned network.
     """
     layers = decoder_layers(model)
     tail = list(layers[-max(1, round(len(layers) * layer_share)) :])
@@ -61,7 +64,10 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
     def drop(mlp, args, output):
         if id(mlp) not in masks:
             keep = torch.rand((output.shape[0], 1, output.shape[-1]), generator=generator) >= rate
-            masks[id(mlp)] = keep.to(output.device, output.dtype) / (1 - rate)
+            mask = keep.float() / (1 - rate)
+            if plain:
+                mask[::copies] = 1.0
+            masks[id(mlp)] = mask.to(output.device, output.dtype)
         return output * masks[id(mlp)]
 
     handles = [layer.mlp.register_forward_hook(drop) for layer in tail]
@@ -108,13 +114,28 @@ def dropout_information(
 
 def _information(model, batch: Batch, copies: int, rate: float, layer_share: float, seed: int) -> list[float]:
     """One value a row of the batch: its mean mutual information a token."""
-    with injected_dropout(model, rate, layer_share, copies, seed):
+    with injected_dropout(model, rate, layer_share, copies + 1, seed, plain=True):
         states = model.get_decoder()(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state  # (rows * copies, width, hidden)
+        ).last_hidden_state  # (rows * (copies + 1), width, hidden)
     rows, width = batch.input_ids.shape
-    if states.shape[0] != rows * copies:
+    if states.shape[0] != rows * (copies + 1):
         raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout")
-    by_position = states.view(rows, copies, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies, hidden)
-    values = over_logits(model, by_position[batch.predicted_at], lambda logits: mutual_information(logits.log_softmax(-1)))
+    by_position = states.view(rows, copies + 1, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies + 1, hidden)
+    predicting = by_position[batch.predicted_at]
+    values = over_logits(model, predicting[:, 0], lambda logits, masked: among_candidates(model, logits, masked), predicting[:, 1:])
     return [part.mean().item() for part in batch.split(values)]
+
+
+def among_candidates(model, logits: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """Mutual information of the next token given that it is one of the ``CANDIDATES`` likeliest of the plain pass.
+
+    ``logits``: (tokens, vocabulary) of the plain pass; ``masked``: (tokens, copies, hidden) of the masked
+    ones. It is the whole mutual information where the vocabulary has no more tokens than that.
+    """
+    head = model.get_output_embeddings()
+    likeliest = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices  # (tokens, candidates)
+    scores = masked @ head.weight[likeliest].transpose(1, 2)  # (tokens, copies, candidates)
+    if getattr(head, "bias", None) is not None:
+        scores = scores + head.bias[likeliest][:, None]
+    return mutual_information(scores.float().log_softmax(-1))
