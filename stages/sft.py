@@ -12,52 +12,62 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
-import torch
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
+from anchora.checkpoint import Checkpoints, fingerprint
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.models import add_lora, load, load_tokenizer, save_policy, source_of
 from anchora.params import read_params
 from anchora.prompts import encode_prompt, encode_response
 from anchora.stage import log_params, run_stage, say
-from anchora.trainer import trainer_settings, training_dtype
+from anchora.trainer import WholeUpdates, train, trainer_settings, training_dtype
 from parameters.sft import SftParams
 
 
 def main() -> None:
     params = read_params(SftParams)
     log_params(params, params.log_dir)
-    source = source_of(Path(params.output_dir) / "pins" / "policy.json")
+    data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
+    source = source_of(pin)
     tokenizer = load_tokenizer(source)
-    rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params)
+    rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
     model = load(AutoModelForCausalLM, source, dtype=training_dtype(params.use_bf16, params.lora_rank), use_safetensors=True)
     model = add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
+    checkpoints = Checkpoints("sft", fingerprint(params.model_dump(), [data, pin]))
     settings = SFTConfig(
-        **trainer_settings(params, params.sft_learning_rate, params.sft_epochs),
+        **trainer_settings(params, checkpoints, params.sft_learning_rate, params.sft_epochs, params.seed),
         max_length=params.max_length,
         packing=False,
-        train_sampling_strategy="group_by_length",
     )
-    trainer = SFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
-    result = trainer.train()
-    if not torch.isfinite(torch.tensor(result.training_loss)):
-        raise UserError("the training loss is not finite; lower sft_learning_rate or look at the data. No model was written")
+    trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
+    trainer.order = WholeUpdates([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
+    loss = train(trainer, checkpoints)
     save_policy(Path(params.output_dir) / "sft", trainer.accelerator.unwrap_model(trainer.model), tokenizer)
     tokens = sum(len(row["input_ids"]) for row in rows)
     write_json(
         "metrics/sft.json",
         {
             "sft": {
-                "loss": round(result.training_loss, 6),
+                "loss": round(loss, 6),
                 "examples": len(rows),
                 "dropped_overlong": dropped,
                 "mean_tokens": round(tokens / len(rows), 2),
-                "steps": result.global_step,
+                "steps": trainer.state.global_step,
             }
         },
     )
-    say(f"sft: {len(rows)} examples, mean loss {result.training_loss:.4f}")
+    checkpoints.remove()
+    say(f"sft: {len(rows)} examples, mean loss {loss:.4f}")
+
+
+class OrderedSFTTrainer(SFTTrainer):
+    """SFTTrainer with an order of its own for the examples: that of ``WholeUpdates``."""
+
+    order: WholeUpdates
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.order
 
 
 def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[dict], int]:

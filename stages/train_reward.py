@@ -18,13 +18,14 @@ import torch
 from torch.nn import functional
 from trl import RewardConfig, RewardTrainer
 
+from anchora.checkpoint import Checkpoints, fingerprint
 from anchora.files import UserError, new_folder, read_jsonl, write_json
 from anchora.models import source_of
 from anchora.params import read_params
 from anchora.reliability import brier, expected_calibration_error
 from anchora.splits import split_share
 from anchora.stage import log_params, run_stage, say
-from anchora.trainer import trainer_settings
+from anchora.trainer import WholeUpdates, train, trainer_settings
 from anchora.verifiers import encode_pair, load_verifier, pad_inputs, pair_limit, score_pairs
 from parameters.train_reward import TrainRewardParams
 
@@ -39,7 +40,8 @@ def main() -> None:
     params = read_params(TrainRewardParams)
     log_params(params, params.log_dir)
 
-    rows = read_jsonl(f"data/prepared/{args.data}.jsonl")
+    data, pin = Path(f"data/prepared/{args.data}.jsonl"), Path(params.output_dir) / "pins" / f"{args.pin}.json"
+    rows = read_jsonl(data)
     held_out = [row for row in rows if split_share(row["id"], "held out") < params.heldout_share]
     training = [row for row in rows if split_share(row["id"], "held out") >= params.heldout_share]
     if not held_out or not training:
@@ -51,21 +53,25 @@ def main() -> None:
     if args.data == "preferences":
         training = [row for row in training if split_share(row["id"], f"member {seed}") < params.member_share]
     torch.manual_seed(seed)  # before the new head is drawn
-    model, tokenizer = load_verifier(source_of(Path(params.output_dir) / "pins" / f"{args.pin}.json"), num_labels=1)
+    model, tokenizer = load_verifier(source_of(pin), num_labels=1)
     model.train()
+    checkpoints = Checkpoints(f"train_reward@{args.member}", fingerprint(params.model_dump(), [data, pin]))
     settings = RewardConfig(
-        **{**trainer_settings(params, params.reward_learning_rate, params.reward_epochs), "seed": seed, "data_seed": seed},
+        **trainer_settings(params, checkpoints, params.reward_learning_rate, params.reward_epochs, seed),
         max_length=None,
         remove_unused_columns=False,
     )
+    pairs = encode(training, tokenizer, pair_limit(model, params.max_length), params.prompt_template)
     trainer = SoftRewardTrainer(
         model=model,
         args=settings,
-        train_dataset=encode(training, tokenizer, pair_limit(model, params.max_length), params.prompt_template),
+        train_dataset=pairs,
         processing_class=tokenizer,
         data_collator=PairCollator(tokenizer, model),
     )
-    trainer.train()
+    longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
+    trainer.order = WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
+    train(trainer, checkpoints)
     model.eval()
     report = held_out_report(model, tokenizer, held_out, params)
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
@@ -79,6 +85,7 @@ def main() -> None:
     with new_folder(Path(params.output_dir) / args.out) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+    checkpoints.remove()
 
 
 def member_seed(member: str, seed: int) -> int:
@@ -118,6 +125,10 @@ class SoftRewardTrainer(RewardTrainer):
     """RewardTrainer for labels that may be fractions: cross-entropy against the label (Bradley-Terry)."""
 
     centre_weight = 0.01  # keeps scores near 0: Eisenstein et al. 2023, equation 4
+    order: WholeUpdates
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.order
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         label = inputs.pop("label")

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from anchora.files import new_folder
+from anchora.files import first_process, new_file, new_folder
 
-DEFAULT_SECONDS = 60.0  # least time between two checkpoints; what is saved changes no result
+DEFAULT_SECONDS = 60.0  # least time between two checkpoints, unless ANCHORA_CHECKPOINT_SECONDS says; changes no result
+SEAL = "whole"
 
 
 def fingerprint(values: dict, paths: Iterable[str | Path]) -> str:
@@ -36,7 +37,7 @@ def fingerprint(values: dict, paths: Iterable[str | Path]) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run of one stage; the last two are kept."""
+    """The checkpoints of one run of one stage, ``checkpoint-<step>`` folders; the last two are kept."""
 
     def __init__(self, stage: str, mark: str):
         self.folder = Path(".scratch") / stage.replace("/", "_") / mark
@@ -44,41 +45,62 @@ class Checkpoints:
         self.saved_at = time.monotonic()
 
     def due(self) -> bool:
-        """Whether enough time has passed since the last one; ANCHORA_CHECKPOINT_SECONDS sets how much."""
-        return time.monotonic() - self.saved_at >= self.seconds
+        """Whether enough time has passed since the last one, by the clock of the first process."""
+        answer = [time.monotonic() - self.saved_at >= self.seconds]
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(answer, src=0)
+        return answer[0]
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict) -> None:
         """Write ``tensors`` and the plain values of ``state`` as the checkpoint of ``step``."""
-        with new_folder(self.folder / f"{step:08d}") as partial:
+        with new_folder(self.folder / f"checkpoint-{step}") as partial:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / "tensors.safetensors")
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-            (partial / "whole").write_text(fingerprint_of_contents(partial), encoding="utf-8")
-        for old in self.steps()[:-2]:
+        self.mark_whole(step)
+
+    def mark_whole(self, step: int) -> None:
+        """Seal the checkpoint of ``step`` with a hash of its contents, and forget all but the last two."""
+        folder = self.folder / f"checkpoint-{step}"
+        with new_file(folder / SEAL) as partial:
+            partial.write_text(contents_hash(folder), encoding="utf-8")
+        for old in self.folders()[:-2]:
             shutil.rmtree(old, ignore_errors=True)
         self.saved_at = time.monotonic()
 
-    def load(self) -> tuple[dict[str, torch.Tensor], dict] | None:
-        """The newest checkpoint that is whole, or None; one that was cut while it was written is passed over."""
-        for folder in reversed(self.steps()):
-            try:
-                if (folder / "whole").read_text(encoding="utf-8") == fingerprint_of_contents(folder):
-                    return load_file(folder / "tensors.safetensors"), json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            except OSError:
-                pass
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is whole; one that was cut while it was written is passed over."""
+        for folder in reversed(self.folders()):
+            seal = folder / SEAL
+            if seal.is_file() and seal.read_text(encoding="utf-8") == contents_hash(folder):
+                return folder
         return None
 
-    def steps(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("[0-9]*") if path.is_dir())
+    def load(self) -> tuple[dict[str, torch.Tensor], dict] | None:
+        """What ``save`` wrote to the newest checkpoint that is whole, or None."""
+        folder = self.newest()
+        if folder is None:
+            return None
+        return load_file(folder / "tensors.safetensors"), json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+    def folders(self) -> list[Path]:
+        return sorted((path for path in self.folder.glob("checkpoint-*") if path.name[11:].isdigit()), key=self.step)
+
+    @staticmethod
+    def step(folder: Path) -> int:
+        return int(folder.name.removeprefix("checkpoint-"))
 
     def remove(self) -> None:
         """After success: this run's checkpoints and those that other runs of the stage left behind."""
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        if first_process():
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
-def fingerprint_of_contents(folder: Path) -> str:
+def contents_hash(folder: Path) -> str:
+    """Of the names and bytes of a folder's files, its seal left out."""
     digest = hashlib.sha256()
-    for name in ("tensors.safetensors", "state.json"):
-        with open(folder / name, "rb") as stream:
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL and not path.name.endswith(".partial")):
+        digest.update(f"{file.relative_to(folder).as_posix()}\n".encode())
+        with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 

@@ -16,6 +16,7 @@ import torch
 
 from anchora.files import UserError
 from anchora.logps import Batch, collate, over_logits, token_budget_batches
+from anchora.parallel import shared_out
 
 LAYER_LISTS = ("layers", "h")  # Llama, Mistral, Qwen; GPT-2
 CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest of the plain pass
@@ -104,11 +105,15 @@ def dropout_information(
     """
     results = [0.0] * len(pairs)
     lengths = [len(prompt) + len(response) for prompt, response in pairs]
-    for number, indices in enumerate(token_budget_batches(lengths, budget)):
+    batches = token_budget_batches(lengths, budget)
+
+    def information(number: int, indices: list[int]) -> list[float]:
         batch = collate([pairs[i] for i in indices], pad_token_id, model.device)
-        values = _information(model, batch, copies, rate, layer_share, seed * 100_003 + number)
-        for row, index in enumerate(indices):
-            results[index] = values[row]
+        return _information(model, batch, copies, rate, layer_share, seed * 100_003 + number)
+
+    for indices, values in zip(batches, shared_out(batches, information), strict=True):
+        for index, value in zip(indices, values, strict=True):
+            results[index] = value
     return results
 
 

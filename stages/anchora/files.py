@@ -18,15 +18,24 @@ class UserError(Exception):
     """What went wrong in one line that names the file, the row or the field, and what to do."""
 
 
+def first_process() -> bool:
+    """Whether this is the only process of its stage, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """A path to write to; it becomes ``path`` when the block ends well and is removed when not."""
+    """A path to write to; it becomes ``path`` when the block ends well and is removed when not.
+
+    Of several processes of one stage, all of which have the same to write, the first one's is kept.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        if first_process():
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -41,8 +50,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
+        if first_process():
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

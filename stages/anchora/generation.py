@@ -8,6 +8,8 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from anchora.parallel import shared_out
+
 
 @dataclass(frozen=True)
 class Response:
@@ -54,12 +56,19 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
-    responses: list[list[Response]] = [[] for _ in prompts]
-    for number, shard in enumerate(tqdm(shards, desc=label, unit="shard", mininterval=2, disable=None)):
+    bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
+
+    def sample(number: int, shard: list[int]) -> list[Response]:
         torch.manual_seed(seed * 100_003 + number)
         rows = _generate_shard(model, tokenizer, [prompts[i] for i in shard], samples, temperature, top_p, max_new_tokens)
+        bar.update()
+        return rows
+
+    responses: list[list[Response]] = [[] for _ in prompts]
+    for shard, rows in zip(shards, shared_out(shards, sample), strict=True):
         for position, index in enumerate(shard):
             responses[index] = rows[position * samples : (position + 1) * samples]
+    bar.close()
     return responses
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from anchora.files import UserError, new_folder, read_json
+from anchora.files import UserError, first_process, new_folder, read_json
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -39,6 +40,11 @@ def load(loader, source: dict[str, str], **options):
 
 
 def device() -> torch.device:
+    """The GPU if there is one, of several processes each its own; else the CPU."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        return PartialState(cpu=not torch.cuda.is_available()).device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -70,6 +76,8 @@ def load_policy(source: dict[str, str], use_bf16: bool):
 
 def save_policy(path: str | Path, model, tokenizer) -> None:
     """Write a model folder as a whole; LoRA weights are merged into the policy first."""
+    if not first_process():
+        return
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     with new_folder(path) as partial:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from anchora.files import UserError
+from anchora.files import UserError, first_process, new_file
 from anchora.params import StageParams
 
 
@@ -34,8 +34,9 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def say(text: str) -> None:
-    """A line of progress on the terminal, at once even when the output is a pipe."""
-    print(text, flush=True)
+    """A line of progress on the terminal, at once even when the output is a pipe; one for all processes."""
+    if first_process():
+        print(text, flush=True)
 
 
 def log_folder(log_dir: str) -> Path:
@@ -59,9 +60,11 @@ def stage_name() -> str:
 def log_params(params: StageParams, log_dir: str) -> None:
     """Write the resolved parameters of this stage under ``log_dir``."""
     text = json.dumps(params.model_dump(), indent=2, ensure_ascii=False)
-    (log_folder(log_dir) / f"{stage_name()}.params.json").write_text(text + "\n", encoding="utf-8")
+    with new_file(log_folder(log_dir) / f"{stage_name()}.params.json") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def log_figures(values, log_dir: str) -> None:
     """Write a column of figures that differ from run to run, such as speeds, under ``log_dir``."""
-    values.to_csv(log_folder(log_dir) / f"{stage_name()}.{values.name}.csv", index_label="step", float_format="%.6g")
+    with new_file(log_folder(log_dir) / f"{stage_name()}.{values.name}.csv") as partial:
+        values.to_csv(partial, index_label="step", float_format="%.6g")

@@ -1,40 +1,111 @@
-"""Settings that SFT and reward training share, for trainers that leave nothing but a model behind."""
+"""What SFT and reward training share: settings, the order of the examples, progress and checkpoints.
+
+With n processes each update takes the same examples as with one: n divides grad_accum_steps, and the
+order of the examples is drawn for whole updates, not for a process.
+"""
 
 from __future__ import annotations
 
-import atexit
-import shutil
+import math
+import os
 import sys
-import tempfile
+import time
+from collections.abc import Iterator
 
 import torch
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from anchora.checkpoint import Checkpoints
+from anchora.files import UserError
+from anchora.stage import say
 from parameters.training import TrainingParams
 
+SECONDS_BETWEEN_LINES = 5.0
 
-def trainer_settings(params: TrainingParams, learning_rate: float, epochs: float) -> dict:
+
+def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, learning_rate: float, epochs: float, seed: int) -> dict:
     """Keyword arguments of transformers' TrainingArguments and their heirs in TRL."""
-    folder = tempfile.mkdtemp(prefix="anchora-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if params.grad_accum_steps % processes:
+        raise UserError(f"grad_accum_steps: {params.grad_accum_steps} must be a multiple of the {processes} processes of the launcher")
     return {
-        "output_dir": folder,
+        "output_dir": str(checkpoints.folder),
         "num_train_epochs": epochs,
         "learning_rate": learning_rate,
         "per_device_train_batch_size": params.batch_size,
-        "gradient_accumulation_steps": params.grad_accum_steps,
+        "gradient_accumulation_steps": params.grad_accum_steps // processes,
         "gradient_checkpointing": params.gradient_checkpointing,
         "bf16": params.use_bf16,
         "use_cpu": not torch.cuda.is_available(),
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
-        "seed": params.seed,
-        "data_seed": params.seed,
-        "logging_steps": 20,
-        "save_strategy": "no",
+        "seed": seed,
+        "data_seed": seed,
+        "logging_nan_inf_filter": False,
+        "logging_steps": 1,  # else a resumed run would report another mean loss
+        "save_strategy": "no",  # GoesOn saves
         "report_to": [],
         "disable_tqdm": not sys.stderr.isatty(),
         "dataloader_num_workers": 0,
     }
+
+
+class WholeUpdates(torch.utils.data.Sampler):
+    """A new order for every epoch: examples of like length together, and whole updates only.
+
+    What is left over at the end of an epoch, less than one update, is other examples in each.
+    """
+
+    def __init__(self, lengths: list[int], update_size: int, seed: int):
+        self.lengths, self.update_size, self.seed, self.epoch = lengths, update_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.update_size * self.update_size or len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
+        yield from get_length_grouped_indices(self.lengths, self.update_size, generator=generator)[: len(self)]
+
+
+class GoesOn(TrainerCallback):
+    """Saves a checkpoint when one is due, marks it as whole, and tells how far training is."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints, self.said_at = checkpoints, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = state.global_step < state.max_steps and self.checkpoints.due()
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.checkpoints.mark_whole(state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for name in ("loss", "grad_norm"):
+            if name in (logs or {}) and not math.isfinite(float(logs[name])):
+                raise UserError(
+                    f"the {name} of step {state.global_step} (epoch {state.epoch:.2f}) is not finite; lower the learning rate or look "
+                    "at the data. No model was written; the last checkpoint is kept"
+                )
+        if args.disable_tqdm and "loss" in (logs or {}) and time.monotonic() - self.said_at >= SECONDS_BETWEEN_LINES:
+            say(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}")
+            self.said_at = time.monotonic()
+
+
+def train(trainer, checkpoints: Checkpoints) -> float:
+    """Train from the newest whole checkpoint on, or from the start; the mean loss over all updates."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(GoesOn(checkpoints))
+    found = checkpoints.newest()
+    if found is not None:
+        say(f"going on from step {checkpoints.step(found)}")
+    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return sum(losses) / len(losses)
 
 
 def training_dtype(use_bf16: bool, lora_rank: int) -> torch.dtype:

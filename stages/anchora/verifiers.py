@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from anchora.files import UserError, read_json
 from anchora.logps import token_budget_batches
 from anchora.models import device, folder, load
+from anchora.parallel import shared_out
 from anchora.prompts import Messages, encode_prompt, encode_response
 
 
@@ -91,9 +92,14 @@ def score_pairs(model, tokenizer, pairs: list[tuple[Messages, str]], *, max_leng
     limit = pair_limit(model, max_length)
     rows = [encode_pair(tokenizer, prompt, response, limit, template) for prompt, response in pairs]
     scores = np.zeros(len(pairs))
-    for indices in token_budget_batches([len(row) for row in rows], budget):
+    batches = token_budget_batches([len(row) for row in rows], budget)
+
+    def score(_: int, indices: list[int]) -> np.ndarray:
         inputs = pad_inputs(tokenizer, model, [rows[i] for i in indices])
-        scores[indices] = model(**inputs).logits.squeeze(-1).double().cpu().numpy()
+        return model(**inputs).logits.squeeze(-1).double().cpu().numpy()
+
+    for indices, values in zip(batches, shared_out(batches, score), strict=True):
+        scores[indices] = values
     return scores
 
 
