@@ -1,8 +1,8 @@
-# `make run` runs the pipeline, `make test` its tests; both set up .venv first when requirements changed.
+# `make run` runs the pipeline, `make test` its tests; each target sets up .venv first when requirements changed.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test
+.PHONY: run test test-long benchmark
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -10,6 +10,14 @@ run: .venv/run.installed
 test: .venv/test.installed
 	@ruff check .
 	@python -m pytest
+
+test-long: .venv/test.installed
+	@python -m pytest -m long
+
+# TEXT: a folder with dpo_en_demo.json and alpaca_en_demo.json, whose text fills the prompts and responses.
+TEXT ?= ../shared/real
+benchmark: .venv/test.installed
+	@python tests/benchmarks/benchmark.py --text $(TEXT)
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv

@@ -2,9 +2,10 @@
 
 Llama, Mistral and Qwen carry no dropout modules, so ``model.train()`` changes nothing. Here masks
 are injected after the feed-forward blocks of the last layers, one mask per copy, held over all
-positions. The hidden states are repeated only where the masked layers begin: K masked copies and the
-plain one cost 1 + K * m / L of a pass through the backbone, for m of L layers. The output layer would
-cost K passes more; the copies are compared on the likeliest tokens of the plain one alone.
+positions. The copies part after the feed-forward block of the first of these layers, and it is only
+from there that the hidden states are repeated: K passes cost 1 + (K - 1) * (m - 1) / L of one through
+the backbone, for m of L layers. The output layer would cost K times one; the copies are compared on the
+likeliest tokens alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from anchora.logps import Batch, collate, over_logits, token_budget_batches
 from anchora.parallel import shared_out
 
 LAYER_LISTS = ("layers", "h")  # Llama, Mistral, Qwen; GPT-2
-CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest of the plain pass
+CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of their states
 
 
 def decoder_layers(model) -> torch.nn.ModuleList:
@@ -33,19 +34,19 @@ def decoder_layers(model) -> torch.nn.ModuleList:
 
 
 @contextmanager
-def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: int, plain: bool = False) -> Iterator[None]:
+def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: int) -> Iterator[None]:
     """Within the block, dropout masks act on the last ``layer_share`` of the layers (at least one).
 
-    With ``copies`` > 1 each row is repeated that often from the first masked layer on: row r becomes
-    rows r * copies to r * copies + copies - 1, of which the first stays as it is if ``plain``. Masks are
-    drawn once per block and layer from ``seed``, so that a response sampled within one block comes from
-    one thinned network.
+    With ``copies`` > 1 each row is repeated that often behind the first masked feed-forward block: row r
+    becomes rows r * copies to r * copies + copies - 1. Masks are drawn once per block and layer from ``seed``,
+    so that a response sampled within one block comes from one thinned network.
     """
     layers = decoder_layers(model)
     tail = list(layers[-max(1, round(len(layers) * layer_share)) :])
     generator = torch.Generator().manual_seed(seed)
     masks: dict[int, torch.Tensor] = {}
     rows_before: list[int] = []
+    first_mlp: list[torch.Tensor] = []
 
     def expand(value, rows: int):
         if isinstance(value, torch.Tensor) and value.dim() >= 2 and value.shape[0] == rows:
@@ -54,26 +55,29 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
             return tuple(expand(part, rows) for part in value)
         return value
 
+    def mask(layer, output: torch.Tensor) -> torch.Tensor:
+        if id(layer) not in masks:
+            keep = torch.rand((rows_before[0] * copies, 1, output.shape[-1]), generator=generator) >= rate
+            masks[id(layer)] = keep.to(output.device, output.dtype) / (1 - rate)
+        return masks[id(layer)]
+
+    def remember(mlp, args, output):
+        rows_before[:], first_mlp[:] = [output.shape[0]], [output]
+
+    def fan_out(layer, args, output):
+        states = output[0] if isinstance(output, tuple) else output
+        thinned = first_mlp[0].repeat_interleave(copies, dim=0) * (mask(layer, first_mlp[0]) - 1)
+        states = states.repeat_interleave(copies, dim=0) + thinned
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
     def enter(layer, args, kwargs):
-        if layer is tail[0]:
-            rows_before[:] = [args[0].shape[0]]
-            args = (args[0].repeat_interleave(copies, dim=0), *args[1:])
-        rows = rows_before[0]
-        args = (args[0], *(expand(value, rows) for value in args[1:]))
-        return args, {name: expand(value, rows) for name, value in kwargs.items()}
+        args = (args[0], *(expand(value, rows_before[0]) for value in args[1:]))
+        return args, {name: expand(value, rows_before[0]) for name, value in kwargs.items()}
 
-    def drop(mlp, args, output):
-        if id(mlp) not in masks:
-            keep = torch.rand((output.shape[0], 1, output.shape[-1]), generator=generator) >= rate
-            mask = keep.float() / (1 - rate)
-            if plain:
-                mask[::copies] = 1.0
-            masks[id(mlp)] = mask.to(output.device, output.dtype)
-        return output * masks[id(mlp)]
-
-    handles = [layer.mlp.register_forward_hook(drop) for layer in tail]
-    if copies > 1:
-        handles += [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in tail]
+    handles = [tail[0].mlp.register_forward_hook(remember), tail[0].register_forward_hook(fan_out)]
+    for layer in tail[1:]:
+        handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(layer.mlp.register_forward_hook(lambda mlp, args, output, layer=layer: output * mask(layer, output)))
     try:
         yield
     finally:
@@ -119,28 +123,28 @@ def dropout_information(
 
 def _information(model, batch: Batch, copies: int, rate: float, layer_share: float, seed: int) -> list[float]:
     """One value a row of the batch: its mean mutual information a token."""
-    with injected_dropout(model, rate, layer_share, copies + 1, seed, plain=True):
+    with injected_dropout(model, rate, layer_share, copies, seed):
         states = model.get_decoder()(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state  # (rows * (copies + 1), width, hidden)
+        ).last_hidden_state  # (rows * copies, width, hidden)
     rows, width = batch.input_ids.shape
-    if states.shape[0] != rows * (copies + 1):
+    if states.shape[0] != rows * copies:
         raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout")
-    by_position = states.view(rows, copies + 1, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies + 1, hidden)
+    by_position = states.view(rows, copies, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies, hidden)
     predicting = by_position[batch.predicted_at]
-    values = over_logits(model, predicting[:, 0], lambda logits, masked: among_candidates(model, logits, masked), predicting[:, 1:])
+    values = over_logits(model, predicting.mean(1), lambda logits, copy_states: among_candidates(model, logits, copy_states), predicting)
     return [part.mean().item() for part in batch.split(values)]
 
 
-def among_candidates(model, logits: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-    """Mutual information of the next token given that it is one of the ``CANDIDATES`` likeliest of the plain pass.
+def among_candidates(model, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Mutual information of the next token given that it is one of the ``CANDIDATES`` likeliest.
 
-    ``logits``: (tokens, vocabulary) of the plain pass; ``masked``: (tokens, copies, hidden) of the masked
-    ones. It is the whole mutual information where the vocabulary has no more tokens than that.
+    ``logits``: (tokens, vocabulary) at the mean of the copies' states; ``states``: (tokens, copies,
+    hidden). It is the whole mutual information where the vocabulary has no more tokens than that.
     """
     head = model.get_output_embeddings()
     likeliest = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices  # (tokens, candidates)
-    scores = masked @ head.weight[likeliest].transpose(1, 2)  # (tokens, copies, candidates)
+    scores = states @ head.weight[likeliest].transpose(1, 2)  # (tokens, copies, candidates)
     if getattr(head, "bias", None) is not None:
         scores = scores + head.bias[likeliest][:, None]
     return mutual_information(scores.float().log_softmax(-1))

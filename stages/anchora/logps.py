@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anchora.files import UserError
 
-CHUNK_LOGITS = 2**24  # logits held at once: 64 MB in float32
+CHUNK_LOGITS = 2**23  # logits held at once: 32 MB in float32
 
 Row = Sequence[list[int]]  # prompt ids, then the ids of each response
 

@@ -46,6 +46,7 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, learning_
         "logging_steps": 1,  # else a resumed run would report another mean loss
         "save_strategy": "no",  # GoesOn saves
         "report_to": [],
+        "ddp_find_unused_parameters": False,
         "disable_tqdm": not sys.stderr.isatty(),
         "dataloader_num_workers": 0,
     }
