@@ -15,7 +15,7 @@ import datasets
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from anchora.checkpoint import Checkpoints, fingerprint
+from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.models import add_lora, load, load_tokenizer, save_policy, source_of
 from anchora.params import read_params
@@ -34,7 +34,7 @@ def main() -> None:
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
     model = load(AutoModelForCausalLM, source, dtype=training_dtype(params.use_bf16, params.lora_rank), use_safetensors=True)
     model = add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
-    checkpoints = Checkpoints("sft", fingerprint(params.model_dump(), [data, pin]))
+    checkpoints = Checkpoints()
     settings = SFTConfig(
         **trainer_settings(params, checkpoints, params.sft_learning_rate, params.sft_epochs, params.seed),
         max_length=params.max_length,
@@ -57,7 +57,6 @@ def main() -> None:
             }
         },
     )
-    checkpoints.remove()
     say(f"sft: {len(rows)} examples, mean loss {loss:.4f}")
 
 

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 from trl import RewardConfig, RewardTrainer
 
-from anchora.checkpoint import Checkpoints, fingerprint
+from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, new_folder, read_jsonl, write_json
 from anchora.models import source_of
 from anchora.params import read_params
@@ -55,7 +55,7 @@ def main() -> None:
     torch.manual_seed(seed)  # before the new head is drawn
     model, tokenizer = load_verifier(source_of(pin), num_labels=1)
     model.train()
-    checkpoints = Checkpoints(f"train_reward@{args.member}", fingerprint(params.model_dump(), [data, pin]))
+    checkpoints = Checkpoints()
     settings = RewardConfig(
         **trainer_settings(params, checkpoints, params.reward_learning_rate, params.reward_epochs, seed),
         max_length=None,
@@ -85,7 +85,6 @@ def main() -> None:
     with new_folder(Path(params.output_dir) / args.out) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-    checkpoints.remove()
 
 
 def member_seed(member: str, seed: int) -> int:

@@ -18,12 +18,12 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from anchora.checkpoint import Checkpoints, fingerprint, load_optimizer, optimizer_tensors
+from anchora.checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from anchora.files import UserError, new_file, read_jsonl, write_json
 from anchora.logps import response_logps
 from anchora.models import add_lora, autocast, device, folder, load, load_tokenizer, save_policy
 from anchora.params import read_params
-from anchora.stage import log_figures, log_params, run_stage, say
+from anchora.stage import log_figures, log_params, run_stage, say, whole_steps
 from anchora.trainer import training_dtype
 from anchora.update import Layout, Pairs, SequenceLogps, buffer_line, forward_kl, layout_for, update, weigh
 from parameters.update_policy import UpdatePolicyParams
@@ -51,7 +51,7 @@ def main() -> None:
 
     source = Path(params.output_dir) / args.after
     tokenizer, model = load_tokenizer(folder(source)), load_trainable(folder(source), params)
-    checkpoints = Checkpoints(f"update_policy@{args.round}", fingerprint(params.model_dump(), [path, source]))
+    checkpoints = Checkpoints()
     with autocast(params.use_bf16):
         layout = layout_for(model.to(device()), tokenizer.pad_token_id, buffer, params)
         if args.after == "sft":
@@ -65,7 +65,6 @@ def main() -> None:
     metrics = {**kept_figures(curve, kept), "beta_mean": float(pairs.beta.mean()), "stopped_at": stopped_at, "pairs": len(pairs.rows)}
     metrics = {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
-    checkpoints.remove()
     say(f"round {args.round}: {metrics['steps']} updates kept, forward KL {metrics['kl_forward']:.3f} nats a sequence")
 
 
@@ -126,9 +125,8 @@ def replay(
         say(f"going on after step {kept} of {steps}")
     figures = figures or [{"step": 0, "kl_forward": forward_kl(model, drift, layout)}]
     snapshot = copies(trainable)
-    for step in (
-        bar := tqdm(range(kept + 1, steps + 1), initial=kept, total=steps, desc="update", unit="step", mininterval=2, disable=None)
-    ):
+    bar = tqdm(range(kept + 1, steps + 1), initial=kept, total=steps, desc="update", unit="step", mininterval=2, disable=None)
+    for step in whole_steps(bar):
         for group in optimizer.param_groups:
             group["lr"] = params.update_learning_rate * schedule(step, steps)
         drawn = draw(pairs.chance, size, generator)

@@ -59,7 +59,7 @@ def run(policy, buffer, params, checkpoints: Path | str = "nowhere", shared: boo
     anchors, drift = ([row for row in buffer if row["kind"] == "anchor" and row["held_out"] == held] for held in (False, True))
     layout = update.layout_for(model, pad, buffer, params)
     layout = dataclasses.replace(layout, shared=layout.shared if shared is None else shared)
-    return model, *update_policy.replay(model, pairs, anchors, drift, layout, params, 0, Checkpoints(str(checkpoints), "test"))
+    return model, *update_policy.replay(model, pairs, anchors, drift, layout, params, 0, Checkpoints(checkpoints))
 
 
 def weights(model) -> torch.Tensor:
@@ -175,7 +175,7 @@ def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
     update_policy.check_reference(model, buffer, layout, params)
     pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
     anchors = [row for row in buffer if row["kind"] == "anchor"]
-    update_policy.replay(model, pairs, anchors, anchors, layout, params, 0, Checkpoints("nowhere", "test"))
+    update_policy.replay(model, pairs, anchors, anchors, layout, params, 0, Checkpoints("nowhere"))
     case = buffer[0]
     pair = [(case["prompt_ids"], case["chosen"]["ids"])]
     adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]

@@ -1,8 +1,8 @@
 """Where a killed stage goes on: its state on disk, whole or not at all, in formats that cannot run code.
 
-Checkpoints live in ``.scratch/<stage>/<fingerprint>/`` under the project (or under the temporary folder of
-a queued experiment), outside of what DVC and git track. The fingerprint is that of everything the stage
-reads, so that a run never goes on from another run's state.
+They live in ``.scratch/<stage>/<fingerprint>/`` under the project (or under the temporary folder of a
+queued experiment), outside of what DVC and git track, and are removed when the stage has succeeded. The
+fingerprint is that of everything the stage reads, so that a run never goes on from another run's state.
 """
 
 from __future__ import annotations
@@ -12,35 +12,23 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from anchora.files import first_process, new_file, new_folder
+from anchora.files import new_file, new_folder
 
 DEFAULT_SECONDS = 60.0  # least time between two checkpoints, unless ANCHORA_CHECKPOINT_SECONDS says; changes no result
 SEAL = "whole"
-
-
-def fingerprint(values: dict, paths: Iterable[str | Path]) -> str:
-    """Of parameters and of the bytes of files and folders, 16 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
-    for path in sorted(map(Path, paths)):
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(f"\n{file.as_posix()}\n".encode())
-                with open(file, "rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+SCRATCH = Path(".scratch")
 
 
 class Checkpoints:
-    """The checkpoints of one run of one stage, ``checkpoint-<step>`` folders; the last two are kept."""
+    """The checkpoints of one run of one stage, ``checkpoint-<step>`` folders in ``folder``; the last two are kept."""
 
-    def __init__(self, stage: str, mark: str):
-        self.folder = Path(".scratch") / stage.replace("/", "_") / mark
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = Path(folder or scratch() or SCRATCH / "no-stage")
         self.seconds = float(os.environ.get("ANCHORA_CHECKPOINT_SECONDS", DEFAULT_SECONDS))
         self.saved_at = time.monotonic()
 
@@ -89,10 +77,10 @@ class Checkpoints:
     def step(folder: Path) -> int:
         return int(folder.name.removeprefix("checkpoint-"))
 
-    def remove(self) -> None:
-        """After success: this run's checkpoints and those that other runs of the stage left behind."""
-        if first_process():
-            shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+def scratch() -> Path | None:
+    """The folder of the running stage for what only a killed run needs again; None outside of a stage."""
+    return Path(os.environ["ANCHORA_SCRATCH"]) if "ANCHORA_SCRATCH" in os.environ else None
 
 
 def contents_hash(folder: Path) -> str:

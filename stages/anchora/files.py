@@ -24,17 +24,18 @@ def first_process() -> bool:
 
 
 @contextmanager
-def new_file(path: str | Path) -> Iterator[Path]:
+def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
     """A path to write to; it becomes ``path`` when the block ends well and is removed when not.
 
-    Of several processes of one stage, all of which have the same to write, the first one's is kept.
+    Of several processes of one stage, all of which have the same to write, the first one's is kept,
+    unless ``every_process`` has a file of its own.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        if first_process():
+        if every_process or first_process():
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ counted from 1, so that later errors can point at it.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import tempfile
@@ -56,7 +57,10 @@ def _load(path: str, reader: str, cache: str) -> datasets.Dataset:
         if pointer:
             return datasets.load_dataset(pointer["hub"], pointer.get("name"), revision=pointer["revision"], split=pointer["split"])
         options = {}
+        if reader == "json":
+            _refuse_repeated_keys(path)
         if reader == "csv":  # holds text: a column of numbers is not to become numbers
+            _refuse_uneven_rows(path)
             columns = pd.read_csv(path, nrows=0).columns
             options = {"features": datasets.Features(dict.fromkeys(columns, datasets.Value("string"))), "keep_default_na": False}
         return datasets.load_dataset(reader, data_files=path, split="train", cache_dir=cache, **options)
@@ -64,6 +68,43 @@ def _load(path: str, reader: str, cache: str) -> datasets.Dataset:
         raise
     except Exception as error:
         raise UserError(f"{path}: {_why_unreadable(path, reader, error)}") from None
+
+
+def _refuse_repeated_keys(path: str) -> None:
+    """Raise UserError where a JSON object gives a key twice: which of the two was meant?"""
+
+    def once(pairs: list[tuple]) -> dict:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{path}: field {key!r} stands twice in one row; keep one of them")
+        return dict(pairs)
+
+    with open(path, encoding="utf-8-sig") as file, suppress(ValueError, RecursionError):  # broken JSON is told of later
+        if file.read(64).lstrip().startswith("["):
+            file.seek(0)
+            json.load(file, object_pairs_hook=once)
+            return
+        file.seek(0)
+        for line in file:
+            json.loads(line, object_pairs_hook=once)
+
+
+def _refuse_uneven_rows(path: str) -> None:
+    """Raise UserError for a CSV file with a column twice, or a row with more fields than the header: they would shift."""
+    csv.field_size_limit(2**31 - 1)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(line.replace("\0", "") for line in file)
+        header = next(rows, [])
+        for column in header:
+            if header.count(column) > 1:
+                raise UserError(f"{path}: column {column!r} stands twice in the header; keep one of them")
+        count = 0
+        for count, row in enumerate(rows, start=1):
+            if row and len(row) != len(header):
+                raise UserError(f"{path}:{count}: {len(row)} fields, but the header has {len(header)}; put quotes around commas in a field")
+        if count == 0:
+            raise UserError(f"{path}: no rows below the header {', '.join(header)}; expected at least one")
 
 
 def _hub_pointer(path: str) -> dict | None:
@@ -84,11 +125,13 @@ def _hub_pointer(path: str) -> dict | None:
 
 def _why_unreadable(path: str, reader: str, error: Exception) -> str:
     """The cause in one line; for JSON with the line and column that a JSON parser stumbles over."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}; save the file as UTF-8"
     if reader == "json":
         try:
             text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as bad:
-            return f"not UTF-8 at byte {bad.start}"
+            return f"not UTF-8 at byte {bad.start}; save the file as UTF-8"
         broken = _broken_json(text)
         if broken:
             return broken
@@ -105,12 +148,16 @@ def _broken_json(text: str) -> str | None:
             json.loads(text)
         except ValueError as error:
             return f"broken JSON: {error}"
+        except RecursionError:
+            return "JSON nested too deeply; expected a list of rows"
         return None
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             json.loads(line or "null")
         except ValueError as error:
             return f"broken JSON in line {number}: {error}"
+        except RecursionError:
+            return f"JSON nested too deeply in line {number}; expected a row"
     return None
 
 
@@ -139,7 +186,7 @@ def _messages(value, field: str, source: str) -> Messages:
             raise UserError(f"{source}: field {field!r}: expected messages, found {type(message).__name__}")
         role = message.get("role") or message.get("from")
         content = message.get("content") if message.get("content") is not None else message.get("value")
-        if role not in ROLES or not isinstance(content, str):
+        if not isinstance(role, str) or role not in ROLES or not isinstance(content, str):
             raise UserError(f"{source}: field {field!r}: a message needs role (user, assistant, system) and content, found role {role!r}")
         messages.append({"role": ROLES[role], "content": content})
     return messages

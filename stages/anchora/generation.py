@@ -58,16 +58,16 @@ def generate(
     shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
     bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
 
-    def sample(number: int, shard: list[int]) -> list[Response]:
+    def sample(number: int, shard: list[int]) -> list[dict]:
         torch.manual_seed(seed * 100_003 + number)
         rows = _generate_shard(model, tokenizer, [prompts[i] for i in shard], samples, temperature, top_p, max_new_tokens)
         bar.update()
-        return rows
+        return [row.row() for row in rows]
 
     responses: list[list[Response]] = [[] for _ in prompts]
     for shard, rows in zip(shards, shared_out(shards, sample), strict=True):
         for position, index in enumerate(shard):
-            responses[index] = rows[position * samples : (position + 1) * samples]
+            responses[index] = [Response(**row) for row in rows[position * samples : (position + 1) * samples]]
     bar.close()
     return responses
 

@@ -1,16 +1,28 @@
-"""How a stage script starts and ends: quiet libraries, one-line errors, exit code 1."""
+"""How a stage script starts and ends: one-line errors, edits under way, signals, and what a killed run left behind."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from anchora.declared import Declared, look
 from anchora.files import UserError, first_process, new_file
 from anchora.params import StageParams
+
+SCRATCH = Path(".scratch")
+STOPPED = 130  # exit code after Ctrl-C, as shells have it
+Item = TypeVar("Item")
+_until_step_ends = {"waiting": False, "asked": False}
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -19,11 +31,20 @@ def run_stage(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     name = Path(sys.argv[0]).stem
+    end_with(dvc_process())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
     try:
+        before = look(os.environ["DVC_STAGE"]) if "DVC_STAGE" in os.environ else None
+        _use_scratch(before)
         main()
+        if before is not None:
+            before.check_unmoved(os.environ["DVC_STAGE"])
+        if first_process():
+            shutil.rmtree(SCRATCH / stage_name(), ignore_errors=True)
     except KeyboardInterrupt:
-        print(f"{name}: stopped; nothing was written", file=sys.stderr)
-        sys.exit(130)
+        print(f"{name}: stopped; `dvc repro` goes on from here", file=sys.stderr)
+        sys.exit(STOPPED)
     except Exception as error:
         if os.environ.get("ANCHORA_DEBUG") == "1":
             raise
@@ -31,6 +52,68 @@ def run_stage(main: Callable[[], None]) -> None:
         hint = "" if isinstance(error, UserError) else " (ANCHORA_DEBUG=1 shows where)"
         print(f"{name}: error: {' '.join(text.split())}{hint}", file=sys.stderr)
         sys.exit(1)
+
+
+def _on_signal(number, frame) -> None:
+    """Stop now, or after the step that is under way; at the second signal now."""
+    if _until_step_ends["waiting"] and not _until_step_ends["asked"]:
+        _until_step_ends["asked"] = True
+        return
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[], bool]]:
+    """Within the block signals wait for the end of a step; the function it gives says whether one came."""
+    _until_step_ends.update(waiting=True, asked=False)
+    try:
+        yield lambda: _until_step_ends["asked"]
+    finally:
+        _until_step_ends["waiting"] = False
+
+
+def whole_steps(items: Iterable[Item]) -> Iterator[Item]:
+    """The items of a training loop, of which a signal lets the current one end."""
+    with steps() as stop_asked:
+        for item in items:
+            yield item
+            if stop_asked():
+                raise KeyboardInterrupt
+
+
+def dvc_process() -> int | None:
+    """The process of DVC that started this stage, if one did."""
+    pid = os.getppid()
+    while pid > 1 and "DVC_STAGE" in os.environ:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return None
+        if any(Path(word.decode(errors="replace")).name == "dvc" for word in command[:3]) or command[1:3] == [b"-m", b"dvc"]:
+            return pid
+        pid = parent
+    return None
+
+
+def end_with(pid: int | None) -> None:
+    """End this process when process ``pid`` is gone: a killed DVC leaves no stage running that holds a GPU."""
+
+    def watch() -> None:
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.5)
+        os._exit(STOPPED)
+
+    if pid is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _use_scratch(declared: Declared | None) -> None:
+    """Make the run's scratch folder known to its modules; a script that runs by hand has none that lasts."""
+    folder = SCRATCH / stage_name() / (declared.fingerprint if declared else f"by-hand-{os.getpid()}")
+    if declared is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    os.environ["ANCHORA_SCRATCH"] = str(folder)
 
 
 def say(text: str) -> None:

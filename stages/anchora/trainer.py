@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from anchora.checkpoint import Checkpoints
 from anchora.files import UserError
-from anchora.stage import say
+from anchora.stage import say, steps
 from parameters.training import TrainingParams
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -73,17 +73,19 @@ class WholeUpdates(torch.utils.data.Sampler):
 
 
 class GoesOn(TrainerCallback):
-    """Saves a checkpoint when one is due, marks it as whole, and tells how far training is."""
+    """Saves a checkpoint when one is due or the stage shall stop, marks it as whole, and tells how far training is."""
 
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints, self.said_at = checkpoints, time.monotonic()
+    def __init__(self, checkpoints: Checkpoints, stop_asked: Callable[[], bool]):
+        self.checkpoints, self.stop_asked, self.said_at = checkpoints, stop_asked, time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = state.global_step < state.max_steps and self.checkpoints.due()
+        control.should_save = state.global_step < state.max_steps and (self.checkpoints.due() or self.stop_asked())
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self.checkpoints.mark_whole(state.global_step)
+        if self.stop_asked():
+            raise KeyboardInterrupt
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for name in ("loss", "grad_norm"):
@@ -100,11 +102,12 @@ class GoesOn(TrainerCallback):
 def train(trainer, checkpoints: Checkpoints) -> float:
     """Train from the newest whole checkpoint on, or from the start; the mean loss over all updates."""
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(GoesOn(checkpoints))
     found = checkpoints.newest()
     if found is not None:
         say(f"going on from step {checkpoints.step(found)}")
-    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    with steps() as stop_asked:
+        trainer.add_callback(GoesOn(checkpoints, stop_asked))
+        trainer.train(resume_from_checkpoint=None if found is None else str(found))
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return sum(losses) / len(losses)
 

@@ -94,9 +94,9 @@ def score_pairs(model, tokenizer, pairs: list[tuple[Messages, str]], *, max_leng
     scores = np.zeros(len(pairs))
     batches = token_budget_batches([len(row) for row in rows], budget)
 
-    def score(_: int, indices: list[int]) -> np.ndarray:
+    def score(_: int, indices: list[int]) -> list[float]:
         inputs = pad_inputs(tokenizer, model, [rows[i] for i in indices])
-        return model(**inputs).logits.squeeze(-1).double().cpu().numpy()
+        return model(**inputs).logits.squeeze(-1).double().tolist()
 
     for indices, values in zip(batches, shared_out(batches, score), strict=True):
         scores[indices] = values

@@ -1,0 +1,243 @@
+"""Runs that are killed, stopped or edited: what goes on, what is refused, what is never believed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, dvc, environment
+
+from anchora import checkpoint, parallel
+from anchora.checkpoint import Checkpoints
+from anchora.declared import declaration, look
+from anchora.files import UserError
+
+
+def copy_of(ran: Path, target: Path, **params) -> Path:
+    shutil.copytree(ran, target, dirs_exist_ok=True, symlinks=True)
+    text = (target / "params.yaml").read_text()
+    for key, value in params.items():
+        lines = [f"{key}: {value}" if line.startswith(f"{key}:") else line for line in text.splitlines()]
+        text = "\n".join(lines) + "\n"
+    (target / "params.yaml").write_text(text)
+    return target
+
+
+def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
+    """``dvc repro`` in a session of its own, so that only what is meant gets a signal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", *arguments], cwd=folder, env=environment(**more), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def running(folder: Path, script: str) -> list[int]:
+    """Processes whose working folder is ``folder`` and whose command names ``script``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if script in (entry / "cmdline").read_text() and os.readlink(entry / "cwd") == str(folder):
+                    found.append(int(entry.name))
+            except OSError:
+                pass
+    return found
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, "waited too long"
+        time.sleep(0.05)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path: md5 for path, md5 in dvc_outs(folder).items() if not path.startswith("metrics")}
+
+
+def dvc_outs(folder: Path) -> dict[str, str]:
+    import yaml
+
+    stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+def test_declarations_are_what_dvc_itself_makes_of_them(ran, monkeypatch):
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(ran)
+    stages = [stage for stage in Repo(".").index.stages if stage.addressing]
+    assert len(stages) > 10
+    for stage in stages:
+        dependencies, params = declaration(stage.addressing)
+        paths = {os.path.relpath(dep.fs_path, ran) for dep in stage.deps if dep.protocol == "local" and not hasattr(dep, "params")}
+        assert set(dependencies) == paths, stage.addressing
+        (declared,) = [dep for dep in stage.deps if hasattr(dep, "params")]
+        assert set(params) == set(declared.params)
+
+
+def test_an_edit_under_way_is_noticed(ran, monkeypatch, tmp_path):
+    monkeypatch.chdir(copy_of(ran, tmp_path))
+    before = look("update_policy@0")
+    before.check_unmoved("update_policy@0")
+    module = tmp_path / "stages" / "anchora" / "losses.py"
+    source = module.read_text()
+    module.unlink()  # the copy may share its bytes
+    module.write_text(source + "# edited\n")
+    with pytest.raises(UserError, match=r"stages/anchora/losses.py was changed while update_policy@0 was running"):
+        before.check_unmoved("update_policy@0")
+    module.write_text(source)
+    before.check_unmoved("update_policy@0")
+    params = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(params.replace("anchor_weight: 1.0", "anchor_weight: 2.0"))
+    with pytest.raises(UserError, match="params.yaml: anchor_weight was changed"):
+        before.check_unmoved("update_policy@0")
+    assert look("update_policy@0").fingerprint != before.fingerprint
+
+
+def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
+    folder = copy_of(ran, tmp_path, sft_epochs=1)
+    process = start(folder, "sft")
+    wait_for(lambda: running(folder, "stages/sft.py"))
+    time.sleep(5)
+    data = folder / "params.yaml"
+    data.write_text(data.read_text().replace("sft_learning_rate: 0.0005", "sft_learning_rate: 0.0004"))
+    output, _ = process.communicate(timeout=300)
+    assert "params.yaml: sft_learning_rate was changed while sft was running" in output and process.returncode
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("victim", ["stage", "dvc", "both"])
+def test_a_killed_training_goes_on_to_the_same_bytes(ran, tmp_path, victim, uninterrupted):
+    folder = copy_of(ran, tmp_path, sft_epochs=0.4)
+    process = start(folder, "sft", ANCHORA_CHECKPOINT_SECONDS="0")
+    wait_for(lambda: len(list(folder.glob(".scratch/sft/*/checkpoint-*/whole"))) >= 2)
+    stages = running(folder, "stages/sft.py")
+    if victim != "stage":
+        process.kill()
+    if victim != "dvc":
+        for pid in stages:
+            os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    wait_for(lambda: not running(folder, "stages/sft.py"), 10)  # nothing is left holding the machine
+    output = dvc(folder, "repro", "sft")
+    assert "going on from step" in output
+    assert hashes(folder)["models/sft"] == uninterrupted
+    assert not (folder / ".scratch" / "sft").exists()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ran, tmp_path_factory) -> str:
+    """What SFT of 0.4 epochs gives when nothing happens to it."""
+    folder = copy_of(ran, tmp_path_factory.mktemp("whole"), sft_epochs=0.4)
+    dvc(folder, "repro", "sft")
+    return hashes(folder)["models/sft"]
+
+
+def test_a_killed_scoring_goes_on_from_its_last_shard(ran, tmp_path):
+    folder = copy_of(ran, tmp_path, sampling_batch_size=8)
+    process = start(folder, "calibrate_uncertainty")
+    wait_for(lambda: len(list(folder.glob(".scratch/calibrate_uncertainty/*/parts-*/*.json"))) >= 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    (kept,) = folder.glob(".scratch/calibrate_uncertainty/*/parts-0")
+    first = (kept / "0.json").stat().st_mtime_ns
+    dvc(folder, "repro", "calibrate_uncertainty")
+    whole = copy_of(ran, tmp_path / "whole", sampling_batch_size=8)
+    dvc(whole, "repro", "calibrate_uncertainty")
+    assert hashes(folder)["models/calibration.json"] == hashes(whole)["models/calibration.json"]
+    assert first and not (folder / ".scratch" / "calibrate_uncertainty").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_with_one_line(ran, tmp_path, number):
+    folder = copy_of(ran, tmp_path, sft_epochs=2)
+    environ = environment(DVC_STAGE="sft", ANCHORA_CHECKPOINT_SECONDS="1000")
+    process = subprocess.Popen(
+        [sys.executable, "stages/sft.py"], cwd=folder, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("step") for line in lines)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "sft: stopped; `dvc repro` goes on from here"
+    assert "Traceback" not in errors
+    assert list(folder.glob(".scratch/sft/*/checkpoint-*/whole"))  # a stop keeps what was done
+
+
+def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"weight": torch.full((1000,), float(step))}, {"step": step})
+    assert [checkpoints.step(folder) for folder in checkpoints.folders()] == [2, 3]
+    tensors, state = checkpoints.load()
+    assert tensors["weight"][0] == 3 and state == {"step": 3}
+    file = tmp_path / "checkpoint-3" / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    tensors, state = checkpoints.load()
+    assert tensors["weight"][0] == 2 and state == {"step": 2}
+    (tmp_path / "checkpoint-2" / "whole").unlink()
+    assert checkpoints.load() is None
+
+
+def test_parts_are_done_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(parallel, "_calls", iter([0, 0]))
+    done = []
+
+    def work(number: int, part: str) -> str:
+        if part == "c" and len(done) < 3:
+            done.append("killed")
+            raise KeyboardInterrupt
+        done.append(part)
+        return part.upper()
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.shared_out("abc", work)
+    assert parallel.shared_out("abc", work) == ["A", "B", "C"]
+    assert done == ["a", "b", "killed", "c"]
+
+
+POISON = b"cos\nsystem\n(S'touch poisoned'\ntR."
+
+
+def test_no_pickle_is_read_from_a_model_folder(ran, tmp_path):
+    """A pickle that would run a command lies in every folder that is read; weights come from safetensors, or not at all."""
+    folder = copy_of(ran, tmp_path)
+    for model in ("models/base/policy", "models/base/encoder", "models/base/judge_encoder"):
+        for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
+            (folder / model / name).write_bytes(POISON)
+    dvc(folder, "repro", "sft")
+    assert not (folder / "poisoned").exists()
+    (folder / "models" / "base" / "policy" / "model.safetensors").unlink()
+    output = dvc(folder, "repro", "sft", check=False)
+    assert not (folder / "poisoned").exists()
+    assert "error: " in output and "Traceback" not in output
+
+
+def test_a_poisoned_checkpoint_does_not_run(ran, tmp_path):
+    """A sealed checkpoint whose optimiser state is a pickle: refused in one line, and the command in it never runs."""
+    folder = copy_of(ran, tmp_path, sft_epochs=0.4)
+    process = start(folder, "sft", ANCHORA_CHECKPOINT_SECONDS="0")
+    wait_for(lambda: len(list(folder.glob(".scratch/sft/*/checkpoint-*/whole"))) >= 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    for found in folder.glob(".scratch/sft/*/checkpoint-*"):
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+            (found / name).write_bytes(POISON)
+        (found / "whole").write_text(checkpoint.contents_hash(found))
+    output = dvc(folder, "repro", "sft", check=False)
+    assert not (folder / "poisoned").exists()
+    assert "Traceback" not in output
+
+
+def test_the_source_loads_no_pickle_and_no_remote_code():
+    sources = "\n".join(path.read_text() for path in (ROOT / "stages").rglob("*.py"))
+    for word in ("torch.load(", "pickle", "trust_remote_code=True", "joblib", "eval(", "exec("):
+        assert word not in sources.replace(".eval(", ""), word
