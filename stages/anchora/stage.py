@@ -81,18 +81,23 @@ def whole_steps(items: Iterable[Item]) -> Iterator[Item]:
                 raise KeyboardInterrupt
 
 
+def process_status(pid: int) -> tuple[str, int] | None:
+    """State letter and parent of a process; None for one that is gone, a zombie included."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state in "ZX" else (state, int(parent))
+
+
 def dvc_process() -> int | None:
     """The process of DVC that started this stage, if one did."""
     pid = os.getppid()
-    while pid > 1 and "DVC_STAGE" in os.environ:
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return None
-        if any(Path(word.decode(errors="replace")).name == "dvc" for word in command[:3]) or command[1:3] == [b"-m", b"dvc"]:
+    while pid > 1 and "DVC_STAGE" in os.environ and (status := process_status(pid)):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if any(Path(word.decode(errors="replace")).name == "dvc" for word in command[:3]):
             return pid
-        pid = parent
+        pid = status[1]
     return None
 
 
@@ -100,7 +105,7 @@ def end_with(pid: int | None) -> None:
     """End this process when process ``pid`` is gone: a killed DVC leaves no stage running that holds a GPU."""
 
     def watch() -> None:
-        while Path(f"/proc/{pid}").exists():
+        while process_status(pid):
             time.sleep(0.5)
         os._exit(STOPPED)
 
