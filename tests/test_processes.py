@@ -46,7 +46,11 @@ def drift(first: Path, second: Path) -> tuple[float, float]:
     ("command", "model"),
     [
         (["stages/sft.py"], "sft"),
-        (["stages/train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "verifiers/0"], "verifiers/0"),
+        pytest.param(
+            ["stages/train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "verifiers/0"],
+            "verifiers/0",
+            marks=pytest.mark.long,
+        ),
         (["stages/update_policy.py", "--round", "0", "--after", "sft"], "round0"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("victim", ["stage", "dvc", "both"])
+@pytest.mark.parametrize("victim", [pytest.param("stage", marks=pytest.mark.long), "dvc", pytest.param("both", marks=pytest.mark.long)])
 def test_a_killed_training_goes_on_to_the_same_bytes(ran, tmp_path, victim, uninterrupted):
     folder = copy_of(ran, tmp_path, sft_epochs=0.4)
     process = start(folder, "sft", ANCHORA_CHECKPOINT_SECONDS="0")
@@ -155,7 +155,7 @@ def test_a_killed_scoring_goes_on_from_its_last_shard(ran, tmp_path):
     assert first and not (folder / ".scratch" / "calibrate_uncertainty").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_signal_stops_after_the_step_with_one_line(ran, tmp_path, number):
     folder = copy_of(ran, tmp_path, sft_epochs=2)
     environ = environment(DVC_STAGE="sft", ANCHORA_CHECKPOINT_SECONDS="1000")
