@@ -17,6 +17,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,10 +133,15 @@ def evaluate_two(policy: str, baseline: str) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run a command with this interpreter's programs first on PATH; its failure ends this one, too."""
+    """Run a command with this interpreter's programs first on PATH; its failure ends this one, too.
+
+    Ctrl-C reaches the command by itself, and may take its time; SIGTERM is passed on.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    code = subprocess.run(command, env={**os.environ, "PATH": path}).returncode
-    if code:
+    process = subprocess.Popen(command, env={**os.environ, "PATH": path})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    if process.wait():
         sys.exit(1)
 
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anchora.models import folder, load_policy, load_tokenizer
+from anchora.machine import use_machine
+from anchora.models import folder, load_policy
 from anchora.params import read_params
 from anchora.policy_answers import answer, evaluation_sets, write_answers
 from anchora.stage import log_params, run_stage, say
-from parameters.evaluate import EvaluateParams
+from parameters.answers import AnswerParams
 
 
 def main() -> None:
-    params = read_params(EvaluateParams)
+    params = read_params(AnswerParams)
     log_params(params, params.log_dir)
+    use_machine(params)
     path = Path(params.output_dir) / "sft"
-    tokenizer, model = load_tokenizer(folder(path)), load_policy(folder(path), params.use_bf16)
+    model, tokenizer = load_policy(folder(path), params)
     answers = answer(path, model, tokenizer, evaluation_sets(tokenizer, params), params)
     write_answers(Path(params.output_dir) / "sft_answers.json", answers)
     say(f"SFT policy: exact match {answers.correct.mean():.3f} on {len(answers.correct)} problems")

@@ -3,9 +3,10 @@
     python stages/build_regret_buffer.py --round 0 --after sft
 
 A case is a prompt whose greedy response is uncertain for its round or clearly worse than a known one.
-Its best known response becomes chosen, the greedy one rejected. Anchors are round 0's prompts with
-neither, each with one sample of the SFT policy. Both carry token ids and the SFT policy's per-token
-log-probs, so that the update needs no second model. Cases whose regret has closed are retired.
+Where a known response is better, it becomes chosen and the greedy one rejected; where the greedy response
+of an uncertain prompt stands, it is chosen over a sample that is clearly worse. Anchors are round 0's
+prompts with neither, each with one sample of the SFT policy. Both carry token ids and the SFT policy's
+per-token log-probs, so that the update needs no second model. Cases whose regret has closed are retired.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import numpy as np
 from anchora.answers import last_number
 from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from anchora.logps import can_share_prompts, check_head, response_logps, row_length
-from anchora.models import autocast, folder, load_policy, load_tokenizer
+from anchora.machine import autocast, training_dtype, use_machine
+from anchora.models import folder, load_policy
 from anchora.params import read_params
 from anchora.prompts import encode_response
 from anchora.regret import conservative_gains, priorities, regret
 from anchora.splits import split_share
 from anchora.stage import log_params, run_stage, say
+from anchora.uncertainty import ecdf
 from anchora.verifiers import member_sources, score_ensemble
 from parameters.build_regret_buffer import BuildRegretBufferParams
 
@@ -38,13 +41,13 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params(BuildRegretBufferParams)
     log_params(params, params.log_dir)
+    use_machine(params)
 
     rows = read_jsonl(f"data/responses/round{args.round}.jsonl")
     before = read_jsonl(f"data/regret_buffer/{args.after}.jsonl")
     calibration = read_json(Path(params.output_dir) / "calibration.json")
-    source = folder(Path(params.output_dir) / "sft")
-    tokenizer = load_tokenizer(source)
-    reference = load_policy(source, params.use_bf16 and params.lora_rank > 0)  # the number format of update_policy
+    number_format = training_dtype(params.use_bf16, params.lora_rank)  # that of update_policy
+    reference, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params, number_format)
     check_head(reference, tokenizer.pad_token_id)
 
     first_round = args.after == "sft"
@@ -73,7 +76,7 @@ def main() -> None:
         "cases": len(cases),
         "anchors": len(anchors),
         **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
-        "left_out": {name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain")},
+        "left_out": {name: counts[name] for name in ("no_better_response", "chosen_too_uncertain", "no_worse_sample")},
         "mean_regret": round(float(np.mean([row["regret"] for row in cases])), 4),
         "mean_uncertainty": round(float(np.mean([row["uncertainty"] for row in cases])), 4),
     }
@@ -91,9 +94,7 @@ def known_before(rows: list[dict], before: list[dict], tokenizer, params) -> lis
     scores = score_ensemble(
         member_sources(params.output_dir, params.verifiers),
         [(prompts[row["id"]]["prompt"], row["response"]) for row in wanted],
-        max_length=params.max_length,
-        template=params.prompt_template,
-        budget=params.scoring_batch_tokens,
+        params,
     )
     return [
         {
@@ -111,20 +112,20 @@ def known_in_buffer(before: list[dict]) -> list[dict]:
 
 def select(rows, known, calibration, params, number: int) -> tuple[list[dict], list[dict], Counter]:
     """Cases and anchors among this round's prompts, without log-probs yet, and counts of the reasons."""
-    deviation = np.array(calibration["deviation"])
     gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
     cases, anchors, counts = [], [], Counter()
     for row in rows:
+        greedy = greedy_response(row, calibration)
         candidates = [{**sample, "source": "sample"} for sample in row["samples"]] + known.get(row["id"], [])
-        scores = np.array([candidate["scores"] for candidate in candidates]).T  # (members, candidates)
-        gains = conservative_gains(scores, np.array(row["greedy"]["scores"]), deviation, params.regret_penalty)
-        row_regret = regret(gains)
-        uncertain, low_score = row["uncertainty"] > gate, row_regret > params.regret_threshold
+        gains = gains_over(candidates, greedy, calibration, params)
+        uncertain, low_score = row["uncertainty"] > gate, regret(gains) > params.regret_threshold
         if not uncertain and not low_score:
-            first = row["samples"][0]
-            anchors.append({**anchor_fields(row, number), "response": response_fields(first)})
+            anchors.append({**anchor_fields(row, number), "response": response_fields(row["samples"][0])})
             continue
-        chosen, reason = best_candidate(candidates, gains, row["greedy"], params)
+        chosen, gain = best_candidate(candidates, gains, greedy, params)
+        rejected, reason = greedy, "no_better_response"
+        if chosen is None and uncertain:
+            chosen, gain, rejected, reason = greedy_over_sample(row["samples"], greedy, calibration, params)
         if chosen is None:
             counts[reason] += 1
             continue
@@ -136,10 +137,10 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
                 **anchor_fields(row, number),
                 "kind": "case",
                 "parts": row["parts"],
-                "regret": row_regret,
+                "regret": gain,
                 "source": chosen["source"],
                 "chosen": {**response_fields(chosen), "scores": chosen["scores"], "entropy_rank": chosen["entropy_rank"]},
-                "rejected": response_fields(row["greedy"]),
+                "rejected": response_fields(rejected),
             }
         )
     anchors = sorted(anchors, key=lambda row: split_share(row["id"], "anchor"))[: params.anchor_count]
@@ -148,20 +149,43 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
     return cases, anchors, counts
 
 
-def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, str]:
-    """The known response of highest gain that may be chosen, or None with the reason."""
-    reason = "no_better_response"
+def greedy_response(row: dict, calibration: dict) -> dict:
+    """The greedy response of a prompt with the same fields as a candidate."""
+    rank = float(ecdf(calibration["parts"]["token_entropy"], [row["greedy"]["entropy"]])[0])
+    return {**row["greedy"], "entropy_rank": rank, "source": "greedy"}
+
+
+def gains_over(responses: list[dict], other: dict, calibration: dict, params) -> np.ndarray:
+    """Conservative gain of each of ``responses`` over ``other``, (responses,)."""
+    scores = np.array([response["scores"] for response in responses]).T  # (members, responses)
+    return conservative_gains(scores, np.array(other["scores"]), np.array(calibration["deviation"]), params.regret_penalty)
+
+
+def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, float]:
+    """The known response of highest gain that may be chosen over the greedy one, and its gain; or None."""
     for index in np.argsort(-gains, kind="stable"):
         if gains[index] <= params.chosen_margin:
             break
         candidate = candidates[index]
-        if same_in_substance(candidate["text"], greedy["text"]):
-            reason = "same_answer"
-        elif candidate["entropy_rank"] > params.chosen_uncertainty_cap:
-            reason = "chosen_too_uncertain"
-        else:
-            return candidate, ""
-    return None, reason
+        if candidate["entropy_rank"] <= params.chosen_uncertainty_cap and not same_in_substance(candidate["text"], greedy["text"]):
+            return candidate, float(gains[index])
+    return None, 0.0
+
+
+def greedy_over_sample(samples, greedy, calibration, params) -> tuple[dict | None, float, dict | None, str]:
+    """The greedy response of an uncertain prompt as chosen over the first of the samples that is clearly worse.
+
+    Where greedy decoding is right, its worse mode is still what sampling meets. The first sample that is
+    worse, not the worst, because it is drawn as users draw it: what is unlikely anyway need not be pushed
+    down. Returns chosen, its gain, rejected, and the reason where there is no such pair.
+    """
+    if greedy["entropy_rank"] > params.chosen_uncertainty_cap:
+        return None, 0.0, None, "chosen_too_uncertain"
+    for sample in samples:
+        (gain,) = gains_over([greedy], sample, calibration, params)
+        if gain > params.regret_threshold and not same_in_substance(sample["text"], greedy["text"]):
+            return greedy, float(gain), sample, ""
+    return None, 0.0, None, "no_worse_sample"
 
 
 def same_in_substance(first: str, second: str) -> bool:

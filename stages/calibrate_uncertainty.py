@@ -15,13 +15,14 @@ import numpy as np
 
 from anchora.files import read_jsonl, write_json
 from anchora.logps import check_head
+from anchora.machine import use_machine
 from anchora.measure import measure
-from anchora.models import folder, load_policy, load_tokenizer
+from anchora.models import folder, load_policy
 from anchora.params import read_params
 from anchora.prompts import within_length
 from anchora.references import correctness
 from anchora.stage import log_params, run_stage, say
-from anchora.uncertainty import ecdf, weighted_mean, within_prompt_deviation
+from anchora.uncertainty import scale_of, within_prompt_deviation
 from anchora.verifiers import member_sources
 from parameters.calibrate_uncertainty import CalibrateUncertaintyParams
 
@@ -29,8 +30,8 @@ from parameters.calibrate_uncertainty import CalibrateUncertaintyParams
 def main() -> None:
     params = read_params(CalibrateUncertaintyParams)
     log_params(params, params.log_dir)
-    source = folder(Path(params.output_dir) / "sft")
-    tokenizer, model = load_tokenizer(source), load_policy(source, params.use_bf16)
+    use_machine(params)
+    model, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params)
     rows = read_jsonl("data/prepared/calibration.jsonl")
     rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
     check_head(model, tokenizer.pad_token_id)
@@ -41,13 +42,12 @@ def main() -> None:
     )  # fmt: skip
     deviation = within_prompt_deviation(measured.sample_scores)
     parts = measured.parts(deviation, params.samples_per_prompt)
-    scaled = {name: ecdf(values, values) for name, values in parts.items()}
-    correct = correctness(rows, [response.text for response in measured.greedy])
+    correct = correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
     write_json(
         Path(params.output_dir) / "calibration.json",
         {
             "parts": {name: values.tolist() for name, values in parts.items()},
-            "combined": weighted_mean(scaled, params.weights()).tolist(),
+            "combined": scale_of(parts, params.weights()),
             "deviation": deviation.tolist(),
             "correct": correct,
         },

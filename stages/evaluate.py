@@ -16,17 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.answers import last_number
-from anchora.benchmarks import judged
+from anchora.answers import READINGS
 from anchora.drift import reverse_kl
-from anchora.files import new_folder, write_json, write_jsonl
-from anchora.models import folder, load_policy, load_tokenizer
+from anchora.files import new_folder, read_json, write_json, write_jsonl
+from anchora.harness import flexible_match, strict_match
+from anchora.judging import api_judge, own_judge
+from anchora.machine import use_machine
+from anchora.models import folder, load_policy
 from anchora.params import read_params
 from anchora.policy_answers import Answers, answer, evaluation_sets, read_answers
-from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error
+from anchora.reliability import abstention_threshold, aurc, brier, coverage_at_risk, expected_calibration_error
 from anchora.stage import log_params, run_stage, say
-from anchora.statistics import bootstrap_difference, bootstrap_mean, mcnemar_p, wilson
+from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, wilson
 from anchora.uncertainty import auroc
+from anchora.verifiers import member_sources
 from parameters.evaluate import EvaluateParams
 
 
@@ -38,19 +41,19 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params(EvaluateParams)
     log_params(params, params.log_dir)
+    use_machine(params)
 
     output = Path(params.output_dir)
     paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
-    models = [(load_policy(folder(path), params.use_bf16), load_tokenizer(folder(path))) for path in paths]
+    models = [load_policy(folder(path), params) for path in paths]
     sets = evaluation_sets(models[0][1], params)
     policy = answer(paths[0], *models[0], sets, params)
     baseline = answer(paths[1], *models[1], sets, params) if args.baseline else read_answers(output / "sft_answers.json")
-    judge = folder(output / "judge")
     metrics = {
-        "gsm8k": gsm8k_metrics(policy, baseline, params.seed),
-        "alpaca_eval": judged(judge, sets["alpaca_eval"], [[t] for t in policy.alpaca], [[t] for t in baseline.alpaca], params),
-        "mt_bench": judged(judge, sets["mt_bench"], policy.mt_bench, baseline.mt_bench, params),
+        "gsm8k": gsm8k_metrics(policy, baseline, sets["gsm8k"], params),
+        **judged(sets, policy, baseline, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
+        "selective": selective_metrics(policy, params.target_risk),
         "drift": reverse_kl(models[0], models[1], policy.sampled_pairs, params),
     }
     metrics_folder = args.out or Path("metrics")
@@ -61,8 +64,22 @@ def main() -> None:
     say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
 
 
-def gsm8k_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
-    n = len(policy.correct)
+def judged(sets: dict, policy: Answers, baseline: Answers, params: EvaluateParams) -> dict:
+    """AlpacaEval and MT-Bench by the judge that was kept out of training, or by ``judge_model``."""
+    answers = {
+        "alpaca_eval": [[[text] for text in side.alpaca] for side in (policy, baseline)],
+        "mt_bench": [policy.mt_bench, baseline.mt_bench],
+    }
+    if params.judge_model:
+        return {name: api_judge(sets[name], *sides, params) for name, sides in answers.items()}
+    judge, ensemble = folder(Path(params.output_dir) / "judge"), member_sources(params.output_dir, params.verifiers)
+    deviation = np.array(read_json(Path(params.output_dir) / "calibration.json")["deviation"])
+    return {name: own_judge(judge, ensemble, deviation, sets[name], *sides, params) for name, sides in answers.items()}
+
+
+def gsm8k_metrics(policy: Answers, baseline: Answers, rows: list[dict], params: EvaluateParams) -> dict:
+    """Exact match, greedy and sampled, of both policies; beside it what lm-evaluation-harness would count."""
+    n, seed = len(policy.correct), params.seed
     difference = policy.correct.astype(float) - baseline.correct
     newly_right, newly_wrong = int((difference > 0).sum()), int((difference < 0).sum())
     low, high = bootstrap_mean(difference, seed)
@@ -74,15 +91,19 @@ def gsm8k_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
         "sampled_difference_low": sampled_low,
         "sampled_difference_high": sampled_high,
     }
+    references, read = [row["reference"] for row in rows], READINGS[params.answer_reading]
     for prefix, answers in (("", policy), ("baseline_", baseline)):
         greedy = answers.greedy
+        pairs = [(response.text, reference) for response, reference in zip(greedy, references, strict=True)]
         share_low, share_high = wilson(int(answers.correct.sum()), n)
         metrics |= {
             f"{prefix}exact_match": answers.correct.mean(),
             f"{prefix}exact_match_low": share_low,
             f"{prefix}exact_match_high": share_high,
             f"{prefix}sampled_accuracy": answers.sampled.mean(),
-            f"{prefix}extraction_failures": sum(last_number(response.text) is None for response in greedy),
+            f"{prefix}harness_strict": np.mean([strict_match(*pair) for pair in pairs]),
+            f"{prefix}harness_flexible": np.mean([flexible_match(*pair) for pair in pairs]),
+            f"{prefix}extraction_failures": sum(read(response.text) is None for response in greedy),
             f"{prefix}truncations": sum(not response.finished for response in greedy),
             f"{prefix}mean_tokens": np.mean([len(response.ids) for response in greedy]),
         }
@@ -113,10 +134,25 @@ def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
 
 
 def compared(name: str, statistic, policy: tuple, baseline: tuple, seed: int) -> dict:
-    """A figure of both policies, with the interval of its difference."""
-    low, high = bootstrap_difference(statistic, policy, baseline, seed)
-    figures = {name: statistic(*policy), f"baseline_{name}": statistic(*baseline)}
-    return figures | {f"{name}_difference_low": low, f"{name}_difference_high": high}
+    """A figure of both policies with its interval, and the interval of its difference."""
+    names = (name, f"baseline_{name}", f"{name}_difference")
+    intervals = zip(names, bootstrap_sides(statistic, policy, baseline, seed), strict=True)
+    figures = {f"{figure}_{end}": value for figure, interval in intervals for end, value in zip(("low", "high"), interval, strict=True)}
+    return figures | {name: statistic(*policy), f"baseline_{name}": statistic(*baseline)}
+
+
+def selective_metrics(policy: Answers, target_risk: float) -> dict:
+    """What answering only below the threshold does on these problems; the threshold was set on the calibration split."""
+    threshold = abstention_threshold(*policy.calibration, target_risk)
+    answered = policy.uncertainty <= (-np.inf if threshold is None else threshold)
+    wrong = int((~policy.correct[answered]).sum())
+    low, high = wilson(wrong, int(answered.sum())) if answered.any() else (None, None)
+    return rounded(
+        {
+            "target_risk": target_risk, "threshold": threshold, "answered": answered.mean(),
+            "risk": wrong / answered.sum() if answered.any() else None, "risk_low": low, "risk_high": high,
+        }
+    )  # fmt: skip
 
 
 def rounded(metrics: dict) -> dict:

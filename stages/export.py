@@ -3,8 +3,8 @@
     python stages/export.py --after round1
 
 Writes ${output_dir}/ugrr_final: the model as AutoModelForCausalLM loads it, and uncertainty.json with
-the frozen scales of the signals and, on the calibration split, how uncertain the final policy was and
-whether it was right.
+the frozen scales of the signals; how uncertain the final policy was on the calibration split, and whether
+it was right; and the threshold up to which at most target_risk of its answers there were wrong.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from anchora.files import new_folder, read_json, read_jsonl, write_json
+from anchora.machine import use_machine
 from anchora.measure import measure
-from anchora.models import folder, load_policy, load_tokenizer
+from anchora.models import folder, load_policy
 from anchora.params import read_params
 from anchora.prompts import within_length
 from anchora.references import correctness
+from anchora.reliability import abstention_threshold
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import combined
 from anchora.verifiers import member_sources
@@ -33,9 +35,10 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params(ExportParams)
     log_params(params, params.log_dir)
+    use_machine(params)
 
     policy = Path(params.output_dir) / args.after
-    tokenizer, model = load_tokenizer(folder(policy)), load_policy(folder(policy), params.use_bf16)
+    model, tokenizer = load_policy(folder(policy), params)
     rows = read_jsonl("data/prepared/calibration.jsonl")
     rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
     calibration = read_json(Path(params.output_dir) / "calibration.json")
@@ -43,7 +46,11 @@ def main() -> None:
         model, tokenizer, [row["prompt"] for row in rows], member_sources(params.output_dir, params.verifiers), params,
         seed=params.seed, samples=params.samples_per_prompt,
     )  # fmt: skip
-    uncertainty = combined(measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt), calibration, params.weights())
+    parts = measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt)
+    uncertainty = combined(parts, calibration, params.weights())
+    correct = correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
+    known = [index for index, value in enumerate(correct) if value is not None]
+    threshold = abstention_threshold(uncertainty[known], [correct[index] for index in known], params.target_risk) if known else None
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         # copyfile: the cache's files are read-only and shared
         shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
@@ -54,8 +61,11 @@ def main() -> None:
                 "parts": calibration["parts"],
                 "combined": calibration["combined"],
                 "deviation": calibration["deviation"],
+                "calibration_parts": {name: values.tolist() for name, values in parts.items()},
                 "calibration_uncertainty": uncertainty.tolist(),
-                "calibration_correct": correctness(rows, [response.text for response in measured.greedy]),
+                "calibration_correct": correct,
+                "target_risk": params.target_risk,
+                "threshold": threshold,
             },
         )
     say(f"exported {policy} to {Path(params.output_dir) / 'ugrr_final'}")

@@ -27,6 +27,7 @@ def main() -> None:
     evaluation = read_evaluation(params)
     counts = {"sft_rows": len(sft), "preference_rows": len(preferences)}
     own_calibration, own_regret = bool(calibration), bool(regret)
+    shots, calibration = take_shots(calibration, params)
     for rows in (sft, preferences, regret, calibration, evaluation):
         for row in rows:
             row["id"] = prompt_id(row["prompt"])
@@ -65,6 +66,8 @@ def main() -> None:
     preferences, counts["preference_prompts_given_to_sft"] = keep(preferences, lambda row: row["id"] not in to_sft)
     judge, preferences = take_share(preferences, "judge", params.judge_share)
 
+    for row in [*calibration, *(row for row in evaluation if row["set"] == "gsm8k")]:
+        row["prompt"] = shots + row["prompt"]
     splits = {
         "sft": sft,
         "preferences": [flip_side(row, params.seed) for row in preferences],
@@ -98,6 +101,18 @@ def read_evaluation(params: PrepareDataParams) -> list[dict]:
         found = formats.read_rows(path, convert, may_be_empty=name != "gsm8k")
         rows += [{"set": name, "position": position, **row} for position, row in enumerate(found)]
     return rows
+
+
+def take_shots(calibration: list[dict], params: PrepareDataParams) -> tuple[list[dict[str, str]], list[dict]]:
+    """The messages that stand before every problem of GSM8K's format, and the calibration rows that are left."""
+    if params.gsm8k_shots and params.gsm8k_shots >= len(calibration):
+        raise UserError(
+            f"gsm8k_shots: {params.gsm8k_shots} of the {len(calibration)} problems of {params.calibration_path} leave none to calibrate on"
+        )
+    messages: list[dict[str, str]] = []
+    for row in calibration[: params.gsm8k_shots]:
+        messages += [*row["prompt"], {"role": "assistant", "content": row["reference"]}]
+    return messages, calibration[params.gsm8k_shots :]
 
 
 def keep(rows: list[dict], condition) -> tuple[list[dict], int]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from anchora.files import read_json, read_jsonl, write_json, write_jsonl
+from anchora.machine import use_machine
 from anchora.measure import Measured, measure
-from anchora.models import folder, load_policy, load_tokenizer
+from anchora.models import folder, load_policy
 from anchora.params import read_params
 from anchora.prompts import within_length
 from anchora.references import correctness
@@ -33,9 +34,9 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params(ScoreUncertaintyParams)
     log_params(params, params.log_dir)
+    use_machine(params)
 
-    source = folder(Path(params.output_dir) / args.after)
-    tokenizer, model = load_tokenizer(source), load_policy(source, params.use_bf16)
+    model, tokenizer = load_policy(folder(Path(params.output_dir) / args.after), params)
     everything = read_jsonl("data/prepared/prompts.jsonl")
     prompts = within_length(tokenizer, everything, params.room(), params.prompt_template, params.overlong_prompts)
     probes = read_jsonl("data/prepared/calibration.jsonl")
@@ -49,7 +50,7 @@ def main() -> None:
     rows = scored_rows(prompts + probes, measured, calibration, params)
     write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows[: len(prompts)], key=lambda row: row["id"]))
 
-    metrics = known_metrics(probes, rows[len(prompts) :])
+    metrics = known_metrics(probes, rows[len(prompts) :], params.answer_reading)
     uncertainty = [row["uncertainty"] for row in rows[: len(prompts)]]
     metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(everything) - len(prompts)
     metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
@@ -90,16 +91,16 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
     return rows
 
 
-def known_metrics(probes: list[dict], rows: list[dict]) -> dict:
+def known_metrics(probes: list[dict], rows: list[dict], reading: str) -> dict:
     """AUROC of every signal for the greedy response being wrong, where it is known; else None."""
-    correct = correctness(probes, [row["greedy"]["text"] for row in rows])
+    correct = correctness(probes, [row["greedy"]["text"] for row in rows], reading)
     known = [index for index, value in enumerate(correct) if value is not None]
     wrong = np.array([not correct[index] for index in known], dtype=bool)
     signals = {name: [rows[index]["parts"][name] for index in known] for name in (rows[0]["parts"] if rows else {})}
     signals["combined"] = [rows[index]["uncertainty"] for index in known]
     signals["regret"] = [rows[index]["sample_regret"] for index in known]
     areas = {name: auroc(wrong, np.array(values)) if known else None for name, values in signals.items()}
-    sampled = [correctness([probes[i]] * len(rows[i]["samples"]), [s["text"] for s in rows[i]["samples"]]) for i in known]
+    sampled = [correctness([probes[i]] * len(rows[i]["samples"]), [s["text"] for s in rows[i]["samples"]], reading) for i in known]
     return {
         "auroc": {name: None if area is None else round(area, 4) for name, area in areas.items()},
         "exact_match": round(float(1 - wrong.mean()), 4) if known else None,

@@ -12,27 +12,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
-from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, read_jsonl, write_json
-from anchora.models import add_lora, load, load_tokenizer, save_policy, source_of
+from anchora.machine import training_dtype, use_machine
+from anchora.models import add_lora, load_causal, save_policy, source_of
 from anchora.params import read_params
 from anchora.prompts import encode_prompt, encode_response
 from anchora.stage import log_params, run_stage, say
-from anchora.trainer import WholeUpdates, train, trainer_settings, training_dtype
+from anchora.trainer import WholeUpdates, train, trainer_settings
 from parameters.sft import SftParams
 
 
 def main() -> None:
     params = read_params(SftParams)
     log_params(params, params.log_dir)
+    use_machine(params)
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
     source = source_of(pin)
-    tokenizer = load_tokenizer(source)
+    model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
-    model = load(AutoModelForCausalLM, source, dtype=training_dtype(params.use_bf16, params.lora_rank), use_safetensors=True)
+    sources = [row.pop("source") for row in rows]
     model = add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
     checkpoints = Checkpoints()
     settings = SFTConfig(
@@ -42,7 +43,7 @@ def main() -> None:
     )
     trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
     trainer.order = WholeUpdates([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
-    loss = train(trainer, checkpoints)
+    loss = train(trainer, checkpoints, sources)
     save_policy(Path(params.output_dir) / "sft", trainer.accelerator.unwrap_model(trainer.model), tokenizer)
     tokens = sum(len(row["input_ids"]) for row in rows)
     write_json(
@@ -70,7 +71,7 @@ class OrderedSFTTrainer(SFTTrainer):
 
 
 def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[dict], int]:
-    """Token ids and labels of each example (-100 on the prompt), and how many were too long."""
+    """Token ids, labels (-100 on the prompt) and source of each example, and how many were too long."""
     encoded, dropped = [], 0
     for row in rows:
         prompt = encode_prompt(tokenizer, row["prompt"], params.prompt_template)
@@ -84,7 +85,7 @@ def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[di
                 )
             dropped += 1
             continue
-        encoded.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
+        encoded.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion, "source": row["source"]})
     if not encoded:
         raise UserError(f"data/prepared/sft.jsonl: all {len(rows)} examples are longer than max_length = {params.max_length}")
     return encoded, dropped

@@ -20,6 +20,7 @@ from trl import RewardConfig, RewardTrainer
 
 from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, new_folder, read_jsonl, write_json
+from anchora.machine import use_machine
 from anchora.models import source_of
 from anchora.params import read_params
 from anchora.reliability import brier, expected_calibration_error
@@ -39,6 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     params = read_params(TrainRewardParams)
     log_params(params, params.log_dir)
+    use_machine(params)
 
     data, pin = Path(f"data/prepared/{args.data}.jsonl"), Path(params.output_dir) / "pins" / f"{args.pin}.json"
     rows = read_jsonl(data)
@@ -53,7 +55,7 @@ def main() -> None:
     if args.data == "preferences":
         training = [row for row in training if split_share(row["id"], f"member {seed}") < params.member_share]
     torch.manual_seed(seed)  # before the new head is drawn
-    model, tokenizer = load_verifier(source_of(pin), num_labels=1)
+    model, tokenizer = load_verifier(source_of(pin), params, num_labels=1)
     model.train()
     checkpoints = Checkpoints()
     settings = RewardConfig(
@@ -71,7 +73,7 @@ def main() -> None:
     )
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     trainer.order = WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
-    train(trainer, checkpoints)
+    train(trainer, checkpoints, [row["source"] for row in training])
     model.eval()
     report = held_out_report(model, tokenizer, held_out, params)
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
@@ -141,9 +143,7 @@ class SoftRewardTrainer(RewardTrainer):
 def held_out_report(model, tokenizer, rows: list[dict], params: TrainRewardParams) -> dict:
     """Accuracy, ECE and Brier score of P(A preferred) on pairs that were not trained on."""
     pairs = [(row["prompt"], row[side]) for side in ("response_a", "response_b") for row in rows]
-    scores = score_pairs(
-        model, tokenizer, pairs, max_length=params.max_length, template=params.prompt_template, budget=params.scoring_batch_tokens
-    )
+    scores = score_pairs(model, tokenizer, pairs, params)
     difference = scores[: len(rows)] - scores[len(rows) :]
     label = np.array([row["label"] for row in rows])
     right = (difference > 0) == (label > 0.5)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "real"
@@ -55,7 +56,14 @@ def copy_project(target: Path) -> Path:
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory) -> Path:
     """A copy of the project in which the whole DAG has run with the smoke preset and two rounds."""
-    folder = copy_project(tmp_path_factory.mktemp("project"))
+    folder = small_project(tmp_path_factory.mktemp("project"))
+    dvc(folder, "repro")
+    return folder
+
+
+def small_project(target: Path) -> Path:
+    """A copy of the project with the smoke preset, two rounds and few prompts."""
+    folder = copy_project(target)
     subprocess.run(
         [sys.executable, "ugrr_pipeline.py", "configure", "--config", "presets/smoke.yaml"], cwd=folder, env=environment(), check=True
     )
@@ -64,14 +72,18 @@ def ran(tmp_path_factory) -> Path:
     for name, rows in (("regret_prompts", 150), ("calibration", 60)):  # enough for cases and anchors of two rounds
         path = folder / "data" / f"{name}.jsonl"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:rows]))
-    dvc(folder, "repro")
     return folder
+
+
+def params_as(model, **changes):
+    """The project's parameters as one stage reads them, with changes."""
+    return model.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
 
 
 @pytest.fixture(scope="session")
 def policy():
     """The demo's base policy and its tokenizer."""
-    from anchora.models import folder, load_policy, load_tokenizer
+    from anchora.models import folder, load_policy
+    from parameters.policy import PolicyParams
 
-    source = folder(ROOT / "models" / "base" / "policy")
-    return load_policy(source, use_bf16=False), load_tokenizer(source)
+    return load_policy(folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))

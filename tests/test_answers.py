@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchora.answers import last_number
+from anchora.answers import anchored_number, last_number
 from anchora.references import correctness
 
 CASES = [
@@ -34,6 +34,24 @@ def test_any_integer_is_found(number, form):
     assert last_number(form.format(number)) == number
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3 + 4 = 7. #### 7 apples for 2 days", "7"), ("#### 5 ... no, #### 6", "6"), ("The answer is: $1,234.50.", "1234.50"),
+        ("the ANSWER IS 12, I am 90% sure", "12"), (r"so \boxed{-3} (see 4)", "-3"),
+        ("#### -8", "-8"), ("15 - 5 = 10", None), ("#### none", None),
+    ],
+)  # fmt: skip
+def test_anchored_number(text, expected):
+    assert anchored_number(text) == (None if expected is None else Decimal(expected))
+
+
+def test_the_reading_decides():
+    rows = [{"reference": "#### 7"}]
+    assert correctness(rows, ["#### 7, that is 7 for 2 days"], "anchored") == [True]
+    assert correctness(rows, ["#### 7, that is 7 for 2 days"], "last") == [False]
+
+
 def test_right_and_unknown():
     rows = [{"reference": "so\n#### 1,000"}, {"reference": "#### 3"}, {"reference": "$4.0"}, {"reference": "founded in 1998"}, {}]
-    assert correctness(rows, ["it is 1000.0", "none", "4", "1998", "4"]) == [True, False, True, None, None]
+    assert correctness(rows, ["it is 1000.0", "none", "4", "1998", "4"], "last") == [True, False, True, None, None]

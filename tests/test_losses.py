@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from anchora.losses import beta_scales, case_weights, dpo_losses, full_kl, kl_estimates, pair_betas
+from anchora.losses import beta_scales, case_weights, dpo_losses, full_kl, gate_ranks, kl_estimates, pair_betas
 
 
 def test_dpo_loss_by_hand():
@@ -39,16 +39,21 @@ def test_inverse_scaling_gives_every_pair_the_same_first_gradient():
 
 def test_betas_grow_with_the_rank():
     rank = torch.tensor([0.0, 0.5, 1.0])
-    assert pair_betas(rank, "uncertainty", 0.3, 2.3, 0).tolist() == pytest.approx([0.3, 1.3, 2.3])
-    assert pair_betas(rank, "constant", 0.3, 2.3, 0).tolist() == pytest.approx([1.3] * 3)
+    assert pair_betas(gate_ranks(rank, "uncertainty", 0), 0.3, 2.3).tolist() == pytest.approx([0.3, 1.3, 2.3])
 
 
-def test_shuffled_betas_are_the_same_betas_for_other_pairs():
+def test_a_constant_gate_is_the_midpoint_and_weight_1_for_every_pair():
+    gate = gate_ranks(torch.tensor([0.0, 0.5, 1.0]), "constant", 0)
+    assert pair_betas(gate, 0.3, 2.3).tolist() == pytest.approx([1.3] * 3)
+    assert case_weights(gate, "certainty").tolist() == [1, 1, 1]
+
+
+def test_a_shuffled_gate_has_the_same_ranks_for_other_pairs():
     rank = torch.linspace(0, 1, 50)
-    gated, shuffled = (pair_betas(rank, mode, 0.3, 2.0, 7) for mode in ("uncertainty", "shuffled"))
-    assert not torch.equal(gated, shuffled)
-    assert torch.equal(gated.sort().values, shuffled.sort().values)
-    assert torch.equal(shuffled, pair_betas(rank, "shuffled", 0.3, 2.0, 7))
+    shuffled = gate_ranks(rank, "shuffled", 7)
+    assert not torch.equal(rank, shuffled)
+    assert torch.equal(rank, shuffled.sort().values)
+    assert torch.equal(shuffled, gate_ranks(rank, "shuffled", 7))
 
 
 def test_case_weights_fall_with_uncertainty_and_have_mean_one():

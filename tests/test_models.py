@@ -5,10 +5,14 @@ import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -129,6 +133,30 @@ def test_mc_dropout_equals_whole_copies_under_the_same_masks(model):
             whole = model.get_decoder()(input_ids=repeated.input_ids, attention_mask=repeated.attention_mask, use_cache=False)
     assert torch.allclose(tail.last_hidden_state, whole.last_hidden_state, atol=1e-5)
     assert not torch.allclose(whole.last_hidden_state[0], whole.last_hidden_state[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "olmo2", "granite"])
+def test_mc_dropout_masks_the_feed_forward_blocks_of_any_layer(kind):
+    """Also where a norm (OLMo 2) or a factor (Granite) stands behind the block: against masks put on by hand."""
+    torch.manual_seed(0)
+    others = {
+        "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**SIZES)),
+        "granite": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, residual_multiplier=0.2)),
+    }
+    model = (MODELS | others)[kind]().eval()
+    assert dropout.adds_its_mlp(model, decoder_layers(model)[-1]) == (kind == "mistral")
+    batch = collate(PAIRS, 0, "cpu")
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+    with torch.no_grad(), injected_dropout(model, 0.3, 0.5, copies=2, seed=3):
+        found = model.get_decoder()(**inputs).last_hidden_state
+    generator = torch.Generator().manual_seed(3)
+    masks = [(torch.rand((6, 1, 32), generator=generator) >= 0.3) / 0.7 for _ in range(2)]
+    for layer, mask in zip(decoder_layers(model)[-2:], masks, strict=True):
+        layer.mlp.register_forward_hook(lambda mlp, args, output, mask=mask: output * mask)
+    with torch.no_grad():
+        twice = {name: value.repeat_interleave(2, dim=0) if torch.is_tensor(value) else value for name, value in inputs.items()}
+        expected = model.get_decoder()(**twice).last_hidden_state
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_mc_dropout_is_the_mutual_information_over_the_whole_vocabulary(model, monkeypatch):

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from conftest import params_as
 
+import build_regret_buffer
 from anchora.regret import conservative_gains, importance_weights, priorities, ranks, regret
 
 
@@ -43,3 +45,37 @@ def test_importance_weights_undo_the_draw():
     weights = importance_weights(chance, 1.0)
     assert chance * weights == pytest.approx([chance[0] * weights[0]] * 3)
     assert importance_weights(chance, 0.0).tolist() == [1, 1, 1]
+
+
+SCALES = {"deviation": [1.0, 1.0], "parts": {"token_entropy": [0.1, 0.2, 0.3, 0.4]}}
+
+
+def response(text: str, score: float, entropy_rank: float = 0.5) -> dict:
+    return {"text": text, "ids": [1], "finished": True, "scores": [score, score], "entropy": 0.25, "entropy_rank": entropy_rank}
+
+
+def prompt(name: str, uncertainty: float, greedy: dict, *samples: dict) -> dict:
+    common = {"id": name, "prompt": [{"role": "user", "content": name}], "prompt_ids": [1], "parts": {}}
+    return {**common, "uncertainty": uncertainty, "greedy": greedy, "samples": list(samples)}
+
+
+def test_which_prompts_become_cases_and_which_way_round():
+    """A better sample is chosen over greedy; an unsure greedy response that stands, over the first worse sample; else an anchor."""
+    rows = [
+        prompt("regret", 0.1, response("#### 1", 0.0), response("#### 1", 0.0), response("#### 2", 2.0), response("#### 3", 3.0, 0.99)),
+        prompt(
+            "unsure", 0.9, response("#### 1", 2.0), response("#### 1", 2.0), response("#### 2", 1.8), response("#### 3", 0.5),
+            response("#### 4", 0.0),
+        ),
+        prompt("sure", 0.2, response("#### 1", 2.0), response("#### 2", 0.0)),
+        prompt("unsure, all alike", 0.8, response("#### 1", 2.0), response("#### 1", 2.0)),
+        prompt("sure as well", 0.3, response("#### 1", 2.0), response("#### 2", 0.0)),
+    ]  # fmt: skip
+    params = params_as(build_regret_buffer.BuildRegretBufferParams, uncertainty_quantile=0.5)
+    cases, anchors, counts = build_regret_buffer.select(rows, {}, SCALES, params, 0)
+    assert {case["id"]: (case["chosen"]["text"], case["rejected"]["text"], case["regret"], case["source"]) for case in cases} == {
+        "regret": ("#### 2", "#### 1", 2.0, "sample"),  # the best one is too uncertain
+        "unsure": ("#### 1", "#### 3", 1.5, "greedy"),  # the second sample is not clearly worse, the fourth not the first
+    }
+    assert {anchor["id"] for anchor in anchors} == {"sure", "sure as well"}
+    assert counts["from_uncertainty_alone"] == 1 and counts["from_low_score"] == 1 and counts["no_worse_sample"] == 1

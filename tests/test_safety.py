@@ -85,20 +85,41 @@ def test_declarations_are_what_dvc_itself_makes_of_them(ran, monkeypatch):
 def test_an_edit_under_way_is_noticed(ran, monkeypatch, tmp_path):
     monkeypatch.chdir(copy_of(ran, tmp_path))
     before = look("update_policy@0")
-    before.check_unmoved("update_policy@0")
+    before.check_unmoved()
+    before.check_older(time.time())
     module = tmp_path / "stages" / "anchora" / "losses.py"
     source = module.read_text()
     module.unlink()  # the copy may share its bytes
     module.write_text(source + "# edited\n")
     with pytest.raises(UserError, match=r"stages/anchora/losses.py was changed while update_policy@0 was running"):
-        before.check_unmoved("update_policy@0")
+        before.check_unmoved()
+    with pytest.raises(UserError, match=r"stages/anchora/losses.py was changed while update_policy@0 was starting"):
+        look("update_policy@0").check_older(time.time() - 60)
     module.write_text(source)
-    before.check_unmoved("update_policy@0")
+    before.check_unmoved()
     params = (tmp_path / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(params.replace("anchor_weight: 1.0", "anchor_weight: 2.0"))
     with pytest.raises(UserError, match="params.yaml: anchor_weight was changed"):
-        before.check_unmoved("update_policy@0")
-    assert look("update_policy@0").fingerprint != before.fingerprint
+        before.check_unmoved()
+    assert look("update_policy@0").fingerprint() != before.fingerprint()
+
+
+def test_what_dvcignore_leaves_out_is_no_edit(ran, monkeypatch, tmp_path):
+    monkeypatch.chdir(copy_of(ran, tmp_path))
+    before, fingerprint = look("calibrate_uncertainty"), look("calibrate_uncertainty").fingerprint()
+    left = tmp_path / "models" / "verifiers" / ".0.999.partial"
+    left.mkdir()
+    (left / "model.safetensors").write_text("cut")
+    before.check_unmoved()
+    params = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(params.replace("output_dir: models\n", "output_dir: ./models/\n"))
+    respelt = look("calibrate_uncertainty").fingerprint()
+    weights = tmp_path / "models" / "verifiers" / "0" / "model.safetensors"
+    changed = weights.read_bytes()[:-1] + b"x"
+    weights.unlink()
+    weights.write_bytes(changed)
+    (tmp_path / "dvc.lock").unlink()
+    assert len({fingerprint, respelt, look("calibrate_uncertainty").fingerprint()}) == 3
 
 
 def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
@@ -145,13 +166,15 @@ def test_a_killed_scoring_goes_on_from_its_last_shard(ran, tmp_path):
     wait_for(lambda: len(list(folder.glob(".scratch/calibrate_uncertainty/*/parts-*/*.json"))) >= 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    (kept,) = folder.glob(".scratch/calibrate_uncertainty/*/parts-0")
-    first = (kept / "0.json").stat().st_mtime_ns
-    dvc(folder, "repro", "calibrate_uncertainty")
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob(".scratch/calibrate_uncertainty/*/parts-0/*.json")}
+    process = start(folder, "calibrate_uncertainty")
+    wait_for(lambda: len(list(folder.glob(".scratch/calibrate_uncertainty/*/parts-*/*.json"))) > len(kept) + 2)
+    assert kept and all(path.stat().st_mtime_ns == written for path, written in kept.items())  # not done again
+    assert process.wait(300) == 0
     whole = copy_of(ran, tmp_path / "whole", sampling_batch_size=8)
     dvc(whole, "repro", "calibrate_uncertainty")
     assert hashes(folder)["models/calibration.json"] == hashes(whole)["models/calibration.json"]
-    assert first and not (folder / ".scratch" / "calibrate_uncertainty").exists()
+    assert not (folder / ".scratch" / "calibrate_uncertainty").exists()
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
@@ -184,6 +207,16 @@ def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):
     assert tensors["weight"][0] == 2 and state == {"step": 2}
     (tmp_path / "checkpoint-2" / "whole").unlink()
     assert checkpoints.load() is None
+
+
+def test_a_cut_checkpoint_of_a_later_step_pushes_no_whole_one_out(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(40, {"weight": torch.zeros(3)}, {"step": 40})
+    for step in (47, 50):  # written in place by a trainer that was killed
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    checkpoints.save(43, {"weight": torch.zeros(3)}, {"step": 43})
+    assert [checkpoints.step(folder) for folder in checkpoints.folders()] == [40, 43]
+    assert checkpoints.load()[1] == {"step": 43}
 
 
 def test_parts_are_done_once(tmp_path, monkeypatch):

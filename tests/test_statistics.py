@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from anchora.reliability import aurc, brier, coverage_at_risk, expected_calibration_error, fit_correctness, risk_coverage
-from anchora.statistics import bootstrap_difference, bootstrap_mean, mcnemar_p, wilson, win_rate
+from anchora.reliability import (
+    abstention_threshold,
+    aurc,
+    brier,
+    coverage_at_risk,
+    expected_calibration_error,
+    fit_correctness,
+    risk_coverage,
+)
+from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, wilson, win_rate
 
 
 def test_wilson_agrees_with_scipy():
@@ -28,10 +36,12 @@ def test_bootstrap_covers_the_mean_and_takes_equal_values():
 def test_a_paired_difference_is_drawn_together():
     """Equal sides differ by exactly 0 in every resample; a constant shift by exactly that."""
     values = np.random.default_rng(0).normal(size=50)
-    assert bootstrap_difference(np.mean, [values], [values], 0) == (0.0, 0.0)
-    assert bootstrap_difference(np.mean, [values + 2], [values], 0) == pytest.approx((2.0, 2.0))
-    low, high = bootstrap_difference(np.mean, [values], [np.zeros(50)], 0)
-    assert (low, high) == pytest.approx(bootstrap_mean(values, 0), abs=0.05)
+    assert bootstrap_sides(np.mean, [values], [values], 0)[2] == (0.0, 0.0)
+    first, second, difference = bootstrap_sides(np.mean, [values + 2], [values], 0)
+    assert difference == pytest.approx((2.0, 2.0))
+    assert second == pytest.approx(bootstrap_mean(values, 0), abs=0.05)
+    assert first == pytest.approx([bound + 2 for bound in second])
+    assert bootstrap_sides(lambda _: None, [values], [values], 0) == ((None, None),) * 3
 
 
 def test_calibration_error_by_hand():
@@ -64,6 +74,15 @@ def test_correctness_falls_with_uncertainty():
     correct = generator.uniform(size=4000) > uncertainty
     probability = fit_correctness(uncertainty, correct)
     assert probability(np.array([0.2, 0.5, 0.8])) == pytest.approx([0.8, 0.5, 0.2], abs=0.07)
+
+
+def test_the_threshold_by_hand():
+    """Most certain first: right, right, wrong, right, wrong. Error rates up to each: 0, 0, 1/3, 1/4, 2/5."""
+    uncertainty, correct = np.array([0.1, 0.2, 0.3, 0.4, 0.5]), np.array([True, True, False, True, False])
+    assert abstention_threshold(uncertainty, correct, 0.05) == 0.2
+    assert abstention_threshold(uncertainty, correct, 0.25) == 0.4
+    assert abstention_threshold(uncertainty, correct, 1.0) == 0.5
+    assert abstention_threshold(np.zeros(4), np.array([True, True, False, True]), 0.05) is None
 
 
 def test_ties_are_halves():

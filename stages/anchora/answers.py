@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation, localcontext
 
+MARK = re.compile(r"####|\\boxed\{|the answer is:?", re.IGNORECASE)
 NUMBER = re.compile(
     r"""(?<![\w.])                        # not inside a word or a longer number
     (?P<sign>[-\u2212]\s?)?\$?\s?
@@ -29,6 +31,22 @@ def last_number(text: str) -> Decimal | None:
             value = _value(match, text)
             found = value if value is not None else found
     return found
+
+
+def anchored_number(text: str) -> Decimal | None:
+    """The number that ``text`` marks as its answer: the first one after its last mark, or None without a mark.
+
+    Marks are ``####`` (GSM8K), "the answer is" and ``\\boxed{`` (MATH).
+    """
+    marks = list(MARK.finditer(text))
+    if not marks:
+        return None
+    rest = text[marks[-1].end() :]
+    found = next((match for match in NUMBER.finditer(rest) if match["digits"] or match["fraction"]), None)
+    return None if found is None else last_number(rest[: found.end()])
+
+
+READINGS: dict[str, Callable[[str], Decimal | None]] = {"last": last_number, "anchored": anchored_number}
 
 
 def _value(match: re.Match, text: str) -> Decimal | None:

@@ -1,14 +1,10 @@
-"""AlpacaEval and MT-Bench: answers of a policy, and what the kept-out judge makes of two policies' answers."""
+"""AlpacaEval and MT-Bench: the answers of a policy."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from anchora.generation import generate
 from anchora.prompts import Messages, encode_prompt
-from anchora.statistics import bootstrap_mean, win_rate
-from anchora.verifiers import score_ensemble
-from parameters.evaluate import EvaluateParams
+from parameters.answers import AnswerParams
 
 # FastChat's temperatures by category of question; 0 is greedy decoding.
 MT_BENCH_TEMPERATURES = {
@@ -18,16 +14,16 @@ MT_BENCH_TEMPERATURES = {
 OTHER_TEMPERATURE = 0.7
 
 
-def _answer(model, tokenizer, prompts: list[Messages], temperature: float, params: EvaluateParams, label: str) -> list[str]:
+def _answer(model, tokenizer, prompts: list[Messages], temperature: float, params: AnswerParams, label: str) -> list[str]:
     ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
     responses = generate(
         model, tokenizer, ids, temperature=temperature, max_new_tokens=params.max_new_tokens,
-        shard_size=params.sampling_batch_size, seed=params.seed + 2000, label=label,
+        shard_size=params.sampling_batch_size, seed=params.seed + 2000, stop_strings=params.stop_strings, label=label,
     )  # fmt: skip
     return [rows[0].text for rows in responses]
 
 
-def answer_alpaca_eval(model, tokenizer, rows: list[dict], params: EvaluateParams) -> list[str]:
+def answer_alpaca_eval(model, tokenizer, rows: list[dict], params: AnswerParams) -> list[str]:
     """The greedy response to each instruction."""
     return _answer(model, tokenizer, [row["prompt"] for row in rows], 0.0, params, "AlpacaEval") if rows else []
 
@@ -40,7 +36,7 @@ def conversation(turns: list[str], answers: list[str]) -> Messages:
     return [*messages, {"role": "user", "content": turns[len(answers)]}]
 
 
-def answer_mt_bench(model, tokenizer, rows: list[dict], params: EvaluateParams) -> list[list[str]]:
+def answer_mt_bench(model, tokenizer, rows: list[dict], params: AnswerParams) -> list[list[str]]:
     """Every turn of each question, each conditioned on the policy's own answers before it."""
     answers: list[list[str]] = [[] for _ in rows]
     temperatures = [MT_BENCH_TEMPERATURES.get(row["category"], OTHER_TEMPERATURE) for row in rows]
@@ -53,40 +49,3 @@ def answer_mt_bench(model, tokenizer, rows: list[dict], params: EvaluateParams) 
                 for index, text in zip(group, texts, strict=True):
                     answers[index].append(text)
     return answers
-
-
-def judged(judge: dict[str, str], rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
-    """Win rate of the policy by the judge's score, ties as halves, with intervals over questions.
-
-    ``policy`` and ``baseline``: the answers to every turn of each row. A turn is judged behind the
-    policy's own earlier answers. Empty where there are no rows.
-    """
-    if not rows:
-        return {}
-    scores = [_scores(judge, rows, answers, params) for answers in (policy, baseline)]
-    wins = np.array([win_rate(ours, theirs).mean() for ours, theirs in zip(*scores, strict=True)])
-    low, high = bootstrap_mean(wins, params.seed)
-    reward, reward_baseline = (np.mean([turns.mean() for turns in side]) for side in scores)
-    figures = {
-        "win_rate": wins.mean(), "win_rate_low": low, "win_rate_high": high,
-        "reward": reward, "baseline_reward": reward_baseline,
-        "mean_length": _mean_length(policy), "baseline_mean_length": _mean_length(baseline),
-    }  # fmt: skip
-    return {"examples": len(rows), **{name: round(float(value), 6) for name, value in figures.items()}}
-
-
-def _scores(judge: dict[str, str], rows: list[dict], answers: list[list[str]], params: EvaluateParams) -> list[np.ndarray]:
-    """The judge's score of every turn, an array (turns,) for each row."""
-    pairs = []
-    for row, turns in zip(rows, answers, strict=True):
-        asked = row.get("turns") or [row["prompt"][0]["content"]]
-        pairs += [(conversation(asked, turns[:turn]), text) for turn, text in enumerate(turns)]
-    flat = score_ensemble(
-        [judge], pairs, max_length=params.max_length, template=params.prompt_template, budget=params.scoring_batch_tokens
-    )[0]
-    return np.split(flat, np.cumsum([len(turns) for turns in answers])[:-1])
-
-
-def _mean_length(answers: list[list[str]]) -> float:
-    """Mean number of characters of a response."""
-    return float(np.mean([len(text) for turns in answers for text in turns]))

@@ -21,14 +21,16 @@ from anchora.files import new_file, new_folder
 
 DEFAULT_SECONDS = 60.0  # least time between two checkpoints, unless ANCHORA_CHECKPOINT_SECONDS says; changes no result
 SEAL = "whole"
-SCRATCH = Path(".scratch")
 
 
 class Checkpoints:
     """The checkpoints of one run of one stage, ``checkpoint-<step>`` folders in ``folder``; the last two are kept."""
 
     def __init__(self, folder: str | Path | None = None):
-        self.folder = Path(folder or scratch() or SCRATCH / "no-stage")
+        found = folder or scratch()
+        if found is None:
+            raise ValueError("outside of a stage, checkpoints need a folder")
+        self.folder = Path(found)
         self.seconds = float(os.environ.get("ANCHORA_CHECKPOINT_SECONDS", DEFAULT_SECONDS))
         self.saved_at = time.monotonic()
 
@@ -47,12 +49,14 @@ class Checkpoints:
         self.mark_whole(step)
 
     def mark_whole(self, step: int) -> None:
-        """Seal the checkpoint of ``step`` with a hash of its contents, and forget all but the last two."""
+        """Seal the checkpoint of ``step`` with a hash of its contents, and forget all but it and the one sealed before it."""
         folder = self.folder / f"checkpoint-{step}"
         with new_file(folder / SEAL) as partial:
             partial.write_text(contents_hash(folder), encoding="utf-8")
-        for old in self.folders()[:-2]:
-            shutil.rmtree(old, ignore_errors=True)
+        before = [other for other in self.folders() if self.step(other) < step and (other / SEAL).is_file()]
+        for other in self.folders():
+            if other != folder and other not in before[-1:]:  # one with a later step was cut by a kill
+                shutil.rmtree(other, ignore_errors=True)
         self.saved_at = time.monotonic()
 
     def newest(self) -> Path | None:

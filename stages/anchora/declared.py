@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pathspec import GitIgnoreSpec
 
 from anchora.files import UserError
 
@@ -26,12 +29,23 @@ class Declared:
     """The dependencies and the parameters of a stage at one moment."""
 
     files: dict[str, str]  # path of every file below the dependencies, and what it was like
+    changed: dict[str, float]  # and when it was last changed, in seconds since 1970
+    stage: str
+    dependencies: list[str]
     params: dict
-    fingerprint: str  # of both, 16 hexadecimal digits
 
-    def check_unmoved(self, stage: str) -> None:
+    def check_older(self, started: float | None) -> None:
+        """Raise UserError for a file that was changed after the stage's process had ``started``, while it loaded its code.
+
+        A time in the future is that of another clock and says nothing.
+        """
+        for path, changed in sorted(self.changed.items()):
+            if started is not None and started < changed <= time.time():
+                raise UserError(f"{path} was changed while {self.stage} was starting: run `dvc repro` again")
+
+    def check_unmoved(self) -> None:
         """Raise UserError for the first file or parameter that is not as it was."""
-        now = look(stage)
+        now, stage = look(self.stage), self.stage
         for path in sorted(self.files.keys() | now.files.keys()):
             if self.files.get(path) != now.files.get(path):
                 raise UserError(f"{path} was changed while {stage} was running; its results are of neither version: run `dvc repro` again")
@@ -39,15 +53,24 @@ class Declared:
             if self.params.get(key) != now.params.get(key):
                 raise UserError(f"params.yaml: {key} was changed while {stage} was running: run `dvc repro` again")
 
+    def fingerprint(self) -> str:
+        """Of all that the stage reads and of the number of its processes, 16 hexadecimal digits."""
+        known = locked_outs()
+        parts = {
+            path: known.get(path) or {name: contents(Path(name)) for name in self.files if is_below(name, path)}
+            for path in self.dependencies
+        }
+        text = json.dumps([parts, self.params, os.environ.get("WORLD_SIZE", "1")], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 def look(stage: str) -> Declared:
     """What ``stage`` (as DVC names it: update_policy@0) declares, as it is now."""
     dependencies, params = declaration(stage)
-    files = {file.as_posix(): state(file) for path in dependencies for file in files_below(Path(path))}
-    known = locked_outs()
-    parts = {path: known.get(path) or {name: contents(Path(name)) for name in files if is_below(name, path)} for path in dependencies}
-    text = json.dumps([parts, params], sort_keys=True, default=str)
-    return Declared(files, params, hashlib.sha256(text.encode()).hexdigest()[:16])
+    paths = [Path(path).as_posix() for path in dependencies]  # without the slashes and dots that a parameter may bring
+    files = {file.as_posix(): state(file) for path in paths for file in files_below(Path(path))}
+    changed = {name: Path(name).stat().st_mtime for name in files}
+    return Declared(files, changed, stage, paths, params)
 
 
 def declaration(stage: str) -> tuple[list[str], dict]:
@@ -79,8 +102,14 @@ def lookup(path: str, values):
 def files_below(path: Path) -> list[Path]:
     """The files of a dependency, without what .dvcignore leaves out."""
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        ignored = ignore_rules()
+        return sorted(file for file in path.rglob("*") if file.is_file() and not ignored.match_file(file.as_posix()))
     return [path] if path.is_file() else []
+
+
+def ignore_rules(path: str | Path = ".dvcignore") -> GitIgnoreSpec:
+    """The patterns of .dvcignore, which are git's."""
+    return GitIgnoreSpec.from_lines(Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else [])
 
 
 def is_below(file: str, path: str) -> bool:
@@ -103,4 +132,4 @@ def locked_outs(path: str | Path = "dvc.lock") -> dict[str, str]:
     if not Path(path).is_file():
         return {}
     stages = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("stages", {})
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+    return {Path(out["path"]).as_posix(): out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}

@@ -8,11 +8,11 @@ import torch
 from anchora.logps import collate, hidden_states, over_logits, token_budget_batches, token_logps
 from anchora.losses import full_kl, kl_estimates
 from anchora.statistics import bootstrap_mean
-from parameters.evaluate import EvaluateParams
+from parameters.answers import AnswerParams
 
 
 @torch.no_grad()
-def reverse_kl(policy: tuple, reference: tuple, pairs: list[tuple[list[int], list[int]]], params: EvaluateParams) -> dict:
+def reverse_kl(policy: tuple, reference: tuple, pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> dict:
     """KL(policy || reference) on ``pairs``: prompt ids, and ids of one sample of the policy for each prompt.
 
     ``kl_sequence``: over the full vocabulary at every position, summed over a response, with a

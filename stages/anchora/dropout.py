@@ -4,8 +4,9 @@ Llama, Mistral and Qwen carry no dropout modules, so ``model.train()`` changes n
 are injected after the feed-forward blocks of the last layers, one mask per copy, held over all
 positions. The copies part after the feed-forward block of the first of these layers, and it is only
 from there that the hidden states are repeated: K passes cost 1 + (K - 1) * (m - 1) / L of one through
-the backbone, for m of L layers. The output layer would cost K times one; the copies are compared on the
-likeliest tokens alone.
+the backbone, for m of L layers. A layer that does not simply add its feed-forward block (OLMo 2, Gemma 3,
+Granite) is repeated from its start instead. The output layer would cost K times one; the copies are
+compared on the likeliest tokens alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,25 @@ def decoder_layers(model) -> torch.nn.ModuleList:
         if isinstance(layers, torch.nn.ModuleList) and all(hasattr(layer, "mlp") for layer in layers):
             return layers
     raise UserError(f"{type(model).__name__}: no decoder layers with an mlp block were found for MC dropout")
+
+
+@torch.no_grad()
+def adds_its_mlp(model, layer) -> bool:
+    """Whether ``layer`` adds the output of its mlp as it is, without a norm or a factor: found by trying, with a shift by 1."""
+    seen: list[torch.Tensor] = []
+    shift = [0.0]
+    handles = [
+        layer.mlp.register_forward_hook(lambda mlp, args, output: output + shift[0]),
+        layer.register_forward_hook(lambda layer, args, output: seen.append(output[0] if isinstance(output, tuple) else output)),
+    ]
+    ids = torch.arange(2, 10, device=model.device).remainder(model.config.vocab_size)[None]
+    try:
+        for shift[0] in (0.0, 1.0):
+            model.get_decoder()(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return bool(((seen[1] - seen[0] - 1.0).abs() < 0.05).float().mean() > 0.9)  # bfloat16 rounds away a shift of its few large states
 
 
 @contextmanager
@@ -74,9 +94,18 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
         args = (args[0], *(expand(value, rows_before[0]) for value in args[1:]))
         return args, {name: expand(value, rows_before[0]) for name, value in kwargs.items()}
 
-    handles = [tail[0].mlp.register_forward_hook(remember), tail[0].register_forward_hook(fan_out)]
-    for layer in tail[1:]:
-        handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
+    def enter_apart(layer, args, kwargs):
+        rows_before[:] = [args[0].shape[0]]
+        return enter(layer, (expand(args[0], rows_before[0]), *args[1:]), kwargs)
+
+    if adds_its_mlp(model, tail[0]):
+        handles = [tail[0].mlp.register_forward_hook(remember), tail[0].register_forward_hook(fan_out)]
+        thinned = tail[1:]
+    else:
+        handles, thinned = [tail[0].register_forward_pre_hook(enter_apart, with_kwargs=True)], tail
+    for layer in thinned:
+        if layer is not tail[0]:
+            handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(layer.mlp.register_forward_hook(lambda mlp, args, output, layer=layer: output * mask(layer, output)))
     try:
         yield

@@ -23,6 +23,16 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def partial_beside(path: Path) -> Path:
+    """Where this process writes what is to become ``path``; those of processes that were killed are removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        writer = left.name.removesuffix(".partial").rpartition(".")[2]
+        if writer.isdigit() and not Path(f"/proc/{writer}").exists():
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
 @contextmanager
 def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
     """A path to write to; it becomes ``path`` when the block ends well and is removed when not.
@@ -31,8 +41,7 @@ def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
     unless ``every_process`` has a file of its own.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_beside(path)
     try:
         yield partial
         if every_process or first_process():
@@ -45,8 +54,7 @@ def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """As ``new_file``, for a folder; whatever stood at ``path`` is gone afterwards."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_beside(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:

@@ -297,5 +297,6 @@ def mt_bench_row(row: dict, source: str) -> dict:
         "turns": turns,
         "question_id": row["question_id"],
         "category": _text(row, "category", source),
+        "reference": row["reference"] if isinstance(row.get("reference"), list) else [],
         "source": source,
     }

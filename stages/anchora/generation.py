@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -47,20 +48,23 @@ def generate(
     max_new_tokens: int,
     shard_size: int,
     seed: int,
+    stop_strings: Sequence[str] = (),
     label: str = "sampling",
 ) -> list[list[Response]]:
     """``samples`` responses for each prompt, given and returned in the same order.
 
     Prompts are sorted by length and cut into shards of ``shard_size``; each shard is seeded by
-    ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense.
+    ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense. A
+    response also ends with the first of ``stop_strings``, which its text leaves out.
     """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
     bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
 
     def sample(number: int, shard: list[int]) -> list[dict]:
-        torch.manual_seed(seed * 100_003 + number)
-        rows = _generate_shard(model, tokenizer, [prompts[i] for i in shard], samples, temperature, top_p, max_new_tokens)
+        torch.manual_seed((seed * 100_003 + number) % 2**63)
+        asked = [prompts[i] for i in shard]
+        rows = _generate_shard(model, tokenizer, asked, samples, temperature, top_p, max_new_tokens, list(stop_strings))
         bar.update()
         return [row.row() for row in rows]
 
@@ -73,7 +77,7 @@ def generate(
 
 
 @torch.no_grad()
-def _generate_shard(model, tokenizer, prompts, samples, temperature, top_p, max_new_tokens) -> list[Response]:
+def _generate_shard(model, tokenizer, prompts, samples, temperature, top_p, max_new_tokens, stop_strings) -> list[Response]:
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)
@@ -81,6 +85,7 @@ def _generate_shard(model, tokenizer, prompts, samples, temperature, top_p, max_
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+    stopping = {"stop_strings": stop_strings, "tokenizer": tokenizer} if stop_strings else {}
     recorder = EntropyRecorder()
     output = model.generate(
         input_ids=ids.to(model.device),
@@ -90,11 +95,12 @@ def _generate_shard(model, tokenizer, prompts, samples, temperature, top_p, max_
         eos_token_id=end_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         logits_processor=LogitsProcessorList([recorder]),
+        **stopping,
         **(sampling or {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
     )
     entropies = torch.stack(recorder.steps, dim=1).cpu()  # (rows, steps)
     return [
-        _response(tokenizer, row, steps, end_tokens(model, tokenizer))
+        _response(tokenizer, row, steps, end_tokens(model, tokenizer), stop_strings)
         for row, steps in zip(output[:, width:].tolist(), entropies, strict=True)
     ]
 
@@ -106,9 +112,13 @@ def end_tokens(model, tokenizer) -> list[int]:
     return sorted({tokenizer.eos_token_id, *own})
 
 
-def _response(tokenizer, ids: list[int], entropies: torch.Tensor, ends: list[int]) -> Response:
+def _response(tokenizer, ids: list[int], entropies: torch.Tensor, ends: list[int], stop_strings: list[str]) -> Response:
     length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
     finished = length > 0 and ids[length - 1] in ends
     ids = ids[:length]
     text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)
+    places = [text.find(stop) for stop in stop_strings if stop in text]
+    if places:  # behind the tokens that complete a stop string stands padding
+        length = next(end for end in range(1, length + 1) if any(stop in tokenizer.decode(ids[:end]) for stop in stop_strings))
+        ids, finished, text = ids[:length], True, text[: min(places)]
     return Response(text, ids, finished, entropies[:length].mean().item())

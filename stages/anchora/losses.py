@@ -25,18 +25,22 @@ def dpo_losses(
     return -functional.logsigmoid(beta * margins), margins
 
 
-def pair_betas(uncertainty_rank: torch.Tensor, mode: str, minimum: float, maximum: float, seed: int) -> torch.Tensor:
-    """Beta of each pair, (pairs,): minimum + (maximum - minimum) * rank of its uncertainty.
+def gate_ranks(uncertainty_rank: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
+    """The ranks that beta and weight of the pairs, (pairs,), go by.
 
-    ``mode`` constant gives every pair the midpoint, shuffled gives the ranks to other pairs by ``seed``:
-    both are controls that show what the gate is worth.
+    ``mode`` uncertainty takes them as they are; constant gives every pair 1/2, and shuffled gives them to
+    other pairs by ``seed``: controls that show what the gate is worth.
     """
     if mode == "constant":
-        return torch.full_like(uncertainty_rank, (minimum + maximum) / 2)
+        return torch.full_like(uncertainty_rank, 0.5)
     if mode == "shuffled":
-        order = torch.randperm(len(uncertainty_rank), generator=torch.Generator().manual_seed(seed))
-        uncertainty_rank = uncertainty_rank[order]
-    return minimum + (maximum - minimum) * uncertainty_rank
+        return uncertainty_rank[torch.randperm(len(uncertainty_rank), generator=torch.Generator().manual_seed(seed))]
+    return uncertainty_rank
+
+
+def pair_betas(gate_rank: torch.Tensor, minimum: float, maximum: float) -> torch.Tensor:
+    """Beta of each pair, (pairs,): minimum + (maximum - minimum) * rank of its uncertainty."""
+    return minimum + (maximum - minimum) * gate_rank
 
 
 def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tensor:
@@ -48,9 +52,9 @@ def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tens
     return midpoint / beta if scaling == "inverse" else torch.ones_like(beta)
 
 
-def case_weights(uncertainty_rank: torch.Tensor, mode: str) -> torch.Tensor:
+def case_weights(gate_rank: torch.Tensor, mode: str) -> torch.Tensor:
     """w_i of each pair, (pairs,), of mean 1: ``certainty`` gives 2 * (1 - rank), ``none`` gives 1."""
-    return 2 * (1 - uncertainty_rank) if mode == "certainty" else torch.ones_like(uncertainty_rank)
+    return 2 * (1 - gate_rank) if mode == "certainty" else torch.ones_like(gate_rank)
 
 
 def kl_estimates(log_ratio: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -51,7 +51,10 @@ def measure(
 ) -> Measured:  # fmt: skip
     """Greedy responses, ``samples`` samples and their scores for each prompt; seeded by ``seed``."""
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
-    common = {"max_new_tokens": params.max_new_tokens, "shard_size": params.sampling_batch_size, "seed": seed}
+    common = {
+        "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings, "shard_size": params.sampling_batch_size,
+        "seed": seed,
+    }  # fmt: skip
     greedy = [rows[0] for rows in generate(model, tokenizer, prompt_ids, label="greedy responses", **common)]
     sampled = generate(
         model, tokenizer, prompt_ids, samples=samples, temperature=params.temperature, top_p=params.top_p,
@@ -60,9 +63,7 @@ def measure(
     information = _dropout_signal(model, tokenizer, prompt_ids, greedy, params, seed)
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
     pairs += [(prompt, r.text) for prompt, rows in zip(prompts, sampled, strict=True) for r in rows]
-    scores = score_ensemble(
-        sources, pairs, max_length=params.max_length, template=params.prompt_template, budget=params.scoring_batch_tokens
-    )
+    scores = score_ensemble(sources, pairs, params)
     return Measured(
         prompt_ids=prompt_ids,
         greedy=greedy,
@@ -95,7 +96,7 @@ def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams,
             with injected_dropout(model, rate, share, copies=1, seed=mask_seed):
                 rows = generate(
                     model, tokenizer, [prompt_ids[i] for i in shard], temperature=params.temperature,
-                    top_p=params.top_p, max_new_tokens=params.max_new_tokens, shard_size=len(shard),
+                    top_p=params.top_p, max_new_tokens=params.max_new_tokens, shard_size=len(shard), stop_strings=params.stop_strings,
                     seed=mask_seed, label=f"dropout sample {copy + 1}",
                 )  # fmt: skip
             for index, responses in zip(shard, rows, strict=True):

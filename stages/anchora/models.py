@@ -1,8 +1,7 @@
-"""Loading and saving policies: pins, devices, number formats."""
+"""Loading and saving policies: pins, weights that are whole, a tokenizer that fits."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from anchora.files import UserError, first_process, new_folder, read_json
+from anchora.machine import device
+from parameters.compute import ComputeParams
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -17,7 +18,11 @@ transformers_logging.disable_progress_bar()
 
 def source_of(pin: str | Path) -> dict[str, str]:
     """The ``from_pretrained`` arguments of a pin file: a local folder, or a hub id at its revision."""
-    value = read_json(pin)
+    return pinned(read_json(pin))
+
+
+def pinned(value: dict[str, str]) -> dict[str, str]:
+    """The same of what a pin file holds."""
     if "path" in value:
         return {"pretrained_model_name_or_path": value["path"]}
     return {"pretrained_model_name_or_path": value["repo"], "revision": value["revision"]}
@@ -28,50 +33,81 @@ def folder(path: str | Path) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(path)}
 
 
-def load(loader, source: dict[str, str], **options):
-    """``loader.from_pretrained`` from safetensors, without remote code; failures become one line."""
+def name_of(source: dict[str, str]) -> str:
     name = source["pretrained_model_name_or_path"]
+    return f"{name}@{source['revision']}" if "revision" in source else name
+
+
+def load(loader, source: dict[str, str], params: ComputeParams, **options):
+    """``loader.from_pretrained``, with remote code only by ``trust_remote_code``; failures become one line."""
     try:
-        return loader.from_pretrained(**source, trust_remote_code=False, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        return loader.from_pretrained(**source, trust_remote_code=params.trust_remote_code, **options)
+    except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # transformers and safetensors raise nearly every kind for a folder that is broken
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"{name}@{source['revision']}" if "revision" in source else name
-        raise UserError(f"model {where}: cannot be loaded: {first[:300]}") from None
+        raise UserError(f"model {name_of(source)}: cannot be loaded: {first[:300]}") from None
 
 
-def device() -> torch.device:
-    """The GPU if there is one, of several processes each its own; else the CPU."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
+def load_weights(loader, source: dict[str, str], params: ComputeParams, *, new_head: bool = False, **options):
+    """A model whose every weight was in its safetensors files, and is finite.
 
-        return PartialState(cpu=not torch.cuda.is_available()).device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ``new_head`` allows a classifier's head, the modules outside of the backbone, to be missing. Raises
+    UserError for another architecture's weights, which transformers would pass over and draw anew.
+    """
+    model, info = load(loader, source, params, use_safetensors=True, output_loading_info=True, **options)
+    backbone = f"{model.base_model_prefix}."
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(backbone) or not new_head)
+    missing = [key for key in missing if not key.endswith((".position_ids", ".pooler.dense.weight", ".pooler.dense.bias"))]
+    if missing:
+        raise UserError(
+            f"model {name_of(source)}: {len(missing)} weights of {type(model).__name__} are not in its files, the first of them "
+            f"{missing[0]}: its config.json names another architecture, or files are missing"
+        )
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight.detach().sum(dtype=torch.float32)):
+            raise UserError(f"model {name_of(source)}: weight {name} holds values that are not finite; the model was saved broken")
+    return model
 
 
-def autocast(use_bf16: bool) -> torch.autocast:
-    """bfloat16 arithmetic within the block, for reference and update alike, if it is asked for."""
-    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=use_bf16)
-
-
-def load_tokenizer(source: dict[str, str]):
+def load_tokenizer(source: dict[str, str], params: ComputeParams):
     """The tokenizer of a policy, with a pad token (its EOS where it has none of its own).
 
     Raises UserError for a tokenizer without an end-of-sequence token: its model could never stop.
     """
-    tokenizer = load(AutoTokenizer, source)
+    tokenizer = load(AutoTokenizer, source, params)
     if tokenizer.eos_token_id is None:
-        raise UserError(f"model {source['pretrained_model_name_or_path']}: its tokenizer has no end-of-sequence token")
+        raise UserError(f"model {name_of(source)}: its tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_policy(source: dict[str, str], use_bf16: bool):
-    """A causal language model in eval mode on the machine's device, bfloat16 or float32."""
-    model = load(AutoModelForCausalLM, source, dtype=torch.bfloat16 if use_bf16 else torch.float32, use_safetensors=True)
+def check_vocabulary(model, tokenizer, source: dict[str, str]) -> None:
+    """Raise UserError for a tokenizer with ids that the model has no embedding for."""
+    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values(), default=0)
+    if largest >= rows:
+        raise UserError(
+            f"model {name_of(source)}: its tokenizer has ids up to {largest}, its embedding {rows} rows; they belong to different "
+            "models, or tokens were added without resizing the embedding"
+        )
+
+
+def load_causal(source: dict[str, str], params: ComputeParams, dtype: torch.dtype | None = None) -> tuple:
+    """A causal language model in ``dtype``, by default that of ``use_bf16``, and its tokenizer."""
+    tokenizer = load_tokenizer(source, params)
+    dtype = dtype or (torch.bfloat16 if params.use_bf16 else torch.float32)
+    model = load_weights(AutoModelForCausalLM, source, params, dtype=dtype)
+    check_vocabulary(model, tokenizer, source)
+    return model, tokenizer
+
+
+def load_policy(source: dict[str, str], params: ComputeParams, dtype: torch.dtype | None = None) -> tuple:
+    """A policy to ask, in eval mode on the machine's device, and its tokenizer."""
+    model, tokenizer = load_causal(source, params, dtype)
     own = model.generation_config  # its penalties and temperatures are not this pipeline's
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, bos_token_id=own.bos_token_id)
-    return model.to(device()).eval()
+    return model.to(device()).eval(), tokenizer
 
 
 def save_policy(path: str | Path, model, tokenizer) -> None:

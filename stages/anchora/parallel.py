@@ -1,21 +1,48 @@
-"""Work in parts: shared by several processes, and kept part by part for a run that is killed."""
+"""Work in parts: shared by several processes, and kept part by part for a run that is killed; steps that all end together."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch.distributed
 
 from anchora.checkpoint import scratch
 from anchora.files import new_file
+from anchora.stage import steps
 
+Item = TypeVar("Item")
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 _calls = itertools.count()
+
+
+def any_process(value: bool) -> bool:
+    """Whether ``value`` holds in one of the processes of this stage: all get the same answer."""
+    if not torch.distributed.is_initialized():
+        return value
+    everyone = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, value)
+    return any(everyone)
+
+
+def wait_for_all() -> None:
+    """Go on when every process of this stage has come this far."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def whole_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Iterator[Item]:
+    """The items of a training loop, of which a signal to any process lets the current one end and be saved."""
+    with steps() as stop_asked:
+        for item in items:
+            yield item
+            if any_process(stop_asked()):
+                save(item)
+                raise KeyboardInterrupt
 
 
 def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> list[Result]:

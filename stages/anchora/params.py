@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -20,6 +21,7 @@ CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -29,6 +31,13 @@ def _inside(path: str) -> str:
     return path
 
 
+def _each_once(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("the same member stands there twice")
+    return values
+
+
+Members = Annotated[list[CountOrZero], AfterValidator(_each_once)]  # of the ensemble, by their seeds
 InsidePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_inside)]
 
 
@@ -98,4 +107,5 @@ def describe(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not key:  # a check between several keys names them itself
         return message
-    return f"{key}: {first['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
+    value = re.sub(r"//[^/@]*@", "//...@", repr(first["input"]))  # an address may hold a password
+    return f"{key}: {value} is not allowed: {message[0].lower()}{message[1:]}"

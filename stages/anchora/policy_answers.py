@@ -16,7 +16,7 @@ from anchora.references import correctness
 from anchora.reliability import fit_correctness
 from anchora.uncertainty import combined
 from anchora.verifiers import member_sources
-from parameters.evaluate import EvaluateParams
+from parameters.answers import AnswerParams
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Answers:
     sampled: np.ndarray  # (n,) share of right samples
     uncertainty: np.ndarray  # (n,) in [0, 1]
     probability: np.ndarray  # (n,) P(correct), nan where it could not be fitted
+    calibration: tuple[list[float], list[bool]]  # uncertainty and correctness on the calibration split, where it is known
     signals: dict[str, np.ndarray]  # (n,) each: the raw parts of the uncertainty, and the regret over the samples
     alpaca: list[str]
     mt_bench: list[list[str]]
@@ -56,11 +57,12 @@ def read_answers(path: str | Path) -> Answers:
     row["correct"] = np.array(row["correct"], dtype=bool)
     for name in ("sampled", "uncertainty", "probability"):
         row[name] = np.array(row[name], dtype=float)
+    row["calibration"] = tuple(row["calibration"])
     row["signals"] = {name: np.array(values) for name, values in row["signals"].items()}
     return Answers(**row)
 
 
-def evaluation_sets(tokenizer, params: EvaluateParams) -> dict[str, list[dict]]:
+def evaluation_sets(tokenizer, params: AnswerParams) -> dict[str, list[dict]]:
     """Rows of each set in the order of its file, the first ``limit`` of each unless that is 0."""
     sets: dict[str, list[dict]] = {"gsm8k": [], "alpaca_eval": [], "mt_bench": []}
     for row in sorted(read_jsonl("data/prepared/evaluation.jsonl"), key=lambda row: row["position"]):
@@ -71,7 +73,7 @@ def evaluation_sets(tokenizer, params: EvaluateParams) -> dict[str, list[dict]]:
     }
 
 
-def calibration_answers(path: Path, model, tokenizer, calibration: dict, params: EvaluateParams) -> tuple[list, list]:
+def calibration_answers(path: Path, model, tokenizer, calibration: dict, params: AnswerParams) -> tuple[list, list]:
     """Uncertainty and correctness of a policy's greedy responses to the calibration split.
 
     Earlier stages have them for the exported policy and for the SFT policy; any other one is asked here.
@@ -88,17 +90,17 @@ def calibration_answers(path: Path, model, tokenizer, calibration: dict, params:
         measured = measured_on(rows, model, tokenizer, params.seed, params.samples_per_prompt, params)
         parts, correct = (
             measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt),
-            correctness(rows, [r.text for r in measured.greedy]),
+            correctness(rows, [r.text for r in measured.greedy], params.answer_reading),
         )
     return combined(parts, calibration, params.weights()).tolist(), correct
 
 
-def measured_on(rows: list[dict], model, tokenizer, seed: int, samples: int, params: EvaluateParams) -> Measured:
+def measured_on(rows: list[dict], model, tokenizer, seed: int, samples: int, params: AnswerParams) -> Measured:
     sources = member_sources(params.output_dir, params.verifiers)
     return measure(model, tokenizer, [row["prompt"] for row in rows], sources, params, seed=seed, samples=samples)
 
 
-def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: EvaluateParams) -> Answers:
+def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: AnswerParams) -> Answers:
     """Every set by the policy of folder ``path``, with P(correct) fitted on its own answers to the calibration split."""
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     fit = calibration_answers(path, model, tokenizer, calibration, params)
@@ -108,19 +110,21 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: Ev
     parts = measured.parts(deviation, params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
     known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
-    probability = fit_correctness(*zip(*known, strict=True))(uncertainty) if known else np.full(len(rows), np.nan)
+    calibrated = tuple(list(side) for side in zip(*known, strict=True)) if known else ([], [])
+    probability = fit_correctness(*calibrated)(uncertainty) if known else np.full(len(rows), np.nan)
     sampled = []
     for row, responses in zip(rows, measured.samples, strict=True):
         texts = [response.text for response in responses[: params.evaluation_samples]]
-        sampled.append(np.mean(correctness([row] * len(texts), texts)))
+        sampled.append(np.mean(correctness([row] * len(texts), texts, params.answer_reading)))
     return Answers(
         greedy=measured.greedy,
         sampled_pairs=[(ids, responses[0].ids) for ids, responses in zip(measured.prompt_ids, measured.samples, strict=True)],
-        correct=np.array(correctness(rows, [response.text for response in measured.greedy]), dtype=bool),
+        correct=np.array(correctness(rows, [response.text for response in measured.greedy], params.answer_reading), dtype=bool),
         sampled=np.array(sampled),
         uncertainty=uncertainty,
         signals=parts | {"regret": measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)},
         probability=probability,
+        calibration=calibrated,
         alpaca=answer_alpaca_eval(model, tokenizer, sets["alpaca_eval"], params),
         mt_bench=answer_mt_bench(model, tokenizer, sets["mt_bench"], params),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from anchora.answers import last_number
+from anchora.answers import READINGS, last_number
 
 
 def known_answer(reference: str) -> Decimal | None:
@@ -17,7 +17,7 @@ def known_answer(reference: str) -> Decimal | None:
     return last_number(reference) if len(reference.split()) == 1 else None
 
 
-def correctness(rows: list[dict], responses: list[str]) -> list[bool | None]:
-    """Right or wrong by the last number of each response; None where the row's ``reference`` gives no answer."""
-    answers = [known_answer(row.get("reference") or "") for row in rows]
-    return [None if answer is None else last_number(text) == answer for answer, text in zip(answers, responses, strict=True)]
+def correctness(rows: list[dict], responses: list[str], reading: str) -> list[bool | None]:
+    """Right or wrong by the number that each response gives, read as ``READINGS`` say; None where ``reference`` gives no answer."""
+    read, answers = READINGS[reading], [known_answer(row.get("reference") or "") for row in rows]
+    return [None if answer is None else read(text) == answer for answer, text in zip(answers, responses, strict=True)]

@@ -47,6 +47,18 @@ def coverage_at_risk(uncertainty: np.ndarray, wrong: np.ndarray, risk: float) ->
     return float((within[-1] + 1) / len(wrong)) if len(within) else 0.0
 
 
+def abstention_threshold(uncertainty: np.ndarray, correct: np.ndarray, target_risk: float) -> float | None:
+    """The largest uncertainty up to which the error rate of the answers is at most ``target_risk``; None if there is none.
+
+    Responses of equal uncertainty are answered together or not at all.
+    """
+    uncertainty, wrong = np.asarray(uncertainty, dtype=float), ~np.asarray(correct, dtype=bool)
+    for threshold in np.unique(uncertainty)[::-1]:
+        if wrong[uncertainty <= threshold].mean() <= target_risk:
+            return float(threshold)
+    return None
+
+
 def fit_correctness(uncertainty: np.ndarray, correct: np.ndarray):
     """P(correct) as a falling function of uncertainty, by isotonic regression on calibration data.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -10,18 +11,21 @@ import signal
 import sys
 import threading
 import time
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from anchora.declared import Declared, look
 from anchora.files import UserError, first_process, new_file
 from anchora.params import StageParams
 
 SCRATCH = Path(".scratch")
+BY_HAND = "by-hand-"
+GRACE_SECONDS = 5.0  # for a training step to end when DVC was killed
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
-Item = TypeVar("Item")
+SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # ends of the names of variables whose values are never shown
+OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of the direction of text (UAX 9)
 _until_step_ends = {"waiting": False, "asked": False}
 
 
@@ -35,23 +39,48 @@ def run_stage(main: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     try:
-        before = look(os.environ["DVC_STAGE"]) if "DVC_STAGE" in os.environ else None
+        before = look(stage_name()) if "DVC_STAGE" in os.environ else None
+        if before is not None:
+            before.check_older(process_start())
         _use_scratch(before)
         main()
         if before is not None:
-            before.check_unmoved(os.environ["DVC_STAGE"])
+            before.check_unmoved()
         if first_process():
-            shutil.rmtree(SCRATCH / stage_name(), ignore_errors=True)
+            _clear_scratch()
     except KeyboardInterrupt:
         print(f"{name}: stopped; `dvc repro` goes on from here", file=sys.stderr)
         sys.exit(STOPPED)
     except Exception as error:
         if os.environ.get("ANCHORA_DEBUG") == "1":
             raise
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        hint = "" if isinstance(error, UserError) else " (ANCHORA_DEBUG=1 shows where)"
-        print(f"{name}: error: {' '.join(text.split())}{hint}", file=sys.stderr)
+        print(f"{name}: error: {printable(' '.join(explain(error).split()))}", file=sys.stderr)
         sys.exit(1)
+
+
+def explain(error: Exception) -> str:
+    """What went wrong and what to do, for what a machine can do to a stage; anything else says where to look."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        return f"the disk is full ({text}); free some space, then `dvc repro` goes on from here"
+    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission ({text}); make the project's folders writable for this user"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return (
+            f"out of memory ({text}); lower batch_size, update_batch_tokens, scoring_batch_tokens or sampling_batch_size, "
+            "or set gradient_checkpointing: true"
+        )
+    return f"{type(error).__name__}: {text} (ANCHORA_DEBUG=1 shows where)"
+
+
+def printable(text: str) -> str:
+    """``text`` without what could harm: control characters, overrides of the direction of text, secrets of the environment."""
+    for name, value in os.environ.items():
+        if name.endswith(SECRETS) and len(value) >= 8:
+            text = text.replace(value, f"${name}")
+    return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc" and letter not in OVERRIDES)
 
 
 def _on_signal(number, frame) -> None:
@@ -64,21 +93,17 @@ def _on_signal(number, frame) -> None:
 
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[], bool]]:
-    """Within the block signals wait for the end of a step; the function it gives says whether one came."""
+    """Within the block signals wait for the end of a step; the function it gives says whether one came.
+
+    One that came in the last step stops the stage behind the block.
+    """
     _until_step_ends.update(waiting=True, asked=False)
     try:
         yield lambda: _until_step_ends["asked"]
     finally:
         _until_step_ends["waiting"] = False
-
-
-def whole_steps(items: Iterable[Item]) -> Iterator[Item]:
-    """The items of a training loop, of which a signal lets the current one end."""
-    with steps() as stop_asked:
-        for item in items:
-            yield item
-            if stop_asked():
-                raise KeyboardInterrupt
+    if _until_step_ends["asked"]:
+        raise KeyboardInterrupt
 
 
 def process_status(pid: int) -> tuple[str, int] | None:
@@ -88,6 +113,15 @@ def process_status(pid: int) -> tuple[str, int] | None:
     except OSError:
         return None
     return None if state in "ZX" else (state, int(parent))
+
+
+def process_start() -> float | None:
+    """When this process was started, in seconds since 1970; None where /proc does not say."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def dvc_process() -> int | None:
@@ -107,6 +141,9 @@ def end_with(pid: int | None) -> None:
     def watch() -> None:
         while process_status(pid):
             time.sleep(0.5)
+        if _until_step_ends["waiting"]:  # the step under way may end, if it is quick
+            _until_step_ends["asked"] = True
+            time.sleep(GRACE_SECONDS)
         os._exit(STOPPED)
 
     if pid is not None:
@@ -115,16 +152,28 @@ def end_with(pid: int | None) -> None:
 
 def _use_scratch(declared: Declared | None) -> None:
     """Make the run's scratch folder known to its modules; a script that runs by hand has none that lasts."""
-    folder = SCRATCH / stage_name() / (declared.fingerprint if declared else f"by-hand-{os.getpid()}")
+    folder = SCRATCH / stage_name() / (declared.fingerprint() if declared else f"{BY_HAND}{os.getpid()}")
     if declared is None:
         shutil.rmtree(folder, ignore_errors=True)
     os.environ["ANCHORA_SCRATCH"] = str(folder)
 
 
+def _clear_scratch() -> None:
+    """Remove the run's own scratch folder, and under DVC those of earlier runs that were never finished."""
+    own = Path(os.environ["ANCHORA_SCRATCH"])
+    shutil.rmtree(own, ignore_errors=True)
+    if not own.name.startswith(BY_HAND):
+        for other in own.parent.glob("*"):
+            if not (other.name.startswith(BY_HAND) and process_status(int(other.name.removeprefix(BY_HAND)))):
+                shutil.rmtree(other, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        own.parent.rmdir()
+
+
 def say(text: str) -> None:
     """A line of progress on the terminal, at once even when the output is a pipe; one for all processes."""
     if first_process():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def log_folder(log_dir: str) -> Path:
@@ -133,16 +182,21 @@ def log_folder(log_dir: str) -> Path:
     In a queued experiment the working folder is temporary, so the logs go to the folder of the
     project that started it, under the experiment's name.
     """
-    folder = Path(log_dir)
+    folder = lasting_folder(log_dir)
     if "DVC_EXP_NAME" in os.environ and "DVC_ROOT" in os.environ:
-        folder = Path(os.environ["DVC_ROOT"]) / log_dir / os.environ["DVC_EXP_NAME"]
+        folder = folder / os.environ["DVC_EXP_NAME"]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
+def lasting_folder(name: str) -> Path:
+    """A folder of the project, also for a queued experiment, whose own folder is temporary."""
+    return Path(os.environ["DVC_ROOT"]) / name if "DVC_EXP_NAME" in os.environ and "DVC_ROOT" in os.environ else Path(name)
+
+
 def stage_name() -> str:
-    """The name DVC gave the running stage, or the script's."""
-    return os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).replace("/", "_")
+    """The name DVC gave the running stage, without the dvc.yaml that a call from another folder puts before it; or the script's."""
+    return os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).rpartition(":")[2]
 
 
 def log_params(params: StageParams, log_dir: str) -> None:

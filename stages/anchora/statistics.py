@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 CONFIDENCE = 0.95
-DIFFERENCE_RESAMPLES = 1000
+RESAMPLES = 1000  # of prompts, for percentile intervals
+
+Interval = tuple[float | None, float | None]
 
 
 def wilson(successes: float, total: int) -> tuple[float, float]:
@@ -40,24 +42,26 @@ def bootstrap_mean(values: np.ndarray, seed: int) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def bootstrap_difference(
+def bootstrap_sides(
     statistic: Callable[..., float | None], first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int
-) -> tuple[float | None, float | None]:
-    """Percentile bootstrap interval of ``statistic(*first) - statistic(*second)`` over the same prompts.
+) -> tuple[Interval, Interval, Interval]:
+    """Percentile bootstrap intervals of ``statistic(*first)``, of ``statistic(*second)`` and of their difference.
 
     Each of the arrays is (prompts,); a resample draws prompts, for both sides alike. Resamples in which
     the statistic is undefined (None) are passed over; (None, None) where there are no others.
     """
     generator, n = np.random.default_rng(seed), len(first[0])
-    differences = []
-    for _ in range(DIFFERENCE_RESAMPLES):
-        drawn = generator.integers(0, n, n)
-        values = [statistic(*(array[drawn] for array in side)) for side in (first, second)]
-        if None not in values:
-            differences.append(values[0] - values[1])
-    if not differences:
+    drawn = (generator.integers(0, n, n) for _ in range(RESAMPLES))
+    values = [[statistic(*(array[rows] for array in side)) for side in (first, second)] for rows in drawn]
+    differences = [None if None in pair else pair[0] - pair[1] for pair in values]
+    return tuple(_middle(column) for column in (*zip(*values, strict=True), differences))
+
+
+def _middle(values: Sequence[float | None]) -> Interval:
+    known = [value for value in values if value is not None]
+    if not known:
         return None, None
-    low, high = np.quantile(differences, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 

@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from anchora.checkpoint import Checkpoints
 from anchora.files import UserError
+from anchora.parallel import any_process, wait_for_all
 from anchora.stage import say, steps
 from parameters.training import TrainingParams
 
@@ -49,6 +50,7 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, learning_
         "ddp_find_unused_parameters": False,
         "disable_tqdm": not sys.stderr.isatty(),
         "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,  # collators put tensors on the device themselves
     }
 
 
@@ -68,23 +70,43 @@ class WholeUpdates(torch.utils.data.Sampler):
         return len(self.lengths) // self.update_size * self.update_size or len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
-        yield from get_length_grouped_indices(self.lengths, self.update_size, generator=generator)[: len(self)]
+        yield from self.of_epoch(self.epoch)
+
+    def of_epoch(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 10_007 + epoch)
+        return get_length_grouped_indices(self.lengths, self.update_size, generator=generator)[: len(self)]
+
+    def of_step(self, step: int) -> list[int]:
+        """The examples of update ``step``, counted from 1."""
+        place = (step - 1) % self.updates_in_epoch()
+        return self.of_epoch(self.epoch_of(step))[place * self.update_size : (place + 1) * self.update_size]
+
+    def epoch_of(self, step: int) -> int:
+        return (step - 1) // self.updates_in_epoch()
+
+    def updates_in_epoch(self) -> int:
+        return max(1, len(self) // self.update_size)
 
 
 class GoesOn(TrainerCallback):
-    """Saves a checkpoint when one is due or the stage shall stop, marks it as whole, and tells how far training is."""
+    """Saves a checkpoint when one is due or the stage shall stop, marks it as whole, and tells how far training is.
 
-    def __init__(self, checkpoints: Checkpoints, stop_asked: Callable[[], bool]):
-        self.checkpoints, self.stop_asked, self.said_at = checkpoints, stop_asked, time.monotonic()
+    ``rows`` names the examples of an update, for the error that stops a training gone wrong.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, stop_asked: Callable[[], bool], rows: Callable[[int], list[str]]):
+        self.checkpoints, self.stop_asked, self.rows, self.said_at = checkpoints, stop_asked, rows, time.monotonic()
+        self.stops = False
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = state.global_step < state.max_steps and (self.checkpoints.due() or self.stop_asked())
+        self.stops = any_process(self.stop_asked())
+        control.should_save = state.global_step < state.max_steps and (self.checkpoints.due() or self.stops)
 
     def on_save(self, args, state, control, **kwargs):
+        wait_for_all()  # each has written its part
         if state.is_world_process_zero:
             self.checkpoints.mark_whole(state.global_step)
-        if self.stop_asked():
+        if self.stops:
             raise KeyboardInterrupt
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -92,26 +114,25 @@ class GoesOn(TrainerCallback):
             if name in (logs or {}) and not math.isfinite(float(logs[name])):
                 raise UserError(
                     f"the {name} of step {state.global_step} (epoch {state.epoch:.2f}) is not finite; lower the learning rate or look "
-                    "at the data. No model was written; the last checkpoint is kept"
+                    f"at its rows: {', '.join(self.rows(state.global_step))}. No model was written; the last checkpoint is kept"
                 )
         if args.disable_tqdm and "loss" in (logs or {}) and time.monotonic() - self.said_at >= SECONDS_BETWEEN_LINES:
             say(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}")
             self.said_at = time.monotonic()
 
 
-def train(trainer, checkpoints: Checkpoints) -> float:
-    """Train from the newest whole checkpoint on, or from the start; the mean loss over all updates."""
+def train(trainer, checkpoints: Checkpoints, sources: list[str]) -> float:
+    """Train from the newest whole checkpoint on, or from the start; the mean loss over all updates.
+
+    ``trainer.order`` is a ``WholeUpdates``; ``sources`` say where each example comes from.
+    """
     trainer.remove_callback(PrinterCallback)
     found = checkpoints.newest()
     if found is not None:
         say(f"going on from step {checkpoints.step(found)}")
+        trainer.order.set_epoch(trainer.order.epoch_of(checkpoints.step(found) + 1))  # several processes' loaders do not pass it on
     with steps() as stop_asked:
-        trainer.add_callback(GoesOn(checkpoints, stop_asked))
+        trainer.add_callback(GoesOn(checkpoints, stop_asked, lambda step: [sources[index] for index in trainer.order.of_step(step)]))
         trainer.train(resume_from_checkpoint=None if found is None else str(found))
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return sum(losses) / len(losses)
-
-
-def training_dtype(use_bf16: bool, lora_rank: int) -> torch.dtype:
-    """bfloat16 for frozen weights under LoRA; weights that are trained stay in float32."""
-    return torch.bfloat16 if use_bf16 and lora_rank else torch.float32

@@ -37,6 +37,11 @@ def combined(parts: dict[str, np.ndarray], calibration: dict, weights: dict[str,
     return ecdf(calibration["combined"], weighted_mean(scaled, weights))
 
 
+def scale_of(parts: dict[str, np.ndarray], weights: dict[str, float]) -> list[float]:
+    """The weighted means on the calibration split of the parts measured there: what ``combined`` is ranked among."""
+    return weighted_mean({name: ecdf(values, values) for name, values in parts.items()}, weights).tolist()
+
+
 def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
     """Typical spread of a member over one prompt's samples: the median standard deviation.
 

@@ -1,6 +1,6 @@
 """One optimiser step of the update: what is drawn, how it is split over passes and processes, what it costs.
 
-    loss = 1/N sum_i w_i s_i DPO_i(beta_i) + chosen_nll_weight * NLL(chosen) + anchor_weight * NLL(anchors)
+    loss = dpo_weight * 1/N sum_i w_i s_i DPO_i(beta_i) + chosen_nll_weight * NLL(chosen) + anchor_weight * NLL(anchors)
 
 Every term is divided by a figure of the whole optimiser batch (its pairs, its chosen tokens, its anchor
 tokens), so that any split of the batch, over passes or over processes, gives the same gradient.
@@ -9,6 +9,7 @@ tokens), so that any split of the batch, over passes or over processes, gives th
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import torch
 
 from anchora.files import UserError
 from anchora.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
-from anchora.losses import beta_scales, case_weights, dpo_losses, kl_estimates, pair_betas
+from anchora.losses import beta_scales, case_weights, dpo_losses, gate_ranks, kl_estimates, pair_betas
 from anchora.regret import importance_weights, ranks
 from parameters.update_policy import UpdatePolicyParams
 
@@ -61,13 +62,14 @@ class Layout:
 def weigh(rows: list[dict], params: UpdatePolicyParams) -> Pairs:
     """Beta, weight, chance and reference log-probs of every case of the buffer."""
     rank = torch.tensor(ranks([row["uncertainty"] for row in rows]), dtype=torch.float32)
-    beta = pair_betas(rank, params.beta_mode, params.kl_beta_min, params.kl_beta_max, params.seed)
+    gate = gate_ranks(rank, params.beta_mode, params.seed)
+    beta = pair_betas(gate, params.kl_beta_min, params.kl_beta_max)
     scale = beta_scales(beta, params.beta_scaling, (params.kl_beta_min + params.kl_beta_max) / 2)
     chance = torch.tensor([row["priority"] for row in rows], dtype=torch.float64)
     chance = chance / chance.sum() if params.replay == "regret" else torch.full_like(chance, 1 / len(rows))
     correction = torch.tensor(importance_weights(chance.numpy(), params.importance_correction), dtype=torch.float32)
     chosen, rejected = (torch.tensor([sum(row[side]["reference_logps"]) for row in rows]) for side in ("chosen", "rejected"))
-    return Pairs(rows, rank, beta, case_weights(rank, params.case_weight) * scale * correction, chance, chosen, rejected)
+    return Pairs(rows, rank, beta, case_weights(gate, params.case_weight) * scale * correction, chance, chosen, rejected)
 
 
 def buffer_line(row: dict) -> tuple[list[int], ...]:
@@ -117,8 +119,8 @@ def anchor_terms(model, anchors: list[dict], layout: Layout) -> dict[str, torch.
     return {"anchor_nll": -ours.sum(), "anchor_kl": kl_estimates(reference - ours.detach())["k3"].sum()}
 
 
-def update(accelerator, model, optimizer, pairs: Pairs, drawn: list[int], anchors: list[dict], layout: Layout, params) -> dict:
-    """One optimiser step on the pairs ``drawn`` and the anchors; its figures.
+def update(accelerator, model, optimizer, step: int, pairs: Pairs, drawn: list[int], anchors: list[dict], layout: Layout, params) -> dict:
+    """Optimiser step ``step`` on the pairs ``drawn`` and the anchors; its figures.
 
     Each process takes every n-th part. All make the same number of passes, as DDP and FSDP need, so that a
     process with a part less repeats its first one at weight 0.
@@ -138,7 +140,7 @@ def update(accelerator, model, optimizer, pairs: Pairs, drawn: list[int], anchor
         with contextlib.nullcontext() if number == rounds - 1 else accelerator.no_sync(model):
             if kind == "pairs":
                 terms = pair_terms(model, pairs, [drawn[index] for index in part], layout)
-                loss = terms["dpo"] / len(drawn) + params.chosen_nll_weight * terms["chosen_nll"] / chosen_tokens
+                loss = params.dpo_weight * terms["dpo"] / len(drawn) + params.chosen_nll_weight * terms["chosen_nll"] / chosen_tokens
                 if not extra:
                     margins[part] = terms.pop("margins").double().cpu()
             else:
@@ -151,8 +153,11 @@ def update(accelerator, model, optimizer, pairs: Pairs, drawn: list[int], anchor
     norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
     totals, margins = summed(accelerator, totals, margins)
     if not torch.isfinite(norm):
+        broken = [index for index, margin in zip(drawn, margins.tolist(), strict=True) if not math.isfinite(margin)] or drawn
         raise UserError(
-            f"the gradient is not finite (DPO loss {totals['dpo'] / len(drawn)}); lower update_learning_rate. No model was written"
+            f"the gradient of step {step} is not finite (DPO loss {totals['dpo'] / len(drawn)}); lower update_learning_rate or look at "
+            f"its cases: {', '.join(sorted({pairs.rows[index]['id'] for index in broken}))}. No model was written; the last "
+            "checkpoint is kept"
         )
     optimizer.step()
     optimizer.zero_grad()
@@ -175,7 +180,9 @@ def step_figures(totals, margins, pairs: Pairs, drawn: list[int], chosen_tokens:
     figures = {name: totals[name] / len(drawn) for name in ("dpo", "margin", "chosen_logp_change", "rejected_logp_change")}
     figures["chosen_nll"] = totals["chosen_nll"] / chosen_tokens
     figures["anchor_nll"], figures["kl_per_token"] = (totals[name] / max(1, anchor_tokens) for name in ("anchor_nll", "anchor_kl"))
-    figures["loss"] = figures["dpo"] + params.chosen_nll_weight * figures["chosen_nll"] + params.anchor_weight * figures["anchor_nll"]
+    figures["loss"] = (
+        params.dpo_weight * figures["dpo"] + params.chosen_nll_weight * figures["chosen_nll"] + params.anchor_weight * figures["anchor_nll"]
+    )
     beta, rank = pairs.beta[drawn].double(), pairs.rank[drawn]
     for name, share in (("beta_p10", 0.1), ("beta_median", 0.5), ("beta_p90", 0.9)):
         figures[name] = float(beta.quantile(share))

@@ -15,24 +15,30 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from anchora.files import UserError, read_json
 from anchora.logps import token_budget_batches
-from anchora.models import device, folder, load
+from anchora.machine import device
+from anchora.models import check_vocabulary, folder, load, load_weights, name_of, pinned
 from anchora.parallel import shared_out
 from anchora.prompts import Messages, encode_prompt, encode_response
+from parameters.policy import PolicyParams, ScoringParams
 
 
-def load_verifier(source: dict[str, str], **options):
+def load_verifier(source: dict[str, str], params: PolicyParams, **options) -> tuple:
     """A sequence classifier with one logit in eval mode, and its tokenizer with a pad token.
 
     Raises UserError for a model with another number of labels. ``num_labels=1`` in ``options`` puts
     a new head on a model that has none.
     """
-    name = source["pretrained_model_name_or_path"]
-    tokenizer = load(AutoTokenizer, source)
-    model = load(AutoModelForSequenceClassification, source, dtype=torch.float32, use_safetensors=True, **options)
+    tokenizer = load(AutoTokenizer, source, params)
+    model = load_weights(
+        AutoModelForSequenceClassification, source, params, new_head="num_labels" in options, dtype=torch.float32, **options
+    )
     if model.config.num_labels != 1:
-        raise UserError(f"model {name}: a verifier has one logit, this classifier has {model.config.num_labels}")
+        raise UserError(f"model {name_of(source)}: a verifier has one logit, this classifier has {model.config.num_labels}")
+    check_vocabulary(model, tokenizer, source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"model {name_of(source)}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with")
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(device()).eval(), tokenizer
 
@@ -43,10 +49,7 @@ def member_sources(output_dir: str, members: list[int]) -> list[dict[str, str]]:
     brought = read_json(Path(output_dir) / "verifiers" / "brought.json")
     if not trained and not brought:
         raise UserError("verifiers and verifier_paths are both empty; at least one verifier must judge the responses")
-    return trained + [
-        folder(pin["path"]) if "path" in pin else {"pretrained_model_name_or_path": pin["repo"], "revision": pin["revision"]}
-        for pin in brought
-    ]
+    return trained + [pinned(pin) for pin in brought]
 
 
 def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, template: str) -> list[int]:
@@ -87,12 +90,12 @@ def pair_limit(model, max_length: int) -> int:
 
 
 @torch.no_grad()
-def score_pairs(model, tokenizer, pairs: list[tuple[Messages, str]], *, max_length: int, template: str, budget: int) -> np.ndarray:
+def score_pairs(model, tokenizer, pairs: list[tuple[Messages, str]], params: ScoringParams) -> np.ndarray:
     """Raw scores of (prompt, response), (pairs,) float64."""
-    limit = pair_limit(model, max_length)
-    rows = [encode_pair(tokenizer, prompt, response, limit, template) for prompt, response in pairs]
+    limit = pair_limit(model, params.max_length)
+    rows = [encode_pair(tokenizer, prompt, response, limit, params.prompt_template) for prompt, response in pairs]
     scores = np.zeros(len(pairs))
-    batches = token_budget_batches([len(row) for row in rows], budget)
+    batches = token_budget_batches([len(row) for row in rows], params.scoring_batch_tokens)
 
     def score(_: int, indices: list[int]) -> list[float]:
         inputs = pad_inputs(tokenizer, model, [rows[i] for i in indices])
@@ -103,9 +106,7 @@ def score_pairs(model, tokenizer, pairs: list[tuple[Messages, str]], *, max_leng
     return scores
 
 
-def score_ensemble(
-    sources: list[dict[str, str]], pairs: list[tuple[Messages, str]], *, max_length: int, template: str, budget: int
-) -> np.ndarray:
+def score_ensemble(sources: list[dict[str, str]], pairs: list[tuple[Messages, str]], params: ScoringParams) -> np.ndarray:
     """Raw scores of every member, (members, pairs); one member in memory at a time, equal pairs scored once."""
     keys = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
@@ -113,7 +114,7 @@ def score_ensemble(
     place = {keys[index]: position for position, index in enumerate(unique)}
     scores = np.zeros((len(sources), len(unique)))
     for member, source in enumerate(sources):
-        model, tokenizer = load_verifier(source)
-        scores[member] = score_pairs(model, tokenizer, [pairs[i] for i in unique], max_length=max_length, template=template, budget=budget)
+        model, tokenizer = load_verifier(source, params)
+        scores[member] = score_pairs(model, tokenizer, [pairs[i] for i in unique], params)
         del model
     return scores[:, [place[key] for key in keys]]

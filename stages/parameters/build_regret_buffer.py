@@ -2,12 +2,12 @@
 
 from pydantic import model_validator
 
-from anchora.params import Count, CountOrZero, NotNegative, Share
+from anchora.params import Count, CountOrZero, Members, NotNegative, Share
 from parameters.policy import ScoringParams
 
 
 class BuildRegretBufferParams(ScoringParams):
-    verifiers: list[CountOrZero]
+    verifiers: Members
     uncertainty_quantile: Share
     regret_threshold: NotNegative
     regret_penalty: NotNegative

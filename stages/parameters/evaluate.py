@@ -1,10 +1,9 @@
 """Parameters of evaluate."""
 
-from anchora.params import Count, CountOrZero, NotNegative
-from parameters.measure import MeasureParams
+from anchora.params import Share
+from parameters.answers import AnswerParams
+from parameters.judge import JudgeParams
 
 
-class EvaluateParams(MeasureParams):
-    limit: CountOrZero
-    regret_penalty: NotNegative
-    evaluation_samples: Count
+class EvaluateParams(AnswerParams, JudgeParams):
+    target_risk: Share

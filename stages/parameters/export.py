@@ -1,7 +1,8 @@
 """Parameters of export."""
 
+from anchora.params import Share
 from parameters.measure import MeasureParams
 
 
 class ExportParams(MeasureParams):
-    pass
+    target_risk: Share

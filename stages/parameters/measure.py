@@ -4,16 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from anchora.params import Count, CountOrZero, NotNegative, Positive, Share
+from anchora.params import Count, Members, NotNegative, Positive, Seed, Share, Text
 from parameters.policy import ScoringParams
 
 
 class MeasureParams(ScoringParams):
-    seed: int
+    seed: Seed
     samples_per_prompt: Annotated[int, Field(ge=2)]
     temperature: Positive
     top_p: Share
     max_new_tokens: Count
+    stop_strings: list[Text]
+    answer_reading: Literal["last", "anchored"]
     sampling_batch_size: Count
     uncertainty_dropout_samples: Count
     uncertainty_dropout_rate: Share
@@ -22,7 +24,7 @@ class MeasureParams(ScoringParams):
     weight_token_entropy: NotNegative
     weight_mc_dropout: NotNegative
     weight_verifier_disagreement: NotNegative
-    verifiers: list[CountOrZero]
+    verifiers: Members
     overlong_prompts: Literal["error", "drop"]
 
     @model_validator(mode="after")

@@ -2,11 +2,11 @@
 
 from pydantic import field_validator
 
-from anchora.params import Count, ModelStageParams, Text
+from anchora.params import Count, Text
+from parameters.compute import ComputeParams
 
 
-class PolicyParams(ModelStageParams):
-    use_bf16: bool
+class PolicyParams(ComputeParams):
     max_length: Count
     prompt_template: Text
 

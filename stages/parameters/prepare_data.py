@@ -2,16 +2,17 @@
 
 from pydantic import model_validator
 
-from anchora.params import InsidePath, Share, StageParams
+from anchora.params import CountOrZero, InsidePath, Seed, Share, StageParams
 
 
 class PrepareDataParams(StageParams):
-    seed: int
+    seed: Seed
     sft_data_path: InsidePath
     preference_data_path: InsidePath
     regret_prompts_path: InsidePath
     calibration_path: InsidePath
     gsm8k_path: InsidePath
+    gsm8k_shots: CountOrZero
     alpaca_eval_path: InsidePath
     mt_bench_path: InsidePath
     regret_share: Share

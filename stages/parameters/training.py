@@ -1,14 +1,14 @@
 """Parameters of every stage that trains."""
 
-from anchora.params import Count, CountOrZero, ModelStageParams
+from anchora.params import Count, CountOrZero, Seed
+from parameters.compute import ComputeParams
 
 
-class TrainingParams(ModelStageParams):
-    seed: int
+class TrainingParams(ComputeParams):
+    seed: Seed
     batch_size: Count
     grad_accum_steps: Count
     gradient_checkpointing: bool
-    use_bf16: bool
 
 
 class LoraParams(TrainingParams):

@@ -20,6 +20,7 @@ class UpdatePolicyParams(LoraParams):
     case_weight: Literal["none", "certainty"]
     replay: Literal["regret", "uniform"]
     importance_correction: NotNegative
+    dpo_weight: NotNegative
     chosen_nll_weight: NotNegative
     anchor_weight: NotNegative
     kl_budget: Positive

@@ -151,7 +151,7 @@ def update_ours(pairs, args) -> dict:
     import yaml
     from accelerate import Accelerator
 
-    from anchora.models import autocast
+    from anchora.machine import autocast
     from anchora.update import SequenceLogps, layout_for, update, weigh
     from parameters.update_policy import UpdatePolicyParams
 
@@ -171,7 +171,7 @@ def update_ours(pairs, args) -> dict:
         begun = None
         for start in range(0, len(pairs), args.batch):
             drawn = list(range(start, min(start + args.batch, len(pairs))))
-            update(accelerator, model, optimizer, weighed, drawn, [], layout, params)
+            update(accelerator, model, optimizer, start // args.batch + 1, weighed, drawn, [], layout, params)
             begun = begun or time.perf_counter()
         seconds = time.perf_counter() - begun
     return {"tokens_per_second": useful_tokens(pairs[args.batch :]) / seconds, "peak_memory_mib": memory.peak, "shared": layout.shared}

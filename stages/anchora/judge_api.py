@@ -1,0 +1,102 @@
+"""A judge behind an OpenAI-compatible endpoint, in place of the proxy that the pipeline trains.
+
+Every question is asked once: replies are kept, by a hash of what was asked, in ``.judge_cache/`` under
+the project. The key comes from the environment alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from anchora.files import UserError, new_file, read_json
+from anchora.prompts import Messages
+from anchora.stage import lasting_folder, say
+from parameters.judge import JudgeParams
+
+KEY = "ANCHORA_JUDGE_API_KEY"
+CACHE = ".judge_cache"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the judge said to one question, and what it cost."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
+    """The judge's reply to each question, from the cache where it was asked before.
+
+    The client repeats what fails for a moment (429, 5xx, time-outs, broken connections) with growing
+    pauses, ``judge_retries`` times. Raises UserError when that was not enough; what was answered stays.
+    """
+    from openai import OpenAI, OpenAIError
+
+    client = OpenAI(
+        base_url=params.judge_base_url or None,
+        api_key=os.environ.get(KEY) or "none",  # a server of one's own needs none
+        max_retries=params.judge_retries,
+        timeout=params.judge_timeout,
+    )
+    pace, folder = Pace(60.0 / params.judge_requests_per_minute), lasting_folder(CACHE)
+    files = [folder / f"{question_hash(question, params)}.json" for question in questions]
+    missing = {file: question for file, question in zip(files, questions, strict=True) if not file.is_file()}
+
+    def ask(file: Path) -> None:
+        pace.wait()
+        answer = client.chat.completions.create(model=params.judge_model, messages=missing[file], temperature=0.0)
+        text = (answer.choices[0].message.content if answer.choices else None) or ""
+        usage = answer.usage
+        reply = Reply(text, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
+        with new_file(file, every_process=True) as partial:
+            partial.write_text(json.dumps(asdict(reply)), encoding="utf-8")
+
+    say(f"judge {params.judge_model}: {len(missing)} questions to ask, {len(questions) - len(missing)} from {CACHE}")
+    with ThreadPoolExecutor(params.judge_parallel_requests) as pool:
+        asked = [pool.submit(ask, file) for file in missing]
+        try:
+            for each in asked:
+                each.result()
+        except (OpenAIError, ValueError) as error:
+            pool.shutdown(cancel_futures=True)
+            where = params.judge_base_url or "the default endpoint"
+            raise UserError(
+                f"judge_model {params.judge_model} at {where}: {type(error).__name__}: {str(error)[:200]}; the verdicts so far are "
+                f"kept, so that `dvc repro` asks the rest. The key is read from {KEY}"
+            ) from None
+    return [Reply(**read_json(file)) for file in files]
+
+
+def question_hash(question: Messages, params: JudgeParams) -> str:
+    asked = json.dumps([params.judge_base_url, params.judge_model, question], ensure_ascii=False)
+    return hashlib.sha256(asked.encode()).hexdigest()[:32]
+
+
+def spent(replies: Sequence[Reply], params: JudgeParams) -> dict[str, float]:
+    """Tokens of all replies, whenever they were asked for, and their price in US dollars."""
+    prompt, completion = sum(reply.prompt_tokens for reply in replies), sum(reply.completion_tokens for reply in replies)
+    cost = (prompt * params.judge_price_prompt + completion * params.judge_price_completion) / 1e6
+    return {"questions": len(replies), "prompt_tokens": prompt, "completion_tokens": completion, "cost": round(cost, 6)}
+
+
+class Pace:
+    """Lets requests of several threads start no closer together than ``seconds``."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.next, self.lock = seconds, 0.0, threading.Lock()
+
+    def wait(self) -> None:
+        with self.lock:
+            begin = max(self.next, time.monotonic())
+            self.next = begin + self.seconds
+        time.sleep(max(0.0, begin - time.monotonic()))

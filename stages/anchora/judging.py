@@ -1,0 +1,142 @@
+"""What a judge makes of two policies' answers: the pipeline's own, kept out of training, or one behind an API.
+
+``rows`` are prompts of AlpacaEval or questions of MT-Bench; ``policy`` and ``baseline`` hold the answers to
+every turn of each row. A turn is judged behind the same policy's own earlier answers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anchora.benchmarks import conversation
+from anchora.judge_api import Reply, ask_all, spent
+from anchora.parallel import shared_out
+from anchora.prompts import Messages
+from anchora.statistics import bootstrap_mean, win_rate
+from anchora.verdicts import grade_question, pair_question, read_grade, read_pair, win
+from anchora.verifiers import score_ensemble
+from parameters.evaluate import EvaluateParams
+
+LIKE_LENGTH = 1.25  # answers count as equally long up to this ratio of their characters
+
+
+def own_judge(
+    judge: dict[str, str], ensemble: list[dict[str, str]], deviation: np.ndarray, rows: list[dict],
+    policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams,
+) -> dict:  # fmt: skip
+    """Win rate by the score of the kept-out judge; beside it that of the ensemble, which the policy was tuned by.
+
+    ``deviation``: (members,) puts the members on one scale. Where the ensemble sees more wins than the
+    judge, the policy has learnt the ensemble's tastes. Empty where there are no rows.
+    """
+    if not rows:
+        return {}
+    turns = [len(answers) for answers in policy]
+    ours, theirs = (_scores([judge], rows, answers, params)[0] for answers in (policy, baseline))
+    members = _scores(ensemble, rows, policy, params) - _scores(ensemble, rows, baseline, params)
+    liked = (members / deviation[:, None]).mean(0)
+    wins, ensemble_wins = _by_row(win_rate(ours, theirs), turns), _by_row(win_rate(liked, 0.0), turns)
+    figures = _figures(wins, policy, baseline, params)
+    figures |= {"reward": _by_row(ours, turns).mean(), "baseline_reward": _by_row(theirs, turns).mean()}
+    figures["ensemble_win_rate"] = ensemble_wins.mean()
+    figures["ensemble_disagreement"] = np.mean((ours - theirs) * liked < 0)
+    return _rounded(figures)
+
+
+def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
+    """Win rate by the verdicts of ``judge_model`` in both orders; questions of MT-Bench get grades from 1 to 10 as well.
+
+    Verdicts that cannot be read are counted and left out. Empty where there are no rows.
+    """
+    if not rows:
+        return {}
+    (found,) = shared_out([(rows, policy, baseline)], lambda _, part: _verdicts(*part, params))  # asked by one process
+    wins = np.array([np.mean(turns) if turns else np.nan for turns in found["wins"]], dtype=float)
+    kept = ~np.isnan(wins)
+    figures = {"judge": params.judge_model, "malformed": found["malformed"], **found["spent"]}
+    if kept.any():
+        lines = np.flatnonzero(kept)
+        figures |= _figures(wins[kept], [policy[i] for i in lines], [baseline[i] for i in lines], params)
+    for name, grades in found["grades"].items():
+        known = [np.mean(turns) for turns in grades if turns]
+        figures[name] = np.mean(known) if known else None
+    return _rounded(figures)
+
+
+def _verdicts(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
+    """Points of every row's turns, grades of both policies for MT-Bench, malformed replies, and what it cost."""
+    places, questions = [], []
+    for row, (mine, other) in enumerate(zip(policy, baseline, strict=True)):
+        for turn in range(len(mine)):
+            asked = conversation(_turns(rows[row]), mine[:turn])
+            questions += [pair_question(asked, mine[turn], other[turn]), pair_question(asked, other[turn], mine[turn])]
+            places.append(row)
+    graded = [(name, answers) for name, answers in (("reward", policy), ("baseline_reward", baseline)) if "turns" in rows[0]]
+    for _, answers in graded:
+        questions += [question for row, turns in zip(rows, answers, strict=True) for question in _grade_questions(row, turns)]
+    replies = ask_all(questions, params)
+    wins: list[list[float]] = [[] for _ in rows]
+    malformed = 0
+    for number, row in enumerate(places):
+        verdicts = [read_pair(reply.text) for reply in replies[2 * number : 2 * number + 2]]
+        malformed += sum(verdict is None for verdict in verdicts)
+        points = win(*verdicts)
+        wins[row] += [] if points is None else [points]
+    grades, start = {}, 2 * len(places)
+    for name, answers in graded:
+        grades[name], start, missing = _grades(replies, start, answers)
+        malformed += missing
+    return {"wins": wins, "grades": grades, "malformed": malformed, "spent": spent(replies, params)}
+
+
+def _grade_questions(row: dict, answers: list[str]) -> list[Messages]:
+    references = [*row.get("reference", []), *[None] * len(answers)]
+    return [grade_question(conversation(row["turns"], answers[:turn]), text, references[turn]) for turn, text in enumerate(answers)]
+
+
+def _grades(replies: list[Reply], start: int, answers: list[list[str]]) -> tuple[list[list[float]], int, int]:
+    """Grades of every row's turns, where the next ones start, and how many could not be read."""
+    found, malformed = [], 0
+    for turns in answers:
+        read = [read_grade(reply.text) for reply in replies[start : start + len(turns)]]
+        found.append([grade for grade in read if grade is not None])
+        malformed += sum(grade is None for grade in read)
+        start += len(turns)
+    return found, start, malformed
+
+
+def _scores(sources: list[dict[str, str]], rows: list[dict], answers: list[list[str]], params: EvaluateParams) -> np.ndarray:
+    """Each source's score of every turn of every row, (sources, turns)."""
+    pairs = []
+    for row, turns in zip(rows, answers, strict=True):
+        pairs += [(conversation(_turns(row), turns[:turn]), text) for turn, text in enumerate(turns)]
+    return score_ensemble(sources, pairs, params)
+
+
+def _turns(row: dict) -> list[str]:
+    return row.get("turns") or [row["prompt"][0]["content"]]
+
+
+def _by_row(values: np.ndarray, turns: list[int]) -> np.ndarray:
+    """Means over the turns of each row: questions, not turns, are independent."""
+    return np.array([part.mean() for part in np.split(values, np.cumsum(turns)[:-1])])
+
+
+def _figures(wins: np.ndarray, policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
+    """Win rate with its interval over questions, again on answers of like length, and mean lengths in characters."""
+    ours, theirs = (np.array([sum(map(len, turns)) for turns in answers], dtype=float) for answers in (policy, baseline))
+    alike = np.maximum(ours, theirs) <= LIKE_LENGTH * np.maximum(1, np.minimum(ours, theirs))
+    low, high = bootstrap_mean(wins, params.seed)
+    return {
+        "examples": len(wins), "win_rate": wins.mean(), "win_rate_low": low, "win_rate_high": high,
+        "length_matched_win_rate": wins[alike].mean() if alike.any() else None, "length_matched_examples": int(alike.sum()),
+        "mean_length": _mean_length(policy), "baseline_mean_length": _mean_length(baseline),
+    }  # fmt: skip
+
+
+def _mean_length(answers: list[list[str]]) -> float:
+    return float(np.mean([len(text) for turns in answers for text in turns]))
+
+
+def _rounded(figures: dict) -> dict:
+    return {name: round(float(value), 6) if isinstance(value, float) else value for name, value in figures.items()}

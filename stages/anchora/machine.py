@@ -1,0 +1,54 @@
+"""The device and the number formats that a stage computes with."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from anchora.files import UserError
+from parameters.compute import ComputeParams
+
+
+def use_machine(params: ComputeParams) -> None:
+    """Hold the machine against what the parameters ask for, before a model is loaded.
+
+    ``deterministic`` refuses operations whose result depends on the order of threads of a GPU, and makes
+    cuBLAS choose workspaces that repeat. Raises UserError where ``device: cuda`` finds no GPU, and where
+    ``use_bf16`` finds one that lacks bfloat16.
+    """
+    if params.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if params.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    gpu = torch.cuda.is_available()
+    if params.device == "cuda" and not gpu:
+        raise UserError(
+            "device: cuda, but torch sees no GPU (torch.cuda.is_available() is false): check the driver by nvidia-smi and that "
+            "torch is a CUDA build, or set device: auto"
+        )
+    if params.use_bf16 and gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"use_bf16: true, but {torch.cuda.get_device_name()} has no bfloat16: set use_bf16: false")
+
+
+def device() -> torch.device:
+    """The GPU if there is one, of several processes each its own; else the CPU."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        return PartialState(cpu=not torch.cuda.is_available()).device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(use_bf16: bool) -> torch.autocast:
+    """bfloat16 arithmetic within the block, for reference and update alike, if it is asked for.
+
+    Without autocast's cache, which would keep the first step's bfloat16 copy of every weight to the end of the block.
+    """
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=use_bf16, cache_enabled=False)
+
+
+def training_dtype(use_bf16: bool, lora_rank: int) -> torch.dtype:
+    """bfloat16 for frozen weights under LoRA; weights that are trained stay in float32."""
+    return torch.bfloat16 if use_bf16 and lora_rank else torch.float32

@@ -1,0 +1,100 @@
+"""ask: put a question to the exported policy; it answers, says how unsure it is, or abstains.
+
+    python stages/ask.py "Mia has 3 eggs and finds 4 more. How many eggs does Mia have?"
+    python stages/ask.py --json "..."
+
+The uncertainty is that of the pipeline, on the scales that export shipped in uncertainty.json. Above the
+threshold, which kept the error rate of the calibration split under target_risk, the policy abstains.
+Where the verifiers are not at hand, uncertainty and threshold are those of the other two signals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from anchora.files import UserError, read_json
+from anchora.machine import use_machine
+from anchora.measure import measure
+from anchora.models import folder, load_policy
+from anchora.params import read_params
+from anchora.reliability import abstention_threshold, fit_correctness
+from anchora.stage import run_stage, say
+from anchora.uncertainty import combined, scale_of
+from anchora.verifiers import member_sources
+from parameters.ask import AskParams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("prompt")
+    parser.add_argument("--model", type=Path, help="an exported policy; ${output_dir}/ugrr_final unless given")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    params = read_params(AskParams)
+    use_machine(params)
+    path = args.model or Path(params.output_dir) / "ugrr_final"
+    if not (path / "uncertainty.json").is_file():
+        raise UserError(f"{path}: no exported policy is there (no uncertainty.json); run `dvc repro export`, or name one by --model")
+
+    shipped = read_json(path / "uncertainty.json")
+    model, tokenizer = load_policy(folder(path), params)
+    verifiers = verifiers_at_hand(params, len(shipped["deviation"]))
+    measured = measure(
+        model, tokenizer, [[{"role": "user", "content": args.prompt}]], verifiers, params,
+        seed=params.seed, samples=params.samples_per_prompt if verifiers else 1,
+    )  # fmt: skip
+    parts = measured.parts(np.array(shipped["deviation"]), params.samples_per_prompt)
+    found = judgement({name: values for name, values in parts.items() if name in shipped["parts"]}, shipped)
+    answer = {"response": measured.greedy[0].text, **found}
+    say(json.dumps(answer, ensure_ascii=False) if args.json else in_words(answer))
+
+
+def verifiers_at_hand(params: AskParams, members: int) -> list[dict[str, str]]:
+    """The ensemble that the policy was exported with, or none where it is not complete."""
+    if not (Path(params.output_dir) / "verifiers" / "brought.json").is_file():
+        return []
+    sources = member_sources(params.output_dir, params.verifiers)
+    there = all(Path(source["pretrained_model_name_or_path"]).is_dir() or "revision" in source for source in sources)
+    return sources if there and len(sources) == members else []
+
+
+def judgement(parts: dict[str, np.ndarray], shipped: dict) -> dict:
+    """Uncertainty of one response on the scales of ``shipped``, the threshold, P(correct), and whether to abstain.
+
+    With fewer parts than were shipped, scale and threshold are made again from those that are there.
+    """
+    weights, names = shipped["weights"], list(parts)
+    scale = {name: np.array(shipped["parts"][name]) for name in names}
+    calibration = {"parts": scale, "combined": scale_of(scale, weights)}
+    before = combined({name: np.array(shipped["calibration_parts"][name]) for name in names}, calibration, weights)
+    known = [index for index, correct in enumerate(shipped["calibration_correct"]) if correct is not None]
+    correct = [shipped["calibration_correct"][index] for index in known]
+    threshold = abstention_threshold(before[known], correct, shipped["target_risk"]) if known else None
+    uncertainty = float(combined(parts, calibration, weights)[0])
+    return {
+        "uncertainty": uncertainty,
+        "probability_correct": float(fit_correctness(before[known], correct)([uncertainty])[0]) if known else None,
+        "threshold": threshold,
+        "abstains": bool(known) and (threshold is None or uncertainty > threshold),
+        "signals": names,
+    }
+
+
+def in_words(answer: dict) -> str:
+    chance = answer["probability_correct"]
+    right = "" if chance is None else f"; answers as sure as this were right {100 * chance:.0f}% of the time"
+    if not answer["abstains"]:
+        return f"{answer['response']}\n\nuncertainty {answer['uncertainty']:.2f}{right}"
+    limit = "no uncertainty is low enough" if answer["threshold"] is None else f"above {answer['threshold']:.2f}"
+    return (
+        f"I am not sure enough to answer this (uncertainty {answer['uncertainty']:.2f}, {limit}{right}).\n\n"
+        f"What I would have said:\n{answer['response']}"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,12 @@
+"""Parameters of every stage that holds a model."""
+
+from typing import Literal
+
+from anchora.params import ModelStageParams
+
+
+class ComputeParams(ModelStageParams):
+    device: Literal["auto", "cuda", "cpu"]
+    use_bf16: bool
+    deterministic: bool
+    trust_remote_code: bool
