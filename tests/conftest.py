@@ -23,10 +23,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", **more}
 
 
-def dvc(folder: Path, *arguments: str, check: bool = True) -> str:
-    """Output of a DVC command in a folder; a failure shows it all."""
+def dvc(folder: Path, *arguments: str, check: bool = True, **variables: str) -> str:
+    """Output of a DVC command in a folder, with more environment variables; a failure shows it all."""
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=environment(**variables), capture_output=True, text=True, timeout=1500
     )
     if check and done.returncode:
         pytest.fail(f"dvc {' '.join(arguments)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")

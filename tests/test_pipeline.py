@@ -1,14 +1,21 @@
 """The whole DAG in little: what it writes, what it reruns, and that it writes the same again."""
 
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
+import time
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from conftest import dvc, environment
+from conftest import dvc, environment, small_project
+
+import ask
 
 pytestmark = pytest.mark.slow
 
@@ -95,11 +102,82 @@ def test_a_second_run_runs_nothing(ran):
     assert reran(dvc(ran, "repro")) == set()
 
 
-def test_a_forced_rerun_leaves_the_lock_as_it_was(ran):
+ELSEWHERE = {"TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
+
+
+def test_a_forced_rerun_elsewhere_leaves_the_lock_as_it_was(ran, tmp_path):
+    """In another folder, time zone and locale, with other hashes of texts and another number of threads."""
+    folder = tmp_path / "another place"
+    shutil.copytree(ran, folder, symlinks=True)
     lock = (ran / "dvc.lock").read_text()
     stages = ["prepare_data", "sft", "train_reward@0", "score_uncertainty@0", "build_regret_buffer@0", "update_policy@0"]
-    assert reran(dvc(ran, "repro", "--force", "--single-item", *stages)) == set(stages)
-    assert (ran / "dvc.lock").read_text() == lock
+    assert reran(dvc(folder, "repro", "--force", "--single-item", *stages, **ELSEWHERE)) == set(stages)
+    assert (folder / "dvc.lock").read_text() == lock
+
+
+@pytest.mark.long
+def test_a_cold_run_elsewhere_gives_the_same_lock(ran, tmp_path):
+    folder = small_project(tmp_path / "another place")
+    dvc(folder, "repro", **ELSEWHERE | {"OMP_NUM_THREADS": "3"})
+    assert (folder / "dvc.lock").read_text() == (ran / "dvc.lock").read_text()
+
+
+def test_a_policy_answers_or_abstains_with_its_uncertainty(ran):
+    def ask(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "stages/ask.py", *words], cwd=ran, env=environment(), capture_output=True, text=True)
+
+    found = json.loads(ask("--json", "Mia has 3 eggs and finds 4 more eggs. How many eggs does Mia have?").stdout)
+    shipped = json.loads((ran / "models" / "ugrr_final" / "uncertainty.json").read_text())
+    assert found["signals"] == list(shipped["parts"]) and found["threshold"] == shipped["threshold"]
+    assert found["abstains"] == (found["threshold"] is None or found["uncertainty"] > found["threshold"])
+    assert found["response"] and 0 <= found["uncertainty"] <= 1 and 0 <= found["probability_correct"] <= 1
+    missing = ask("--model", "models/sft", "Hello?")
+    assert missing.returncode == 1 and "no exported policy" in missing.stderr and len(missing.stderr.strip().splitlines()) == 1
+
+
+def test_without_verifiers_the_scale_is_that_of_the_other_signals():
+    """Entropies 1 to 4 of four calibration prompts, the last two wrong: 2.5 ranks at 1/2, the last place that is safe."""
+    parts = {"token_entropy": [1.0, 2.0, 3.0, 4.0], "verifier_disagreement": [4.0, 3.0, 2.0, 1.0]}
+    shipped = {
+        "weights": {"token_entropy": 1.0, "mc_dropout": 0.0, "verifier_disagreement": 1.0}, "parts": parts, "calibration_parts": parts,
+        "calibration_correct": [True, True, False, False], "target_risk": 0.0,
+    }  # fmt: skip
+    found = ask.judgement({"token_entropy": np.array([2.5])}, shipped)
+    assert (found["uncertainty"], found["threshold"], found["abstains"], found["signals"]) == (0.5, 0.5, False, ["token_entropy"])
+    assert ask.judgement({"token_entropy": np.array([3.0])}, shipped)["abstains"]
+
+
+@pytest.mark.long
+def test_two_workers_give_what_one_after_another_gives(ran, tmp_path):
+    """Queued experiments share a cache and nothing else: neither touches the other's scratch or logs."""
+    results = {}
+    for side, jobs in (("alone", 1), ("together", 2)):
+        folder = tmp_path / side
+        shutil.copytree(ran, folder, symlinks=True)
+        (folder / ".dvc" / "config.local").unlink()
+        for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start"]):
+            subprocess.run(["git", *words], cwd=folder, check=True, env=environment())
+        for name, beta in (("first", 2.0), ("second", 3.0)):
+            dvc(folder, "exp", "run", "--queue", "--name", name, "-S", f"kl_beta_max={beta}", "-S", "sft_learning_rate=0.0004")
+        dvc(folder, "queue", "start", "--jobs", str(jobs))
+        deadline = time.monotonic() + 900
+        while len(refs := git_experiments(folder)) < 2:
+            assert time.monotonic() < deadline, dvc(folder, "queue", "status")
+            time.sleep(2)
+        for name, ref in refs.items():
+            lock = subprocess.run(["git", "show", f"{ref}:dvc.lock"], cwd=folder, capture_output=True, text=True, check=True).stdout
+            outs = {out["path"]: out["md5"] for entry in yaml.safe_load(lock)["stages"].values() for out in entry["outs"]}
+            results.setdefault(name, []).append(outs)
+        assert not list((folder / ".scratch").glob("*/*"))
+        assert {path.name for path in (folder / "logs").iterdir() if path.is_dir()} >= {"first", "second"}
+        dvc(folder, "queue", "stop", "--kill", check=False)
+    assert results["first"][0] == results["first"][1] and results["second"][0] == results["second"][1]
+    assert results["first"][0] != results["second"][0]
+
+
+def git_experiments(folder: Path) -> dict[str, str]:
+    lines = subprocess.run(["git", "for-each-ref", "--format=%(refname)", "refs/exps"], cwd=folder, capture_output=True, text=True).stdout
+    return {name.rsplit("/", 1)[1]: name for name in lines.split() if name.rsplit("/", 1)[1] in ("first", "second")}
 
 
 FINAL = {"evaluate", "report"}
@@ -230,3 +308,23 @@ def test_an_environment_that_is_not_activated_is_found(ran):
     done = subprocess.run(command, cwd=ran, env=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "policy: models/base/policy" in done.stdout
+
+
+def test_the_official_readers_take_the_outputs(ran, monkeypatch):
+    """alpaca_eval's and FastChat's own loaders, without the services that their packages import beside them."""
+    for name in ("anthropic", "pkg_resources"):
+        if importlib.util.find_spec(name) is None:
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    alpaca_eval = pytest.importorskip("alpaca_eval.utils")
+    llm_judge = pytest.importorskip("fastchat.llm_judge.common")
+    outputs = ran / "models" / "evaluation"
+    for name in ("sft", "ugrr"):
+        frame = alpaca_eval.load_or_convert_to_dataframe(outputs / "alpaca_eval" / name / "model_outputs.json")
+        assert {"instruction", "output", "generator", "dataset"} <= set(frame.columns) and len(frame) == 24
+        assert set(frame["generator"]) == {name}
+    answers = llm_judge.load_model_answers(str(outputs / "mt_bench" / "model_answer"))
+    questions = llm_judge.load_questions(str(ran / "data" / "mt_bench.jsonl"), None, None)
+    assert set(answers) == {"sft", "ugrr"}
+    for question in questions[:24]:
+        turns = answers["ugrr"][question["question_id"]]["choices"][0]["turns"]
+        assert len(turns) == len(question["turns"])

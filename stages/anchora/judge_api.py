@@ -55,8 +55,9 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     def ask(file: Path) -> None:
         pace.wait()
         answer = client.chat.completions.create(model=params.judge_model, messages=missing[file], temperature=0.0)
-        text = (answer.choices[0].message.content if answer.choices else None) or ""
-        usage = answer.usage
+        if not getattr(answer, "choices", None):  # the client hands on what is no JSON as text
+            raise ValueError(f"no chat completion but {str(answer)[:80]!r}")
+        text, usage = answer.choices[0].message.content or "", answer.usage
         reply = Reply(text, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
         with new_file(file, every_process=True) as partial:
             partial.write_text(json.dumps(asdict(reply)), encoding="utf-8")

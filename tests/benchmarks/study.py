@@ -1,0 +1,223 @@
+"""What each part of the method is worth: arms at equal updates over several seeds, as queued DVC experiments.
+
+    make study                                          # all seeds and arms; hours on two cores
+    python tests/benchmarks/study.py --seeds 0 1 --arms ugrr uniform_replay --jobs 1
+
+One round an arm. The experiments are named study-<arm>-<seed>: what is done is kept, so that a study that
+was stopped goes on, and stages that an arm does not change come from the run cache. Commit first: queued
+experiments see what git has. Writes metrics/study.json and metrics/study.svg from all that is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from scipy.stats import ttest_rel
+
+OURS = "ugrr"
+ONE_ROUND = "rounds=[{k: 0, after: sft}]"
+ENTROPY, DROPOUT, DISAGREEMENT = "weight_token_entropy", "weight_mc_dropout", "weight_verifier_disagreement"
+TRL = "trl_dpo"
+
+
+def arms(params: dict) -> dict[str, dict]:
+    """What each arm changes; the most telling ones first."""
+    low, high = params["kl_beta_min"], params["kl_beta_max"]
+    return {
+        OURS: {},
+        "best_of_n_sft_anchors": {"dpo_weight": 0.0},
+        "constant_beta": {"beta_mode": "constant"},
+        "shuffled_uncertainty": {"beta_mode": "shuffled"},
+        "uniform_replay": {"replay": "uniform"},
+        "best_of_n_sft": {"dpo_weight": 0.0, "anchor_weight": 0.0},
+        "no_anchors": {"anchor_weight": 0.0},
+        "no_chosen_nll": {"chosen_nll_weight": 0.0},
+        "beta_scaling_none": {"beta_scaling": "none"},
+        "gated_beta_alone": {"case_weight": "none"},
+        TRL: {},
+        "constant_beta_min": {"beta_mode": "constant", "kl_beta_max": low},
+        "constant_beta_max": {"beta_mode": "constant", "kl_beta_min": high},
+        "without_uncertain_cases": {"uncertainty_quantile": 1.0},
+        "entropy_alone": {DROPOUT: 0.0, DISAGREEMENT: 0.0},
+        "dropout_alone": {ENTROPY: 0.0, DISAGREEMENT: 0.0},
+        "disagreement_alone": {ENTROPY: 0.0, DROPOUT: 0.0},
+        "without_entropy": {ENTROPY: 0.0},
+        "without_dropout": {DROPOUT: 0.0},
+        "without_disagreement": {DISAGREEMENT: 0.0},
+    }
+
+
+def command(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"study: {' '.join(words)}: {(done.stderr or done.stdout).strip()[-500:]}")
+    return done.stdout
+
+
+def dvc(*words: str) -> str:
+    return command(sys.executable, "-m", "dvc", *words)
+
+
+def experiments() -> dict[str, str]:
+    """The commit of every experiment that is done, by name."""
+    lines = command("git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
+    found = (line.split() for line in lines)
+    return {name.rsplit("/", 1)[1]: commit for name, commit in found if name.rsplit("/", 1)[1].startswith("study-")}
+
+
+def run_all(wanted: dict[str, dict], jobs: int) -> None:
+    """Queue what is not done yet, work the queue off, and wait for it."""
+    missing = {name: changes for name, changes in wanted.items() if name not in experiments()}
+    for name, changes in missing.items():
+        settings = [f"-S{key}={value}" for key, value in changes.items()]
+        dvc("exp", "run", "--queue", "--name", name, f"-S{ONE_ROUND}", *settings)
+    if missing:
+        dvc("queue", "start", "--jobs", str(jobs))
+    begun = time.monotonic()
+    while missing:
+        time.sleep(10)
+        left = [name for name in missing if name not in experiments()]
+        tasks = json_status()
+        failed = [name for name in left if tasks.get(name) == "Failed"]
+        if failed:
+            sys.exit(f"study: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why")
+        print(f"{time.monotonic() - begun:6.0f} s: {len(missing) - len(left)} of {len(missing)} experiments done", flush=True)
+        if not left:
+            return
+
+
+def json_status() -> dict[str, str]:
+    """The state of each task of the queue, by name."""
+    rows = [line.split() for line in dvc("queue", "status").splitlines()]
+    return {row[1]: state for row in rows if len(row) > 2 for state in ("Running", "Queued", "Failed", "Success") if state in row}
+
+
+def outcome(evaluation: dict) -> dict[str, float]:
+    gsm8k = evaluation["gsm8k"]
+    return {
+        "gain": gsm8k["difference"],
+        "sampled_gain": gsm8k["sampled_difference"],
+        "kl": evaluation["drift"]["kl_sequence"],
+        "newly_wrong": gsm8k["newly_wrong"] / gsm8k["examples"],
+    }
+
+
+def run_trl(commit: str, steps: int, beta: float) -> dict:
+    """TRL's DPOTrainer on the pairs of one experiment, at as many updates; its evaluation."""
+    root = Path.cwd()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve() / "project"
+        command("git", "clone", "-q", "--shared", str(root), str(folder))
+        command("git", "-C", str(folder), "fetch", "-q", "origin", commit)
+        command("git", "-C", str(folder), "checkout", "-q", commit)
+        (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n")
+        for words in (
+            ("-m", "dvc", "checkout", "-q"),
+            (str(Path(__file__).with_name("trl_dpo.py")), "--steps", str(steps), "--beta", str(beta), "--out", "models/trl"),
+            ("stages/evaluate.py", "--policy", "models/trl", "--out", "logs/trl"),
+        ):
+            done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"study: {' '.join(words)}: {done.stderr.strip()[-500:]}")
+        return json.loads((folder / "logs" / "trl" / "evaluation.json").read_text())["evaluation"]
+
+
+def collect(names: dict[str, dict[int, str]]) -> dict[str, dict[int, dict]]:
+    """Outcome of every arm and seed that is done."""
+    done, kept = experiments(), Path("logs/study")
+    found: dict[str, dict[int, dict]] = {}
+    for arm, seeds in names.items():
+        for seed, name in seeds.items():
+            if name in done:
+                evaluation = json.loads(command("git", "show", f"{done[name]}:metrics/evaluation.json"))["evaluation"]
+                found.setdefault(arm, {})[seed] = outcome(evaluation)
+            elif (kept / f"{name}.json").is_file():
+                found.setdefault(arm, {})[seed] = outcome(json.loads((kept / f"{name}.json").read_text()))
+    return found
+
+
+def summary(found: dict[str, dict[int, dict]]) -> dict:
+    """Figures of every arm, and paired tests across seeds against ours."""
+    result = {}
+    for arm, seeds in found.items():
+        order = sorted(seeds)
+        column = {key: [round(seeds[seed][key], 6) for seed in order] for key in ("gain", "sampled_gain", "kl", "newly_wrong")}
+        entry = {"seeds": order, **{f"{key}_by_seed": values for key, values in column.items()}}
+        entry |= {f"mean_{key}": round(float(np.mean(values)), 6) for key, values in column.items() if key != "newly_wrong"}
+        entry["newly_wrong"] = round(float(np.mean(column["newly_wrong"])), 6)
+        shared = [seed for seed in order if seed in found[OURS]]
+        if arm != OURS and len(shared) > 1:
+            for key in ("gain", "sampled_gain", "kl"):
+                ours, theirs = ([side[seed][key] for seed in shared] for side in (found[OURS], seeds))
+                test = ttest_rel(ours, theirs)
+                low, high = test.confidence_interval()
+                entry[f"ours_minus_{key}"] = {
+                    "mean": round(float(np.mean(np.subtract(ours, theirs))), 6), "low": round(float(low), 6),
+                    "high": round(float(high), 6), "p_value": float(f"{test.pvalue:.3g}"),
+                }  # fmt: skip
+        result[arm] = entry
+    return result
+
+
+def draw(study: dict, path: str) -> None:
+    """Gain against KL, greedy and sampled: every seed as a dot, every arm's mean as a larger one."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "study"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharex=True)
+    colours = pyplot.get_cmap("tab20").colors
+    for axis, key, title in zip(axes, ("gain", "sampled_gain"), ("exact match, greedy", "accuracy of samples"), strict=True):
+        for number, (arm, entry) in enumerate(study.items()):
+            colour = colours[number % len(colours)]
+            axis.scatter(entry["kl_by_seed"], entry[f"{key}_by_seed"], s=12, color=colour, alpha=0.5)
+            axis.scatter(entry["mean_kl"], entry[f"mean_{key}"], s=90, color=colour, marker="*" if arm == OURS else "o", label=arm)
+        axis.set(xlabel="drift, KL to the SFT policy (nats a sequence)", ylabel="gain over SFT", title=title)
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    changes = arms(params)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arms", nargs="+", choices=list(changes), default=list(changes))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--collect", action="store_true", help="run nothing: write what is done")
+    args = parser.parse_args()
+    names = {arm: {seed: f"study-{arm.replace('_', '-')}-{seed}" for seed in args.seeds} for arm in changes}
+    if not args.collect:
+        for arm in dict.fromkeys([OURS, *args.arms]):  # ours first: what comes before the update is then in the cache
+            if arm != TRL:
+                run_all({names[arm][seed]: {"seed": seed, **changes[arm]} for seed in args.seeds}, args.jobs)
+                continue
+            for seed in args.seeds:
+                kept = Path("logs/study") / f"{names[TRL][seed]}.json"
+                if not kept.is_file():
+                    beta = (params["kl_beta_min"] + params["kl_beta_max"]) / 2
+                    evaluation = run_trl(experiments()[names[OURS][seed]], params["rl_iterations"], beta)
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    kept.write_text(json.dumps(evaluation))
+    study = summary(collect(names))
+    Path("metrics/study.json").write_text(json.dumps({"study": {"arms": study}}, indent=2) + "\n")
+    draw(study, "metrics/study.svg")
+    for arm, entry in study.items():
+        figures = f"{entry['mean_gain']:+.3f} {entry['mean_sampled_gain']:+.3f}  KL {entry['mean_kl']:.3f}"
+        print(f"{arm:<26}{figures}  {len(entry['seeds'])} seeds")
+
+
+if __name__ == "__main__":
+    main()
