@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-long benchmark
+.PHONY: run test test-long test-kills benchmark study lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -14,20 +14,38 @@ test: .venv/test.installed
 test-long: .venv/test.installed
 	@python -m pytest -m long
 
+# KILLS: how many stages are killed at random moments before the bytes are compared.
+KILLS ?= 50
+test-kills: .venv/test.installed
+	@python tests/kill_anything.py --kills $(KILLS)
+
 # TEXT: a folder with dpo_en_demo.json and alpaca_en_demo.json, whose text fills the prompts and responses.
 TEXT ?= ../shared/real
 benchmark: .venv/test.installed
 	@python tests/benchmarks/benchmark.py --text $(TEXT)
 
+study: .venv/test.installed
+	@python tests/benchmarks/study.py
+
+# Known vulnerabilities of what is installed; asks an advisory service over the network.
+audit: .venv/run.installed
+	@python -m pip install --quiet pip-audit==2.10.1
+	@python -m pip_audit --local
+
+lock: .venv/bin/python
+	@python tests/lock_requirements.py
+
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv
 
-.venv/run.installed: requirements.txt | .venv/bin/python
+.venv/run.installed: requirements.txt requirements.lock | .venv/bin/python
 	@echo "installing what the pipeline needs into .venv ..."
+	@python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	@python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-.venv/test.installed: requirements.txt requirements-test.txt | .venv/bin/python
+.venv/test.installed: requirements.txt requirements.lock requirements-test.txt | .venv/bin/python
 	@echo "installing what the tests need into .venv ..."
+	@python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	@python -m pip install --quiet -r requirements-test.txt
 	@touch $@ .venv/run.installed

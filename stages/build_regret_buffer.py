@@ -23,7 +23,7 @@ from anchora.logps import can_share_prompts, check_head, response_logps, row_len
 from anchora.machine import autocast, training_dtype, use_machine
 from anchora.models import folder, load_policy
 from anchora.params import read_params
-from anchora.prompts import encode_response
+from anchora.prompts import encode_response, token_texts
 from anchora.regret import conservative_gains, priorities, regret
 from anchora.splits import split_share
 from anchora.stage import log_params, run_stage, say
@@ -62,6 +62,8 @@ def main() -> None:
     if not first_round:
         anchors = [row for row in before if row["kind"] == "anchor"]
     cases = by_priority(cases, params)
+    for case in cases:
+        case["rejected"]["pieces"] = token_texts(tokenizer, case["rejected"]["ids"])
     if not cases:
         raise UserError(
             f"round {args.round}: no regret case is left out of {len(rows)} prompts ({dict(counts)}); lower regret_threshold or "
@@ -76,6 +78,7 @@ def main() -> None:
         "cases": len(cases),
         "anchors": len(anchors),
         **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
+        "by_source": dict(sorted(Counter(case["source"] for case in cases).items())),
         "left_out": {name: counts[name] for name in ("no_better_response", "chosen_too_uncertain", "no_worse_sample")},
         "mean_regret": round(float(np.mean([row["regret"] for row in cases])), 4),
         "mean_uncertainty": round(float(np.mean([row["uncertainty"] for row in cases])), 4),
@@ -140,7 +143,7 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
                 "regret": gain,
                 "source": chosen["source"],
                 "chosen": {**response_fields(chosen), "scores": chosen["scores"], "entropy_rank": chosen["entropy_rank"]},
-                "rejected": response_fields(rejected),
+                "rejected": {**response_fields(rejected), "scores": rejected["scores"], "entropies": rejected["entropies"]},
             }
         )
     anchors = sorted(anchors, key=lambda row: split_share(row["id"], "anchor"))[: params.anchor_count]

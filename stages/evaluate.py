@@ -15,22 +15,34 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from anchora.answers import READINGS
 from anchora.drift import reverse_kl
-from anchora.files import new_folder, read_json, write_json, write_jsonl
+from anchora.files import new_file, new_folder, read_json, write_json, write_jsonl
 from anchora.harness import flexible_match, strict_match
 from anchora.judging import api_judge, own_judge
 from anchora.machine import use_machine
 from anchora.models import folder, load_policy
 from anchora.params import read_params
 from anchora.policy_answers import Answers, answer, evaluation_sets, read_answers
-from anchora.reliability import abstention_threshold, aurc, brier, coverage_at_risk, expected_calibration_error
+from anchora.reliability import (
+    RELIABILITY_BINS,
+    abstention_threshold,
+    aurc,
+    brier,
+    coverage_at_risk,
+    expected_calibration_error,
+    reliability_bins,
+    risk_coverage,
+)
 from anchora.stage import log_params, run_stage, say
 from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, wilson
 from anchora.uncertainty import auroc
 from anchora.verifiers import member_sources
 from parameters.evaluate import EvaluateParams
+
+MEDIAN = 0.5  # of the uncertainty on the calibration split, by its scale
 
 
 def main() -> None:
@@ -59,6 +71,7 @@ def main() -> None:
     metrics_folder = args.out or Path("metrics")
     write_outputs(args.out / "outputs" if args.out else output / "evaluation", sets, policy, baseline)
     write_json(metrics_folder / "evaluation.json", {"evaluation": metrics})
+    write_plots(metrics_folder / "plots", policy, baseline)
     write_json(metrics_folder / "summary.json", summary(metrics))
     gsm8k = metrics["gsm8k"]
     say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
@@ -194,6 +207,30 @@ def write_outputs(path: Path, sets: dict, policy: Answers, baseline: Answers) ->
                     for row, turns in zip(sets["mt_bench"], answers.mt_bench, strict=True)
                 ),
             )  # fmt: skip
+
+
+def write_plots(path: Path, policy: Answers, baseline: Answers) -> None:
+    """Tables that DVC and the report draw: reliability, risk against coverage, right and wrong against sure and unsure."""
+    sides = {"SFT": baseline, "UGRR": policy}
+    bins = {name: reliability_bins(answers.probability, answers.correct) for name, answers in sides.items() if answers.has_probability()}
+    reliability = pd.DataFrame({"probability": (np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS})
+    reliability["calibrated"] = reliability["probability"]
+    for name, (share, answers) in bins.items():
+        reliability[name], reliability[f"{name}_answers"] = share, answers
+    coverage = pd.DataFrame({name: risk_coverage(answers.uncertainty, ~answers.correct) for name, answers in sides.items()})
+    coverage.insert(0, "coverage", (np.arange(len(coverage)) + 1) / len(coverage))
+    confusion = pd.concat(
+        pd.DataFrame(
+            {
+                "actual": np.where(answers.correct, f"{name} right", f"{name} wrong"),
+                "predicted": np.where(answers.uncertainty > MEDIAN, "unsure", "sure"),
+            }
+        )
+        for name, answers in sides.items()
+    )
+    for name, table in (("reliability", reliability), ("risk_coverage", coverage), ("confusion", confusion)):
+        with new_file(path / f"{name}.csv") as partial:
+            table.to_csv(partial, index=False, float_format="%.6g")
 
 
 def summary(metrics: dict) -> dict:

@@ -4,7 +4,8 @@
 
 Writes ${output_dir}/ugrr_final: the model as AutoModelForCausalLM loads it, and uncertainty.json with
 the frozen scales of the signals; how uncertain the final policy was on the calibration split, and whether
-it was right; and the threshold up to which at most target_risk of its answers there were wrong.
+it was right; and the threshold up to which at most target_risk of its answers there were wrong. What it
+answers to the regret cases of all rounds goes to data/responses/final.jsonl, for the report.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.files import new_folder, read_json, read_jsonl, write_json
+from anchora.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.generation import Response, generate
 from anchora.machine import use_machine
 from anchora.measure import measure
 from anchora.models import folder, load_policy
@@ -38,6 +40,7 @@ def main() -> None:
     use_machine(params)
 
     policy = Path(params.output_dir) / args.after
+    cases = regret_cases(int(args.after.removeprefix("round")))
     model, tokenizer = load_policy(folder(policy), params)
     rows = read_jsonl("data/prepared/calibration.jsonl")
     rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
@@ -64,11 +67,32 @@ def main() -> None:
                 "calibration_parts": {name: values.tolist() for name, values in parts.items()},
                 "calibration_uncertainty": uncertainty.tolist(),
                 "calibration_correct": correct,
+                "calibration_sampled_accuracy": sampled_accuracy(rows, measured.samples, params.answer_reading),
                 "target_risk": params.target_risk,
                 "threshold": threshold,
             },
         )
+    answers = generate(
+        model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
+        shard_size=params.sampling_batch_size, seed=params.seed, stop_strings=params.stop_strings, label="regret cases",
+    )  # fmt: skip
+    write_jsonl("data/responses/final.jsonl", ({"id": case["id"], "text": rows[0].text} for case, rows in zip(cases, answers, strict=True)))
     say(f"exported {policy} to {Path(params.output_dir) / 'ugrr_final'}")
+
+
+def sampled_accuracy(rows: list[dict], samples: list[list[Response]], reading: str) -> float | None:
+    """Share of right samples on the problems whose answer is known."""
+    right = [correctness([row] * len(drawn), [each.text for each in drawn], reading) for row, drawn in zip(rows, samples, strict=True)]
+    known = [value for values in right for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def regret_cases(last: int) -> list[dict]:
+    """The cases of rounds 0 to ``last``, one for each prompt."""
+    rows = {}
+    for number in range(last + 1):
+        rows |= {row["id"]: row for row in read_jsonl(f"data/regret_buffer/round{number}.jsonl") if row["kind"] == "case"}
+    return [rows[key] for key in sorted(rows)]
 
 
 if __name__ == "__main__":

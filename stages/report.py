@@ -1,70 +1,202 @@
-"""report: one page that shows what the run changed.
+"""report: one page that shows what the run changed, and every regret case.
 
     python stages/report.py
 
-Reads the metrics and the last regret buffer, writes metrics/report.html and prints the summary table.
+Reads metrics, buffers and answers, writes metrics/report.html (self-contained: template, script and charts
+come from stages/page) and prints the summary table.
 """
 
 from __future__ import annotations
 
+import base64
+import csv
+import gzip
+import json
+import math
 from html import escape
 from pathlib import Path
 
 from anchora.files import new_file, read_json, read_jsonl
 from anchora.params import read_params
 from anchora.stage import log_params, run_stage, say
-from anchora.tables import HEADER, comparison_rows, headline, summary_table
+from anchora.tables import HEADER, comparison_rows, headline, shows_difference, summary_table
 from parameters.report import ReportParams
 
-SHOWN_CASES = 200
-
-STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #8886; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.text { max-width: 24rem; }
-"""
+PAGE = Path("stages/page")
+SIGNALS = ("token_entropy", "mc_dropout", "verifier_disagreement", "regret")
 
 
 def main() -> None:
     params = read_params(ReportParams)
     log_params(params, params.log_dir)
     evaluation = read_json("metrics/evaluation.json")["evaluation"]
-    rounds = [entry.k for entry in params.rounds]
-    buffer = read_jsonl(f"data/regret_buffer/round{rounds[-1]}.jsonl")
-    cases = sorted((row for row in buffer if row["kind"] == "case"), key=lambda row: -row["regret"])
-    answers = {row["id"]: row for row in read_jsonl(Path(params.output_dir) / "evaluation" / "gsm8k.jsonl")}
-    sections = [
-        f"<h1>Anchora: SFT against UGRR</h1><p>{escape(headline(evaluation['gsm8k']))}</p>",
-        html_table(HEADER, comparison_rows(evaluation)),
-        "<h2>Rounds</h2>" + html_table(*round_table(rounds)),
-        f"<h2>Regret cases</h2><p>The {min(SHOWN_CASES, len(cases))} of largest regret among {len(cases)}.</p>" + case_table(cases),
-        "<h2>Newly right and newly wrong</h2>" + changed_table(answers.values()),
-    ]
-    body = "\n".join(sections)
+    rounds = [round_figures(entry.k) for entry in params.rounds]
+    exported = read_json(Path(params.output_dir) / "ugrr_final" / "uncertainty.json")
+    data = {
+        "rounds": trade(rounds, exported),
+        "sources": sources(rounds),
+        "reliability": table("metrics/plots/reliability.csv"),
+        "coverage": table("metrics/plots/risk_coverage.csv"),
+        "auroc": auroc(evaluation["calibration"]),
+        "gate": [gate(entry.k) for entry in params.rounds],
+        "cases": cases([entry.k for entry in params.rounds]),
+    }
+    sentence, _, detail = headline(evaluation["gsm8k"]).partition(" (")
+    parts = {
+        "headline": escape(sentence.rstrip(".") + "."),
+        "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
+        "cards": cards(evaluation),
+        "comparison": html_table(
+            (*HEADER, "shown?"), [(*row, "yes" if shows_difference(row) else "no") for row in comparison_rows(evaluation)]
+        ),
+        "rounds": html_table(*round_table(rounds)),
+        "selective": escape(selective(evaluation["selective"])),
+        "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
+        "style": (PAGE / "style.css").read_text(encoding="utf-8"),
+        "chart": (PAGE / "chart.umd.min.js").read_text(encoding="utf-8"),
+        "script": (PAGE / "page.js").read_text(encoding="utf-8"),
+        "data": packed(data),
+    }
+    page = (PAGE / "page.html").read_text(encoding="utf-8")
     with new_file("metrics/report.html") as partial:
-        partial.write_text(
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Anchora report</title>'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-            f"<body>{body}</body></html>\n",
-            encoding="utf-8",
-        )
+        partial.write_text(fill(page, parts), encoding="utf-8")
     say(summary_table(evaluation))
 
 
-def round_table(rounds: list[int]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def fill(page: str, parts: dict[str, str]) -> str:
+    """``page`` with every ``{{name}}`` replaced, once: what is put in is not looked at again."""
+    pieces = page.split("{{")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        filled += [parts[name], rest]
+    return "".join(filled)
+
+
+def packed(data: dict) -> str:
+    """JSON, compressed and in base64: fifty thousand cases stay small, and no text of a model can close a tag."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def round_figures(k: int) -> dict:
+    """What one round's stages measured."""
+    return {
+        "k": k,
+        **{name: read_json(f"metrics/{name}/round{k}.json")[name][f"round{k}"] for name in ("uncertainty", "regret", "update")},
+    }
+
+
+def trade(rounds: list[dict], exported: dict) -> list[dict]:
+    """KL to the SFT policy and right answers on the calibration problems: of the SFT policy, then after every round."""
+    kl = [0.0, *(entry["update"]["kl_forward"] for entry in rounds)]
+    known = [correct for correct in exported["calibration_correct"] if correct is not None]
+    greedy = [*(entry["uncertainty"]["exact_match"] for entry in rounds), sum(known) / len(known) if known else None]
+    sampled = [*(entry["uncertainty"]["sampled_accuracy"] for entry in rounds), exported["calibration_sampled_accuracy"]]
+    return [{"kl": x, "exact_match": y, "sampled_accuracy": z} for x, y, z in zip(kl, greedy, sampled, strict=True)]
+
+
+def sources(rounds: list[dict]) -> list[dict]:
+    """Cases by where their chosen response comes from, a number for each round."""
+    names = sorted({name for entry in rounds for name in entry["regret"]["by_source"]})
+    return [{"name": name, "cases": [entry["regret"]["by_source"].get(name, 0) for entry in rounds]} for name in names]
+
+
+def table(path: str) -> list[dict]:
+    """A CSV file of numbers; what is empty is null."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def gate(k: int) -> list[dict]:
+    return [{"x": row["uncertainty"], "y": row["beta"]} for row in table(f"metrics/gate/round{k}.csv")]
+
+
+def auroc(calibration: dict) -> list[dict]:
+    rows = [{"name": "combined", "ugrr": calibration["auroc"], "sft": calibration["baseline_auroc"]}]
+    for name in SIGNALS:
+        if f"auroc_{name}" in calibration:
+            rows.append(
+                {"name": name.replace("_", " "), "ugrr": calibration[f"auroc_{name}"], "sft": calibration.get(f"baseline_auroc_{name}")}
+            )
+    return rows
+
+
+def cases(rounds: list[int]) -> list[dict]:
+    """Every case of every round, highest regret first, with what the final policy says to its prompt."""
+    final = {row["id"]: row["text"] for row in read_jsonl("data/responses/final.jsonl")}
+    rows = []
+    for k in rounds:
+        for row in read_jsonl(f"data/regret_buffer/round{k}.jsonl"):
+            if row["kind"] == "case":
+                rejected = row["rejected"]
+                rows.append(
+                    {
+                        "round": k, "source": row["source"], "regret": rounded(row["regret"]), "uncertainty": rounded(row["uncertainty"]),
+                        "score": rounded(sum(rejected["scores"]) / len(rejected["scores"])), "prompt": row["prompt"][-1]["content"],
+                        "chosen": row["chosen"]["text"], "pieces": rejected["pieces"], "entropies": rejected["entropies"],
+                        "final": final.get(row["id"]),
+                    }
+                )  # fmt: skip
+    return sorted(rows, key=lambda row: -row["regret"])
+
+
+def rounded(value: float) -> float:
+    return round(value, 4) if math.isfinite(value) else 0.0
+
+
+def cards(evaluation: dict) -> str:
+    """The few figures to see first: name, value, where it came from."""
+    gsm8k, calibration, drift, alpaca = (evaluation[name] for name in ("gsm8k", "calibration", "drift", "alpaca_eval"))
+    shown = [
+        ("exact match", f"{gsm8k['exact_match']:.3f}", f"from {gsm8k['baseline_exact_match']:.3f}"),
+        ("accuracy of samples", f"{gsm8k['sampled_accuracy']:.3f}", f"from {gsm8k['baseline_sampled_accuracy']:.3f}"),
+        ("newly right / wrong", f"{gsm8k['newly_right']} / {gsm8k['newly_wrong']}", f"of {gsm8k['examples']} problems"),
+    ]
+    if "win_rate" in alpaca:
+        shown.append(
+            ("win rate, AlpacaEval", f"{alpaca['win_rate']:.3f}", f"{alpaca['win_rate_low']:.3f} to {alpaca['win_rate_high']:.3f}")
+        )
+    if calibration["auroc"] is not None:
+        shown.append(("AUROC of uncertainty", f"{calibration['auroc']:.3f}", f"from {calibration['baseline_auroc'] or 0:.3f}"))
+    if drift:
+        shown.append(
+            ("drift, nats a sequence", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}")
+        )
+    return "".join(
+        f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd><dd class="from">{escape(origin)}</dd></div>'
+        for name, value, origin in shown
+    )
+
+
+def interval(figures: dict, name: str) -> str:
+    return f"{figures[f'{name}_low']:.3f} to {figures[f'{name}_high']:.3f}"
+
+
+def with_verdict(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The rows of the comparison, each with whether its interval shows a difference."""
+    return [(*row, "yes" if shows_difference(row) else "no") for row in rows]
+
+
+def selective(figures: dict) -> str:
+    if figures["threshold"] is None:
+        return f"No threshold keeps the error rate of the calibration split under {figures['target_risk']:.0%}: the policy always abstains."
+    low, high, risk = figures["risk_low"], figures["risk_high"], figures["risk"]
+    errs = "" if risk is None else f" and errs in {risk:.1%} of them ({low:.1%} to {high:.1%})"
+    return (
+        f"With the threshold that kept the calibration error rate under {figures['target_risk']:.0%}, the final policy answers "
+        f"{figures['answered']:.1%} of these problems{errs}; it abstains from the rest (stages/ask.py)."
+    )
+
+
+def round_table(rounds: list[dict]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows: what each round found and did."""
     header = ("round", "exact match before", "sampled", "AUROC", "cases", "anchors", "retired", "forward KL", "stopped at")
     rows = []
-    for k in rounds:
-        uncertainty = read_json(f"metrics/uncertainty/round{k}.json")["uncertainty"][f"round{k}"]
-        regret = read_json(f"metrics/regret/round{k}.json")["regret"][f"round{k}"]
-        update = read_json(f"metrics/update/round{k}.json")["update"][f"round{k}"]
+    for entry in rounds:
+        uncertainty, regret, update = entry["uncertainty"], entry["regret"], entry["update"]
         values = (
-            k, uncertainty["exact_match"], uncertainty["sampled_accuracy"], uncertainty["auroc"]["combined"],
+            entry["k"], uncertainty["exact_match"], uncertainty["sampled_accuracy"], uncertainty["auroc"]["combined"],
             regret["cases"], regret["anchors"], regret["retired"], update["kl_forward"], update["stopped_at"],
         )  # fmt: skip
         rows.append(tuple("–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
@@ -73,37 +205,8 @@ def round_table(rounds: list[int]) -> tuple[tuple[str, ...], list[tuple[str, ...
 
 def html_table(header, rows) -> str:
     head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{"number" if i else "name"}">{escape(cell)}</td>' for i, cell in enumerate(row)) + "</tr>"
-        for row in rows
-    )
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def case_table(cases: list[dict]) -> str:
-    rows = [
-        (
-            f"{row['regret']:.2f}", f"{row['uncertainty']:.2f}", row["prompt"][-1]["content"],
-            row["chosen"]["text"], row["rejected"]["text"],
-        )
-        for row in cases[:SHOWN_CASES]
-    ]  # fmt: skip
-    return texts_table(("regret", "uncertainty", "prompt", "chosen", "rejected"), rows)
-
-
-def changed_table(answers) -> str:
-    changed = [row for row in answers if row["policy_correct"] != row["baseline_correct"]]
-    rows = [
-        ("right" if row["policy_correct"] else "wrong", row["prompt"][-1]["content"], row["baseline"], row["policy"])
-        for row in sorted(changed, key=lambda row: (row["policy_correct"], row["id"]))[:SHOWN_CASES]
-    ]
-    return texts_table(("now", "prompt", "SFT", "UGRR"), rows)
-
-
-def texts_table(header, rows) -> str:
-    head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f'<td class="text">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 if __name__ == "__main__":

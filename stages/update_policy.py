@@ -63,6 +63,9 @@ def main() -> None:
 
     save_policy(Path(params.output_dir) / f"round{args.round}", model, tokenizer)
     log_figures(curve.pop("tokens_per_second"), params.log_dir)
+    gate = {"uncertainty": [row["uncertainty"] for row in pairs.rows], "beta": pairs.beta.tolist(), "weight": pairs.weight.tolist()}
+    with new_file(f"metrics/gate/round{args.round}.csv") as partial:
+        pd.DataFrame(gate).sort_values(["uncertainty", "beta"]).to_csv(partial, index=False, float_format="%.6g")
     with new_file(f"metrics/curves/round{args.round}.csv") as partial:
         curve.to_csv(partial, index=False, float_format="%.6g")
     metrics = {**kept_figures(curve, kept), "beta_mean": float(pairs.beta.mean()), "stopped_at": stopped_at, "pairs": len(pairs.rows)}

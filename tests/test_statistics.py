@@ -11,6 +11,7 @@ from anchora.reliability import (
     coverage_at_risk,
     expected_calibration_error,
     fit_correctness,
+    reliability_bins,
     risk_coverage,
 )
 from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, wilson, win_rate
@@ -49,6 +50,13 @@ def test_calibration_error_by_hand():
     probability, happened = np.array([0.25, 0.25, 0.75, 0.75]), np.array([1, 0, 1, 1])
     assert expected_calibration_error(probability, happened) == pytest.approx(0.25)
     assert brier(probability, happened) == pytest.approx((0.5625 + 0.0625 + 0.0625 + 0.0625) / 4)
+
+
+def test_reliability_bins_by_hand():
+    """Tenths 0.0-0.1: one of two right; 0.9-1.0, its end included: both right."""
+    share, count = reliability_bins(np.array([0.05, 0.09, 0.95, 1.0]), np.array([1, 0, 1, 1]))
+    assert (share[0], share[9], count[0], count[9]) == (0.5, 1.0, 2, 2)
+    assert np.isnan(share[1:9]).all() and not count[1:9].any()
 
 
 def test_risk_coverage_by_hand():

@@ -14,12 +14,13 @@ from anchora.parallel import shared_out
 
 @dataclass(frozen=True)
 class Response:
-    """One response. ``ids`` end with EOS when it is ``finished``; ``entropy`` is in nats a token, EOS included."""
+    """One response. ``ids`` end with EOS when it is ``finished``; ``entropy`` is the mean of ``entropies``, nats, EOS included."""
 
     text: str
     ids: list[int]
     finished: bool
     entropy: float
+    entropies: list[float]  # of the next-token distribution at every token
 
     def row(self) -> dict:
         return asdict(self)
@@ -121,4 +122,4 @@ def _response(tokenizer, ids: list[int], entropies: torch.Tensor, ends: list[int
     if places:  # behind the tokens that complete a stop string stands padding
         length = next(end for end in range(1, length + 1) if any(stop in tokenizer.decode(ids[:end]) for stop in stop_strings))
         ids, finished, text = ids[:length], True, text[: min(places)]
-    return Response(text, ids, finished, entropies[:length].mean().item())
+    return Response(text, ids, finished, entropies[:length].mean().item(), [round(value, 4) for value in entropies[:length].tolist()])

@@ -50,6 +50,23 @@ def within_length(tokenizer, rows: list[dict], room: int, template: str, overlon
     return kept
 
 
+def token_texts(tokenizer, ids: list[int]) -> list[str]:
+    """The text that each token adds, so that together they are the whole.
+
+    A character of several tokens comes with its last one; a special token adds nothing.
+    """
+    texts, start, done = [], 0, ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+        if text.endswith("\ufffd"):  # the bytes of a character are not complete
+            texts.append("")
+            continue
+        texts.append(text.removeprefix(done))
+        start = max(0, end - 4)  # a few tokens before, for tokenizers whose spaces depend on them
+        done = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+    return texts
+
+
 def encode_response(tokenizer, text: str) -> list[int]:
     """Token ids of a finished response, its end-of-sequence token included.
 

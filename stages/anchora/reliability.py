@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
+RELIABILITY_BINS = 10
 
-def expected_calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = 10) -> float:
+
+def expected_calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = RELIABILITY_BINS) -> float:
     """ECE with equal-width bins of the probability that something happens."""
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
 
     probability = torch.as_tensor(np.asarray(probability, dtype=np.float32))
     return float(binary_calibration_error(probability, torch.as_tensor(np.asarray(happened, dtype=int)), n_bins=bins))
+
+
+def reliability_bins(probability: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``RELIABILITY_BINS`` bins of equal width, the share that happened (nan where there is none) and how many there are."""
+    probability, happened = np.asarray(probability, dtype=float), np.asarray(happened, dtype=float)
+    place = np.minimum((probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    count = np.bincount(place, minlength=RELIABILITY_BINS)
+    right = np.bincount(place, weights=happened, minlength=RELIABILITY_BINS)
+    return np.divide(right, count, out=np.full(RELIABILITY_BINS, np.nan), where=count > 0), count
 
 
 def brier(probability: np.ndarray, happened: np.ndarray) -> float:

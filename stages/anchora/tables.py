@@ -14,7 +14,7 @@ def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
     ]
     for name, title in (("alpaca_eval", "AlpacaEval"), ("mt_bench", "MT-Bench")):
         figures = evaluation[name]
-        if figures:
+        if "win_rate" in figures:
             interval = f"{figures['win_rate_low']:.3f} to {figures['win_rate_high']:.3f}"
             rows.append((f"win rate, {title}", "0.500", f"{figures['win_rate']:.3f}", f"{figures['win_rate'] - 0.5:+.3f}", interval))
     for key, title in (("ece", "calibration error"), ("auroc", "AUROC of uncertainty"), ("coverage_at_5_risk", "coverage at 5% risk")):
@@ -24,6 +24,13 @@ def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
         interval = f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}"
         rows.append(("drift, KL nats a sequence", "0", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence']:+.3f}", interval))
     return rows
+
+
+def shows_difference(row: tuple[str, ...]) -> bool:
+    """Whether the interval of a row of ``comparison_rows`` leaves out no difference: 0, or a win rate of one half."""
+    low, _, high = row[4].partition(" to ")
+    none = 0.5 if row[0].startswith("win rate") else 0.0
+    return bool(high) and not float(low) <= none <= float(high)
 
 
 def headline(gsm8k: dict, baseline: str = "SFT", policy: str = "UGRR") -> str:
@@ -40,8 +47,11 @@ def headline(gsm8k: dict, baseline: str = "SFT", policy: str = "UGRR") -> str:
 
 def comparison(evaluation: dict, baseline: str = "SFT", policy: str = "UGRR") -> str:
     """The comparison as the terminal shows it."""
-    table = text_table(("", baseline, policy, *HEADER[3:]), comparison_rows(evaluation))
-    return f"\n{table}\n\n{headline(evaluation['gsm8k'], baseline, policy)}"
+    rows = comparison_rows(evaluation)
+    table = text_table(("", baseline, policy, *HEADER[3:]), rows)
+    alike = [row[0] for row in rows[1:] if not shows_difference(row)]
+    note = f"\nNo difference is shown in: {'; '.join(alike)}." if alike else ""
+    return f"\n{table}\n\n{headline(evaluation['gsm8k'], baseline, policy)}{note}"
 
 
 def summary_table(evaluation: dict) -> str:
