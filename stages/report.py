@@ -3,7 +3,7 @@
     python stages/report.py
 
 Reads metrics, buffers and answers, writes metrics/report.html (self-contained: template, script and charts
-come from stages/page) and prints the summary table.
+come from stages/page) and metrics/model_card.md, and prints the summary table.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from html import escape
 from pathlib import Path
 
 from anchora.files import new_file, read_json, read_jsonl
+from anchora.model_card import model_card
 from anchora.params import read_params
 from anchora.stage import log_params, run_stage, say
 from anchora.tables import HEADER, comparison_rows, headline, shows_difference, summary_table
@@ -60,6 +61,8 @@ def main() -> None:
     page = (PAGE / "page.html").read_text(encoding="utf-8")
     with new_file("metrics/report.html") as partial:
         partial.write_text(fill(page, parts), encoding="utf-8")
+    with new_file("metrics/model_card.md") as partial:
+        partial.write_text(model_card(evaluation, params.base_model_name), encoding="utf-8")
     say(summary_table(evaluation))
 
 

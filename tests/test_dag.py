@@ -96,5 +96,7 @@ def test_every_parameter_has_a_comment():
 def test_outs_and_inputs_have_folders_of_their_own():
     outs = [out for name in STAGE_NAMES for out in stage(name)["outs"]]
     for out in outs:
-        assert out.startswith(("data/prepared/", "data/responses/", "data/regret_buffer/", "${output_dir}/", "metrics/report.html"))
+        assert out.startswith(
+            ("data/prepared/", "data/responses/", "data/regret_buffer/", "${output_dir}/", "metrics/report.html", "metrics/model_card.md")
+        )
         assert not out.startswith("${output_dir}/base")

@@ -1,7 +1,10 @@
 """Log-probs, entropies and MC dropout against the models themselves, on four architectures."""
 
+import itertools
+
 import pytest
 import torch
+from conftest import params_as
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -17,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from anchora import dropout, logps
+from anchora import dropout, logps, measure, parallel
 from anchora.dropout import decoder_layers, dropout_information, injected_dropout
 from anchora.files import UserError
 from anchora.generation import generate
@@ -32,7 +35,8 @@ from anchora.logps import (
     sequence_logps,
     token_budget_batches,
 )
-from anchora.prompts import encode_prompt, encode_response
+from anchora.prompts import encode_prompt, encode_response, token_texts
+from parameters.measure import MeasureParams
 
 SIZES = {
     "vocab_size": 97,
@@ -270,3 +274,27 @@ def test_prompts_are_not_shared_where_the_mask_would_be_lost(model):
     model.config.sliding_window = None
     model.set_attn_implementation("eager")
     assert not can_share_prompts(model, 0, 9)  # adds its mask to the scores: a boolean one would do nothing
+
+
+def test_regenerated_responses_disagree_repeatably(policy, monkeypatch, tmp_path):
+    """One minus the agreement of K responses under dropout: 0 where they all agree, the same again, also when a run is cut."""
+    mode = {"uncertainty_dropout_mode": "regenerate", "uncertainty_dropout_samples": 3, "sampling_batch_size": 2, "max_new_tokens": 16}
+    params = params_as(MeasureParams, **mode, temperature=2.0)
+    prompts = [[{"role": "user", "content": f"Work out {number} + 4."}] for number in range(3)]
+    first = measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout
+    assert ((first >= 0) & (first <= 1)).all() and first.max() > 0
+    assert measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
+    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(parallel, "_calls", itertools.count())
+    assert measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
+    assert len(list((tmp_path / "parts-2").iterdir())) == 6  # three copies of two shards
+    sure = params_as(MeasureParams, **mode, uncertainty_dropout_rate=0.0, temperature=0.001)
+    assert measure.measure(*policy, prompts, [], sure, seed=1, samples=1).mc_dropout.tolist() == [0, 0, 0]
+
+
+def test_the_texts_of_tokens_are_the_whole(policy):
+    tokenizer = policy[1]
+    for text in ("7 + 8 = 15. #### 15", " caf\u00e9 \U0001f642 \u05e9\u05dc\u05d5\u05dd", "a  b\n c"):
+        ids = encode_response(tokenizer, text)
+        pieces = token_texts(tokenizer, ids)
+        assert "".join(pieces) == tokenizer.decode(ids[:-1]) and len(pieces) == len(ids) and pieces[-1] == ""

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import parameter_table
 import pytest
 import ugrr_pipeline
 import yaml
@@ -81,3 +82,15 @@ def test_configure_prints_the_options_of_an_experiment():
     assert done.returncode == 0
     assert "-S 'rl_iterations=2'" in done.stdout
     assert '-S \'rounds=[{"k": 0, "after": "sft"}]\'' in done.stdout
+
+
+def test_the_demo_preset_undoes_every_other_one(here):
+    demo = ugrr_pipeline.read_overlay(ROOT / "presets" / "demo.yaml")
+    changed = {key for path in (ROOT / "presets").glob("*.yaml") for key in yaml.safe_load(path.read_text())}
+    assert demo == {key: value for key, value in params().items() if key in changed}
+
+
+def test_the_readmes_table_of_parameters_is_current():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert parameter_table.with_table(readme) == readme, "run `python tests/parameter_table.py`"
+    assert all(f"| `{key}` |" in readme for key in yaml.safe_load((ROOT / "params.yaml").read_text()))

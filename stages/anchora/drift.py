@@ -7,11 +7,11 @@ import torch
 
 from anchora.logps import collate, hidden_states, over_logits, token_budget_batches, token_logps
 from anchora.losses import full_kl, kl_estimates
+from anchora.parallel import shared_out
 from anchora.statistics import bootstrap_mean
 from parameters.answers import AnswerParams
 
 
-@torch.no_grad()
 def reverse_kl(policy: tuple, reference: tuple, pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> dict:
     """KL(policy || reference) on ``pairs``: prompt ids, and ids of one sample of the policy for each prompt.
 
@@ -22,21 +22,25 @@ def reverse_kl(policy: tuple, reference: tuple, pairs: list[tuple[list[int], lis
     (policy, tokenizer), (reference, other) = policy, reference
     if tokenizer.get_vocab() != other.get_vocab():
         return {}
-    sequence, k3, tokens = np.zeros(len(pairs)), 0.0, 0
-    for indices in token_budget_batches([len(p) + len(r) for p, r in pairs], params.scoring_batch_tokens):
+    batches = token_budget_batches([len(prompt) + len(response) for prompt, response in pairs], params.scoring_batch_tokens)
+
+    @torch.no_grad()
+    def divergences(_: int, indices: list[int]) -> tuple[list[float], float, int]:
         batch = collate([pairs[i] for i in indices], tokenizer.pad_token_id, policy.device)
         states = hidden_states(policy, batch), hidden_states(reference, batch)
         head = reference.get_output_embeddings()
 
-        def divergence(logits, reference_states, head=head):
+        def divergence(logits, reference_states):
             return full_kl(logits.log_softmax(-1), head(reference_states).float().log_softmax(-1))
 
         values = over_logits(policy, states[0], divergence, states[1])
-        for index, part in zip(indices, batch.split(values), strict=True):
-            sequence[index] = part.sum().item()
         ratio = over_logits(policy, states[0], token_logps, batch.targets) - over_logits(reference, states[1], token_logps, batch.targets)
-        k3 += kl_estimates(ratio)["k3"].sum().item()
-        tokens += len(batch.targets)
+        return [part.sum().item() for part in batch.split(values)], kl_estimates(ratio)["k3"].sum().item(), len(batch.targets)
+
+    sequence, k3, tokens = np.zeros(len(pairs)), 0.0, 0
+    for indices, (sums, estimate, count) in zip(batches, shared_out(batches, divergences), strict=True):
+        sequence[indices] = sums
+        k3, tokens = k3 + estimate, tokens + count
     low, high = bootstrap_mean(sequence, params.seed)
     return {
         "kl_sequence": round(float(sequence.mean()), 6),

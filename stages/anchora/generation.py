@@ -65,7 +65,10 @@ def generate(
     def sample(number: int, shard: list[int]) -> list[dict]:
         torch.manual_seed((seed * 100_003 + number) % 2**63)
         asked = [prompts[i] for i in shard]
-        rows = _generate_shard(model, tokenizer, asked, samples, temperature, top_p, max_new_tokens, list(stop_strings))
+        rows = generate_shard(
+            model, tokenizer, asked, samples=samples, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
+            stop_strings=list(stop_strings),
+        )  # fmt: skip
         bar.update()
         return [row.row() for row in rows]
 
@@ -78,7 +81,11 @@ def generate(
 
 
 @torch.no_grad()
-def _generate_shard(model, tokenizer, prompts, samples, temperature, top_p, max_new_tokens, stop_strings) -> list[Response]:
+def generate_shard(
+    model, tokenizer, prompts: list[list[int]], *, samples: int, temperature: float, top_p: float, max_new_tokens: int,
+    stop_strings: list[str],
+) -> list[Response]:  # fmt: skip
+    """``samples`` responses for each prompt, one prompt after another, from torch's generator as it stands."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)

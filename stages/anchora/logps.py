@@ -15,6 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from anchora.files import UserError
+from anchora.parallel import shared_out
 
 CHUNK_LOGITS = 2**23  # logits held at once: 32 MB in float32
 
@@ -175,9 +176,14 @@ def row_length(row: Row, shared: bool) -> int:
 def response_logps(model, rows: list[Row], pad_token_id: int, budget: int, shared: bool = False) -> list[list[list[float]]]:
     """Per-token log-probs of every response of every row, for any number of rows."""
     results: list[list[list[float]]] = [[] for _ in rows]
-    for indices in token_budget_batches([row_length(row, shared) for row in rows], budget):
+    batches = token_budget_batches([row_length(row, shared) for row in rows], budget)
+
+    @torch.no_grad()
+    def log_probs(_: int, indices: list[int]) -> list[list[float]]:
         batch = collate([rows[i] for i in indices], pad_token_id, model.device, shared)
-        values = [part.tolist() for part in batch.split(sequence_logps(model, batch))]
+        return [part.tolist() for part in batch.split(sequence_logps(model, batch))]
+
+    for indices, values in zip(batches, shared_out(batches, log_probs), strict=True):
         for index in indices:
             results[index] = [values.pop(0) for _ in rows[index][1:]]
     return results

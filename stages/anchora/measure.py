@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from anchora.dropout import dropout_information, injected_dropout
-from anchora.generation import Response, generate
+from anchora.generation import Response, generate, generate_shard
+from anchora.parallel import shared_out
 from anchora.prompts import Messages, encode_prompt
 from anchora.regret import conservative_gains, regret
 from anchora.uncertainty import centred_scores, disagreement, mean_disagreement
@@ -87,18 +89,26 @@ def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams,
             pad_token_id=tokenizer.pad_token_id,
             budget=params.scoring_batch_tokens,
         )
+    size = params.sampling_batch_size
+    parts = [
+        (copy, list(range(start, min(start + size, len(prompt_ids)))))
+        for copy in range(params.uncertainty_dropout_samples)
+        for start in range(0, len(prompt_ids), size)
+    ]
+
+    def regenerate(number: int, part: tuple[int, list[int]]) -> list[str]:
+        mask_seed = (seed * 100_003 + number) % 2**63
+        with injected_dropout(model, params.uncertainty_dropout_rate, params.uncertainty_dropout_layers, copies=1, seed=mask_seed):
+            torch.manual_seed(mask_seed)
+            asked = [prompt_ids[index] for index in part[1]]
+            rows = generate_shard(
+                model, tokenizer, asked, samples=1, temperature=params.temperature, top_p=params.top_p,
+                max_new_tokens=params.max_new_tokens, stop_strings=params.stop_strings,
+            )  # fmt: skip
+        return [row.text for row in rows]
+
     texts: list[list[str]] = [[] for _ in prompt_ids]
-    for copy in range(params.uncertainty_dropout_samples):
-        for start in range(0, len(prompt_ids), params.sampling_batch_size):
-            shard = range(start, min(start + params.sampling_batch_size, len(prompt_ids)))
-            mask_seed = (seed * 1009 + copy) * 100_003 + start
-            rate, share = params.uncertainty_dropout_rate, params.uncertainty_dropout_layers
-            with injected_dropout(model, rate, share, copies=1, seed=mask_seed):
-                rows = generate(
-                    model, tokenizer, [prompt_ids[i] for i in shard], temperature=params.temperature,
-                    top_p=params.top_p, max_new_tokens=params.max_new_tokens, shard_size=len(shard), stop_strings=params.stop_strings,
-                    seed=mask_seed, label=f"dropout sample {copy + 1}",
-                )  # fmt: skip
-            for index, responses in zip(shard, rows, strict=True):
-                texts[index].append(responses[0].text)
+    for (_, indices), responses in zip(parts, shared_out(parts, regenerate), strict=True):
+        for index, text in zip(indices, responses, strict=True):
+            texts[index].append(text)
     return [mean_disagreement(responses) for responses in texts]

@@ -11,6 +11,7 @@ class Round(BaseModel):
 
 
 class ReportParams(ModelStageParams):
+    base_model_name: Text
     rounds: list[Round]
 
     @field_validator("rounds")

@@ -79,13 +79,14 @@ def run_all(wanted: dict[str, dict], jobs: int) -> None:
     for name, changes in missing.items():
         settings = [f"-S{key}={value}" for key, value in changes.items()]
         dvc("exp", "run", "--queue", "--name", name, f"-S{ONE_ROUND}", *settings)
-    if missing:
-        dvc("queue", "start", "--jobs", str(jobs))
+    if missing:  # the workers go on by themselves, and would keep a pipe open
+        command_line = [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(jobs)]
+        subprocess.run(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     begun = time.monotonic()
     while missing:
         time.sleep(10)
         left = [name for name in missing if name not in experiments()]
-        tasks = json_status()
+        tasks = task_states()
         failed = [name for name in left if tasks.get(name) == "Failed"]
         if failed:
             sys.exit(f"study: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why")
@@ -94,7 +95,7 @@ def run_all(wanted: dict[str, dict], jobs: int) -> None:
             return
 
 
-def json_status() -> dict[str, str]:
+def task_states() -> dict[str, str]:
     """The state of each task of the queue, by name."""
     rows = [line.split() for line in dvc("queue", "status").splitlines()]
     return {row[1]: state for row in rows if len(row) > 2 for state in ("Running", "Queued", "Failed", "Success") if state in row}
