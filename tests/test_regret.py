@@ -51,7 +51,15 @@ SCALES = {"deviation": [1.0, 1.0], "parts": {"token_entropy": [0.1, 0.2, 0.3, 0.
 
 
 def response(text: str, score: float, entropy_rank: float = 0.5) -> dict:
-    return {"text": text, "ids": [1], "finished": True, "scores": [score, score], "entropy": 0.25, "entropy_rank": entropy_rank}
+    return {
+        "text": text,
+        "ids": [1],
+        "finished": True,
+        "scores": [score, score],
+        "entropy": 0.25,
+        "entropies": [0.25],
+        "entropy_rank": entropy_rank,
+    }
 
 
 def prompt(name: str, uncertainty: float, greedy: dict, *samples: dict) -> dict:
