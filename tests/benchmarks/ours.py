@@ -1,0 +1,108 @@
+"""Anchora's side of the benchmark: each function measures one thing on the pairs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from workload import Memory, build_policy, on_gpu, useful_tokens
+
+ROOT = Path(__file__).resolve().parents[2]
+DROPOUT_COPIES, DROPOUT_LAYERS = 8, 0.125
+
+
+def as_buffer(pairs, reference) -> list[dict]:
+    """Rows of a regret buffer with these pairs as its cases."""
+    return [
+        {
+            "kind": "case", "id": str(number), "prompt_ids": prompt, "uncertainty": number / len(pairs), "priority": 1 / len(pairs),
+            "chosen": {"ids": chosen, "reference_logps": logps[0]}, "rejected": {"ids": rejected, "reference_logps": logps[1]},
+        }
+        for number, ((prompt, chosen, rejected), logps) in enumerate(zip(pairs, reference, strict=True))
+    ]  # fmt: skip
+
+
+def update_ours(pairs, args) -> dict:
+    """Optimiser steps over the pairs, a batch at a time; the first batch warms up and is not counted."""
+    import yaml
+    from accelerate import Accelerator
+
+    from anchora.machine import autocast
+    from anchora.update import SequenceLogps, layout_for, update, weigh
+    from parameters.update_policy import UpdatePolicyParams
+
+    changes = {
+        "beta_mode": "constant", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "use_bf16": on_gpu(),
+        "lora_rank": 32 if on_gpu() else 0, "update_batch_tokens": args.tokens,
+    }  # fmt: skip
+    params = UpdatePolicyParams.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
+    policy = build_policy()
+    buffer = as_buffer(pairs, [([0.0], [0.0])] * len(pairs))  # what the reference's log-probs are changes no cost
+    accelerator = Accelerator()
+    with Memory() as memory, autocast(on_gpu()):
+        layout = layout_for(policy, 2, buffer, params)
+        optimizer = torch.optim.AdamW([w for w in policy.parameters() if w.requires_grad], lr=1e-5)
+        model, optimizer = accelerator.prepare(SequenceLogps(policy), optimizer)
+        weighed = weigh(buffer, params)
+        begun = None
+        for start in range(0, len(pairs), args.batch):
+            drawn = list(range(start, min(start + args.batch, len(pairs))))
+            update(accelerator, model, optimizer, start // args.batch + 1, weighed, drawn, [], layout, params)
+            begun = begun or time.perf_counter()
+        seconds = time.perf_counter() - begun
+    return {"tokens_per_second": useful_tokens(pairs[args.batch :]) / seconds, "peak_memory_mib": memory.peak, "shared": layout.shared}
+
+
+def reference_ours(pairs, args) -> dict:
+    from anchora.logps import response_logps
+
+    policy = build_policy().eval()
+    with Memory() as memory:
+        begun = time.perf_counter()
+        response_logps(policy, pairs, 2, 2 * args.tokens, shared=True)
+        seconds = time.perf_counter() - begun
+    return {"tokens_per_second": useful_tokens(pairs) / seconds, "peak_memory_mib": memory.peak}
+
+
+class EndlessTokenizer:
+    """What sampling asks of a tokenizer."""
+
+    eos_token_id = pad_token_id = 2
+
+    @staticmethod
+    def decode(ids, **_):
+        return ""
+
+
+def sampling_ours(pairs, args) -> dict:
+    """Prompts sorted by length into shards, with the entropy of every step."""
+    from anchora.generation import generate
+
+    policy = build_policy().eval()
+    begun = time.perf_counter()
+    rows = generate(policy, EndlessTokenizer, [p for p, _, _ in pairs], temperature=1.0, max_new_tokens=64, shard_size=16, seed=0)
+    return {"tokens_per_second": sum(len(r.ids) for responses in rows for r in responses) / (time.perf_counter() - begun)}
+
+
+def scoring_plain(pairs, args) -> dict:
+    """One pass: the log-probs of each chosen response."""
+    from anchora.logps import response_logps
+
+    policy, rows = build_policy().eval(), [(p, c) for p, c, _ in pairs]
+    response_logps(policy, rows[:4], 2, args.tokens)
+    begun = time.perf_counter()
+    response_logps(policy, rows, 2, args.tokens)
+    return {"seconds": time.perf_counter() - begun}
+
+
+def scoring_dropout(pairs, args) -> dict:
+    """K = 8 stochastic passes over the last eighth of the layers: the mutual information of each chosen response."""
+    from anchora.dropout import dropout_information
+
+    policy, rows = build_policy().eval(), [(p, c) for p, c, _ in pairs]
+    settings = {"copies": DROPOUT_COPIES, "rate": 0.1, "layer_share": DROPOUT_LAYERS, "seed": 0, "pad_token_id": 2, "budget": args.tokens}
+    dropout_information(policy, rows[:4], **settings)
+    begun = time.perf_counter()
+    dropout_information(policy, rows, **settings)
+    return {"seconds": time.perf_counter() - begun}

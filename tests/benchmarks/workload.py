@@ -1,0 +1,106 @@
+"""What both sides of the benchmark work on: policies with random weights, pairs of real text, and what is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from pathlib import Path
+
+import torch
+
+SHORTEST, LONGEST = 64, 256  # tokens of a prompt and of a response on a CPU; twice as many on a GPU
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def shape():
+    """Mistral-7B's shape on a GPU; on a CPU one of 30.9M parameters with the same vocabulary."""
+    from transformers import MistralConfig
+
+    if on_gpu():
+        return MistralConfig(vocab_size=32768, max_position_embeddings=4096, sliding_window=None, pad_token_id=2)
+    return MistralConfig(
+        vocab_size=32768, hidden_size=256, intermediate_size=896, num_hidden_layers=16, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=4096, sliding_window=None, pad_token_id=2,
+    )  # fmt: skip
+
+
+def build_policy():
+    from transformers import MistralForCausalLM
+
+    from anchora.models import add_lora
+
+    torch.manual_seed(0)
+    with torch.device("cuda" if on_gpu() else "cpu"):
+        torch.set_default_dtype(torch.bfloat16 if on_gpu() else torch.float32)
+        model = MistralForCausalLM(shape())
+        torch.set_default_dtype(torch.float32)
+    return add_lora(model, 32 if on_gpu() else 0, 32, 0)
+
+
+def mistral_tokenizer():
+    """The real tokenizer of Mistral v3, from the package mistral-common."""
+    import mistral_common
+    import sentencepiece
+
+    file = Path(mistral_common.__file__).parent / "data" / "mistral_instruct_tokenizer_240323.model.v3"
+    return sentencepiece.SentencePieceProcessor(model_file=str(file))
+
+
+def real_pairs(folder: Path, count: int) -> list[tuple[list[int], list[int], list[int]]]:
+    """Prompts, chosen and rejected cut from real text to lengths uniform in [SHORTEST, LONGEST], twice that on a GPU."""
+    tokenizer, rng, scale = mistral_tokenizer(), random.Random(0), 2 if on_gpu() else 1
+    rows = json.loads((folder / "dpo_en_demo.json").read_text(encoding="utf-8"))
+    instructions = json.loads((folder / "alpaca_en_demo.json").read_text(encoding="utf-8"))
+    texts = [row[side]["value"] for row in rows for side in ("chosen", "rejected")] + [row["output"] for row in instructions]
+    stream = [token for text in texts for token in tokenizer.encode(text)]
+    start, pairs = 0, []
+    for _ in range(count):
+        cut = []
+        for _ in range(3):
+            length = rng.randint(SHORTEST * scale, LONGEST * scale)
+            cut.append([stream[(start + i) % len(stream)] for i in range(length)])
+            start += length
+        pairs.append(tuple(cut))
+    return pairs
+
+
+def useful_tokens(pairs) -> int:
+    return sum(2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in pairs)
+
+
+class Memory:
+    """Peak memory above what was there at the start, in MiB: of the GPU, or resident, sampled every 5 ms."""
+
+    def __enter__(self):
+        if on_gpu():
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            self.before = self.highest = self.resident()
+            self.done = threading.Event()
+            self.thread = threading.Thread(target=self.watch, daemon=True)
+            self.thread.start()
+        return self
+
+    @staticmethod
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def watch(self) -> None:
+        while not self.done.wait(0.005):
+            self.highest = max(self.highest, self.resident())
+
+    def __exit__(self, *_):
+        if on_gpu():
+            torch.cuda.synchronize()
+            self.highest = torch.cuda.max_memory_allocated()
+        else:
+            self.done.set()
+            self.thread.join()
+        self.peak = (self.highest - self.before) / 2**20
