@@ -49,12 +49,18 @@ def main() -> None:
     parser.add_argument("--model_path", help="with evaluate: the policy to evaluate")
     parser.add_argument("--baseline_path", help="with evaluate: the policy to compare it with")
     args = parser.parse_args()
+    if bool(args.model_path) != bool(args.baseline_path):
+        parser.error("--model_path and --baseline_path go together")
+    if args.model_path and args.command != "evaluate":
+        parser.error(f"--model_path and --baseline_path belong to evaluate, not to {args.command}")
+    if args.print and not (args.command == "configure" and args.config):
+        parser.error("--print belongs to configure --config")
     overlay = read_overlay(Path(args.config)) if args.config else {}
-    paths = [os.path.abspath(path) if path else None for path in (args.model_path, args.baseline_path)]
+    paths = [os.path.abspath(path) for path in (args.model_path, args.baseline_path) if path]
     os.chdir(ROOT)
     before = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     check(before | overlay, args.config if overlay else "params.yaml")
-    changes = {key: value for key, value in overlay.items() if before[key] != value}
+    changes = {key: value for key, value in overlay.items() if key not in before or before[key] != value}
     if args.command == "configure" and args.print:
         say(" ".join(f"-S '{key}={json.dumps(value) if isinstance(value, bool | list) else value}'" for key, value in changes.items()))
         return
@@ -63,9 +69,7 @@ def main() -> None:
         say("params.yaml: " + ", ".join(f"{key} = {value}" for key, value in changes.items()))
     if args.command == "configure":
         return
-    if bool(args.model_path) != bool(args.baseline_path):
-        raise UserError("evaluate: --model_path and --baseline_path go together")
-    if args.model_path:
+    if paths:
         evaluate_two(*(os.path.relpath(path) for path in paths))
         return
     log = Path((before | overlay)["log_dir"]) / "report.params.json"  # written whenever the report stage runs

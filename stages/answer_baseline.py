@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from anchora.machine import use_machine
-from anchora.models import folder, load_policy
+from anchora.models import load_policy
 from anchora.params import read_params
+from anchora.pins import folder
 from anchora.policy_answers import answer, evaluation_sets, write_answers
 from anchora.stage import log_params, run_stage, say
 from parameters.answers import AnswerParams
@@ -20,7 +21,7 @@ from parameters.answers import AnswerParams
 
 def main() -> None:
     params = read_params(AnswerParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
     path = Path(params.output_dir) / "sft"
     model, tokenizer = load_policy(folder(path), params)

@@ -19,8 +19,9 @@ import numpy as np
 from anchora.files import UserError, read_json
 from anchora.machine import use_machine
 from anchora.measure import measure
-from anchora.models import folder, load_policy
+from anchora.models import load_policy
 from anchora.params import read_params
+from anchora.pins import folder, identity
 from anchora.reliability import abstention_threshold, fit_correctness
 from anchora.stage import run_stage, say
 from anchora.uncertainty import combined, scale_of
@@ -41,8 +42,9 @@ def main() -> None:
         raise UserError(f"{path}: no exported policy is there (no uncertainty.json); run `dvc repro export`, or name one by --model")
 
     shipped = read_json(path / "uncertainty.json")
+    params = params.model_copy(update=shipped["settings"])
     model, tokenizer = load_policy(folder(path), params)
-    verifiers = verifiers_at_hand(params, len(shipped["deviation"]))
+    verifiers = verifiers_at_hand(params, shipped["verifiers"])
     measured = measure(
         model, tokenizer, [[{"role": "user", "content": args.prompt}]], verifiers, params,
         seed=params.seed, samples=params.samples_per_prompt if verifiers else 1,
@@ -53,13 +55,13 @@ def main() -> None:
     say(json.dumps(answer, ensure_ascii=False) if args.json else in_words(answer))
 
 
-def verifiers_at_hand(params: AskParams, members: int) -> list[dict[str, str]]:
-    """The ensemble that the policy was exported with, or none where it is not complete."""
+def verifiers_at_hand(params: AskParams, exported: list[str]) -> list[dict[str, str]]:
+    """The ensemble that the policy was exported with, or none where it is not there, or is another by now."""
     if not (Path(params.output_dir) / "verifiers" / "brought.json").is_file():
         return []
     sources = member_sources(params.output_dir, params.verifiers)
     there = all(Path(source["pretrained_model_name_or_path"]).is_dir() or "revision" in source for source in sources)
-    return sources if there and len(sources) == members else []
+    return sources if there and [identity(source) for source in sources] == exported else []
 
 
 def judgement(parts: dict[str, np.ndarray], shipped: dict) -> dict:

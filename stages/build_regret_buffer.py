@@ -17,17 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.answers import last_number
+from anchora.answers import READINGS
+from anchora.buffer import buffer_line, response_names
 from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from anchora.generation import end_tokens
 from anchora.logps import can_share_prompts, check_head, response_logps, row_length
 from anchora.machine import autocast, training_dtype, use_machine
-from anchora.models import folder, load_policy
+from anchora.models import load_policy
 from anchora.params import read_params
+from anchora.pins import folder
 from anchora.prompts import encode_response, token_texts
 from anchora.regret import conservative_gains, priorities, regret
 from anchora.splits import split_share
 from anchora.stage import log_params, run_stage, say
-from anchora.uncertainty import ecdf
 from anchora.verifiers import member_sources, score_ensemble
 from parameters.build_regret_buffer import BuildRegretBufferParams
 
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--after", required=True, help="sft, or round<k> whose buffer this one follows")
     args = parser.parse_args()
     params = read_params(BuildRegretBufferParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
 
     rows = read_jsonl(f"data/responses/round{args.round}.jsonl")
@@ -69,6 +71,8 @@ def main() -> None:
             f"round {args.round}: no regret case is left out of {len(rows)} prompts ({dict(counts)}); lower regret_threshold or "
             "uncertainty_quantile, or use fewer rounds"
         )
+    learnt = [case["chosen"] for case in cases] + [anchor["response"] for anchor in anchors]
+    end_by_token(learnt, end_tokens(reference, tokenizer), tokenizer)
     with autocast(params.use_bf16):
         add_reference_logps(cases + anchors, reference, tokenizer, params)
     everything = sorted(cases + anchors + references, key=lambda row: (row["kind"], row["id"]))
@@ -116,9 +120,9 @@ def known_in_buffer(before: list[dict]) -> list[dict]:
 def select(rows, known, calibration, params, number: int) -> tuple[list[dict], list[dict], Counter]:
     """Cases and anchors among this round's prompts, without log-probs yet, and counts of the reasons."""
     gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
-    cases, anchors, counts = [], [], Counter()
+    cases, anchors, counts = [], [], Counter[str]()
     for row in rows:
-        greedy = greedy_response(row, calibration)
+        greedy = {**row["greedy"], "source": "greedy"}
         candidates = [{**sample, "source": "sample"} for sample in row["samples"]] + known.get(row["id"], [])
         gains = gains_over(candidates, greedy, calibration, params)
         uncertain, low_score = row["uncertainty"] > gate, regret(gains) > params.regret_threshold
@@ -126,10 +130,11 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
             anchors.append({**anchor_fields(row, number), "response": response_fields(row["samples"][0])})
             continue
         chosen, gain = best_candidate(candidates, gains, greedy, params)
-        rejected, reason = greedy, "no_better_response"
+        rejected: dict | None = greedy
+        reason = "no_better_response"
         if chosen is None and uncertain:
             chosen, gain, rejected, reason = greedy_over_sample(row["samples"], greedy, calibration, params)
-        if chosen is None:
+        if chosen is None or rejected is None:
             counts[reason] += 1
             continue
         counts["from_uncertainty"] += uncertain
@@ -152,12 +157,6 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
     return cases, anchors, counts
 
 
-def greedy_response(row: dict, calibration: dict) -> dict:
-    """The greedy response of a prompt with the same fields as a candidate."""
-    rank = float(ecdf(calibration["parts"]["token_entropy"], [row["greedy"]["entropy"]])[0])
-    return {**row["greedy"], "entropy_rank": rank, "source": "greedy"}
-
-
 def gains_over(responses: list[dict], other: dict, calibration: dict, params) -> np.ndarray:
     """Conservative gain of each of ``responses`` over ``other``, (responses,)."""
     scores = np.array([response["scores"] for response in responses]).T  # (members, responses)
@@ -170,7 +169,9 @@ def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, floa
         if gains[index] <= params.chosen_margin:
             break
         candidate = candidates[index]
-        if candidate["entropy_rank"] <= params.chosen_uncertainty_cap and not same_in_substance(candidate["text"], greedy["text"]):
+        if candidate["entropy_rank"] <= params.chosen_uncertainty_cap and not same_in_substance(
+            candidate["text"], greedy["text"], params.answer_reading
+        ):
             return candidate, float(gains[index])
     return None, 0.0
 
@@ -186,14 +187,14 @@ def greedy_over_sample(samples, greedy, calibration, params) -> tuple[dict | Non
         return None, 0.0, None, "chosen_too_uncertain"
     for sample in samples:
         (gain,) = gains_over([greedy], sample, calibration, params)
-        if gain > params.regret_threshold and not same_in_substance(sample["text"], greedy["text"]):
+        if gain > params.regret_threshold and not same_in_substance(sample["text"], greedy["text"], params.answer_reading):
             return greedy, float(gain), sample, ""
     return None, 0.0, None, "no_worse_sample"
 
 
-def same_in_substance(first: str, second: str) -> bool:
-    """Whether two responses are the same text or give the same number."""
-    numbers = last_number(first), last_number(second)
+def same_in_substance(first: str, second: str, reading: str) -> bool:
+    """Whether two responses are the same text or give the same answer, read as ``READINGS`` say."""
+    numbers = READINGS[reading](first), READINGS[reading](second)
     return first.strip() == second.strip() or (None not in numbers and numbers[0] == numbers[1])
 
 
@@ -216,22 +217,25 @@ def by_priority(cases: list[dict], params) -> list[dict]:
     return [{**row, "priority": float(chance)} for row, chance in zip(cases, chances, strict=True)]
 
 
+def end_by_token(responses: list[dict], ends: list[int], tokenizer) -> None:
+    """Let responses that a stop string ended end by the EOS token: the policy shall learn to stop, not to write the stop string."""
+    for response in responses:
+        if response["finished"] and response["ids"][-1] not in ends:
+            response["ids"] = encode_response(tokenizer, response["text"])
+
+
 def add_reference_logps(rows: list[dict], reference, tokenizer, params) -> None:
     """Put the SFT policy's per-token log-probs beside the responses of every row that has none yet.
 
     Chosen and rejected stand in one line as in the update, so that both round alike.
     """
     missing = [row for row in rows if any("reference_logps" not in row[name] for name in response_names(row))]
-    lines = [(row["prompt_ids"], *(row[name]["ids"] for name in response_names(row))) for row in missing]
+    lines = [buffer_line(row) for row in missing]
     shared = can_share_prompts(reference, tokenizer.pad_token_id, max((row_length(line, True) for line in lines), default=0))
     values = response_logps(reference, lines, tokenizer.pad_token_id, params.scoring_batch_tokens, shared)
     for row, logps in zip(missing, values, strict=True):
         for name, of_response in zip(response_names(row), logps, strict=True):
-            row[name].setdefault("reference_logps", of_response)
-
-
-def response_names(row: dict) -> tuple[str, ...]:
-    return ("chosen", "rejected") if row["kind"] == "case" else ("response",)
+            row[name]["reference_logps"] = of_response
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import numpy as np
 from anchora.files import read_jsonl, write_json
 from anchora.logps import check_head
 from anchora.machine import use_machine
-from anchora.measure import measure
-from anchora.models import folder, load_policy
+from anchora.measure import measure, within_length
+from anchora.models import load_policy
 from anchora.params import read_params
-from anchora.prompts import within_length
+from anchora.pins import folder
 from anchora.references import correctness
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import scale_of, within_prompt_deviation
@@ -29,11 +29,11 @@ from parameters.calibrate_uncertainty import CalibrateUncertaintyParams
 
 def main() -> None:
     params = read_params(CalibrateUncertaintyParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
     model, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params)
     rows = read_jsonl("data/prepared/calibration.jsonl")
-    rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
+    rows = within_length(tokenizer, rows, params)
     check_head(model, tokenizer.pad_token_id)
     sources = member_sources(params.output_dir, params.verifiers)
     measured = measure(

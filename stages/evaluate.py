@@ -23,8 +23,9 @@ from anchora.files import new_file, new_folder, read_json, write_json, write_jso
 from anchora.harness import flexible_match, strict_match
 from anchora.judging import api_judge, own_judge
 from anchora.machine import use_machine
-from anchora.models import folder, load_policy
+from anchora.models import load_policy
 from anchora.params import read_params
+from anchora.pins import folder
 from anchora.policy_answers import Answers, answer, evaluation_sets, read_answers
 from anchora.reliability import (
     RELIABILITY_BINS,
@@ -52,21 +53,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for outputs and metrics instead of the pipeline's own places")
     args = parser.parse_args()
     params = read_params(EvaluateParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
 
     output = Path(params.output_dir)
     paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
-    models = [load_policy(folder(path), params) for path in paths]
-    sets = evaluation_sets(models[0][1], params)
-    policy = answer(paths[0], *models[0], sets, params)
-    baseline = answer(paths[1], *models[1], sets, params) if args.baseline else read_answers(output / "sft_answers.json")
+    model = load_policy(folder(paths[0]), params)
+    sets = evaluation_sets(model[1], params)
+    policy = answer(paths[0], *model, sets, params)
+    baseline_model = load_policy(folder(paths[1]), params)  # sampling had the memory to itself
+    baseline = answer(paths[1], *baseline_model, sets, params) if args.baseline else read_answers(output / "sft_answers.json")
     metrics = {
         "gsm8k": gsm8k_metrics(policy, baseline, sets["gsm8k"], params),
         **judged(sets, policy, baseline, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
         "selective": selective_metrics(policy, params.target_risk),
-        "drift": reverse_kl(models[0], models[1], policy.sampled_pairs, params),
+        "drift": reverse_kl(model, baseline_model, policy.sampled_pairs, params),
     }
     metrics_folder = args.out or Path("metrics")
     write_outputs(args.out / "outputs" if args.out else output / "evaluation", sets, policy, baseline)
@@ -78,11 +80,8 @@ def main() -> None:
 
 
 def judged(sets: dict, policy: Answers, baseline: Answers, params: EvaluateParams) -> dict:
-    """AlpacaEval and MT-Bench by the judge that was kept out of training, or by ``judge_model``."""
-    answers = {
-        "alpaca_eval": [[[text] for text in side.alpaca] for side in (policy, baseline)],
-        "mt_bench": [policy.mt_bench, baseline.mt_bench],
-    }
+    """AlpacaEval, MT-Bench and their like by the judge that was kept out of training, or by ``judge_model``."""
+    answers = {name: (turns, baseline.turns[name]) for name, turns in policy.turns.items()}
     if params.judge_model:
         return {name: api_judge(sets[name], *sides, params) for name, sides in answers.items()}
     judge, ensemble = folder(Path(params.output_dir) / "judge"), member_sources(params.output_dir, params.verifiers)
@@ -136,18 +135,19 @@ def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
             f"{prefix}excess_aurc": excess,
         }
     sides = [(~answers.correct, answers.uncertainty) for answers in (policy, baseline)]
-    metrics |= compared("auroc", auroc, *sides, seed)
-    metrics |= compared("coverage_at_5_risk", lambda wrong, uncertainty: coverage_at_risk(uncertainty, wrong, 0.05), *sides, seed)
+    metrics |= compared("auroc", auroc, sides, seed)
+    metrics |= compared("coverage_at_5_risk", lambda wrong, uncertainty: coverage_at_risk(uncertainty, wrong, 0.05), sides, seed)
     if policy.has_probability() and baseline.has_probability():
         sides = [(answers.probability, answers.correct) for answers in (policy, baseline)]
-        metrics |= compared("ece", expected_calibration_error, *sides, seed)
+        metrics |= compared("ece", expected_calibration_error, sides, seed)
     else:
         metrics |= {"ece": None, "baseline_ece": None}
     return rounded(metrics)
 
 
-def compared(name: str, statistic, policy: tuple, baseline: tuple, seed: int) -> dict:
-    """A figure of both policies with its interval, and the interval of its difference."""
+def compared(name: str, statistic, sides: list[tuple], seed: int) -> dict:
+    """A figure of both policies with its interval, and the interval of its difference; ``sides`` are what it is taken of."""
+    policy, baseline = sides
     names = (name, f"baseline_{name}", f"{name}_difference")
     intervals = zip(names, bootstrap_sides(statistic, policy, baseline, seed), strict=True)
     figures = {f"{figure}_{end}": value for figure, interval in intervals for end, value in zip(("low", "high"), interval, strict=True)}
@@ -189,24 +189,30 @@ def write_outputs(path: Path, sets: dict, policy: Answers, baseline: Answers) ->
                 for i, row in enumerate(sets["gsm8k"])
             ),
         )  # fmt: skip
-        for name, answers in (("ugrr", policy), ("sft", baseline)):
-            write_json(
-                partial / "alpaca_eval" / name / "model_outputs.json",
-                [
-                    {"instruction": row["prompt"][0]["content"], "output": text, "generator": name, "dataset": row["dataset"]}
-                    for row, text in zip(sets["alpaca_eval"], answers.alpaca, strict=True)
-                ],
-            )
-            write_jsonl(
-                partial / "mt_bench" / "model_answer" / f"{name}.jsonl",
-                (
-                    {
-                        "question_id": row["question_id"], "answer_id": f"{name}-{row['question_id']}", "model_id": name,
-                        "choices": [{"index": 0, "turns": turns}], "tstamp": 0.0,
-                    }
-                    for row, turns in zip(sets["mt_bench"], answers.mt_bench, strict=True)
-                ),
-            )  # fmt: skip
+        for model, answers in (("ugrr", policy), ("sft", baseline)):
+            for name, turns in answers.turns.items():
+                write_turns(partial / name, model, sets[name], turns)
+
+
+def write_turns(folder: Path, model: str, rows: list[dict], answers: list[list[str]]) -> None:
+    """The answers of one policy to a judged set: AlpacaEval's and MT-Bench's in their official formats, others as they are."""
+    pairs = list(zip(rows, answers, strict=True))
+    if folder.name == "alpaca_eval":
+        outputs = [
+            {"instruction": row["turns"][0], "output": text, "generator": model, "dataset": row["dataset"]} for row, (text,) in pairs
+        ]
+        write_json(folder / model / "model_outputs.json", outputs)
+    elif folder.name == "mt_bench":
+        lines = (
+            {
+                "question_id": row["question_id"], "answer_id": f"{model}-{row['question_id']}", "model_id": model,
+                "choices": [{"index": 0, "turns": turns}], "tstamp": 0.0,
+            }
+            for row, turns in pairs
+        )  # fmt: skip
+        write_jsonl(folder / "model_answer" / f"{model}.jsonl", lines)
+    else:
+        write_jsonl(folder / f"{model}.jsonl", ({"id": row["id"], "turns": row["turns"], "answers": turns} for row, turns in pairs))
 
 
 def write_plots(path: Path, policy: Answers, baseline: Answers) -> None:
@@ -242,7 +248,7 @@ def summary(metrics: dict) -> dict:
         "exact_match": gsm8k["exact_match"],
         "sampled_accuracy": gsm8k["sampled_accuracy"],
         "newly_wrong": gsm8k["newly_wrong"],
-        "win_rate": metrics["alpaca_eval"].get("win_rate"),
+        "win_rate": metrics.get("alpaca_eval", {}).get("win_rate"),
         "auroc": metrics["calibration"]["auroc"],
         "ece": metrics["calibration"]["ece"],
         "kl": drift.get("kl_sequence"),

@@ -16,19 +16,24 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.files import first_process, new_folder, read_json, read_jsonl, write_json, write_jsonl
 from anchora.generation import Response, generate
 from anchora.machine import use_machine
-from anchora.measure import measure
-from anchora.models import folder, load_policy
+from anchora.measure import measure, within_length
+from anchora.models import load_policy
 from anchora.params import read_params
-from anchora.prompts import within_length
-from anchora.references import correctness
+from anchora.pins import folder, identity
+from anchora.references import correctness, sampled_correctness
 from anchora.reliability import abstention_threshold
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import combined
 from anchora.verifiers import member_sources
 from parameters.export import ExportParams
+
+SETTINGS = (  # on which the scales depend: whoever asks this model must measure in the same way
+    "prompt_template", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings",
+    "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -36,18 +41,18 @@ def main() -> None:
     parser.add_argument("--after", required=True, help="round<k> whose policy is the final one")
     args = parser.parse_args()
     params = read_params(ExportParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
 
     policy = Path(params.output_dir) / args.after
     cases = regret_cases(int(args.after.removeprefix("round")))
     model, tokenizer = load_policy(folder(policy), params)
     rows = read_jsonl("data/prepared/calibration.jsonl")
-    rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
+    rows = within_length(tokenizer, rows, params)
     calibration = read_json(Path(params.output_dir) / "calibration.json")
+    verifiers = member_sources(params.output_dir, params.verifiers)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], member_sources(params.output_dir, params.verifiers), params,
-        seed=params.seed, samples=params.samples_per_prompt,
+        model, tokenizer, [row["prompt"] for row in rows], verifiers, params, seed=params.seed, samples=params.samples_per_prompt,
     )  # fmt: skip
     parts = measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
@@ -55,11 +60,13 @@ def main() -> None:
     known = [index for index, value in enumerate(correct) if value is not None]
     threshold = abstention_threshold(uncertainty[known], [correct[index] for index in known], params.target_risk) if known else None
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
-        # copyfile: the cache's files are read-only and shared
-        shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        if first_process():  # copyfile: the cache's files are read-only and shared
+            shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
         write_json(
             partial / "uncertainty.json",
             {
+                "settings": {name: getattr(params, name) for name in SETTINGS},
+                "verifiers": [identity(source) for source in verifiers],
                 "weights": params.weights(),
                 "parts": calibration["parts"],
                 "combined": calibration["combined"],
@@ -82,14 +89,14 @@ def main() -> None:
 
 def sampled_accuracy(rows: list[dict], samples: list[list[Response]], reading: str) -> float | None:
     """Share of right samples on the problems whose answer is known."""
-    right = [correctness([row] * len(drawn), [each.text for each in drawn], reading) for row, drawn in zip(rows, samples, strict=True)]
+    right = sampled_correctness(rows, [[response.text for response in drawn] for drawn in samples], reading)
     known = [value for values in right for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def regret_cases(last: int) -> list[dict]:
     """The cases of rounds 0 to ``last``, one for each prompt."""
-    rows = {}
+    rows: dict[str, dict] = {}
     for number in range(last + 1):
         rows |= {row["id"]: row for row in read_jsonl(f"data/regret_buffer/round{number}.jsonl") if row["kind"] == "case"}
     return [rows[key] for key in sorted(rows)]

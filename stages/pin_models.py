@@ -8,12 +8,12 @@ its revision. A hub id without a revision is refused, for the branch it points a
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from anchora.files import UserError, write_json
 from anchora.params import read_params
+from anchora.pins import folder_hash
 from anchora.stage import log_params, run_stage, say
 from parameters.pin_models import PinModelsParams
 
@@ -26,7 +26,7 @@ HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>.*))?")
 
 def main() -> None:
     params = read_params(PinModelsParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     pins = Path(params.output_dir) / "pins"
     policy = pin(params.base_model_name, "base_model_name")
     encoder = pin(params.reward_model_name, "reward_model_name")
@@ -47,7 +47,11 @@ def pin(name: str, key: str) -> dict[str, str]:
     without a commit of 40 hex digits.
     """
     if Path(name).is_dir():
-        return {"path": name, "sha256": folder_hash(Path(name), key)}
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(f"{key}: {name} is no model folder: it has no config.json")
+        if not list(Path(name).glob("*.safetensors")):
+            raise UserError(f"{key}: {name} has no weights as safetensors")
+        return {"path": name, "sha256": folder_hash(name)}
     match = HUB_ID.fullmatch(ALIASES.get(name, name))
     if not match or name.startswith((".", "/")) or name.count("/") > 1:
         raise UserError(f"{key}: {name!r} is neither a folder here, nor owner/name@<revision>, nor one of {', '.join(ALIASES)}")
@@ -58,19 +62,6 @@ def pin(name: str, key: str) -> dict[str, str]:
             "(on the model's page under Files, History)"
         )
     return {"repo": match["repo"], "revision": revision}
-
-
-def folder_hash(path: Path, key: str) -> str:
-    """One hash over the names and contents of the files of a model folder."""
-    if not (path / "config.json").is_file():
-        raise UserError(f"{key}: {path} is no model folder: it has no config.json")
-    if not list(path.glob("*.safetensors")):
-        raise UserError(f"{key}: {path} has no weights as safetensors")
-    total = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.is_file():
-            total.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 if __name__ == "__main__":

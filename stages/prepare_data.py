@@ -19,7 +19,7 @@ from parameters.prepare_data import PrepareDataParams
 
 def main() -> None:
     params = read_params(PrepareDataParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     sft = formats.read_rows(params.sft_data_path, formats.sft_row)
     preferences = formats.read_rows(params.preference_data_path, formats.preference_row)
     regret = formats.read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True)
@@ -52,7 +52,7 @@ def main() -> None:
         calibration, sft = take_share(sft, "calibration", params.calibration_share)
         calibration, _ = unique_rows([{**row, "reference": row["completion"]} for row in calibration])
         taken = {row["id"] for row in calibration}
-        preferences = [row for row in preferences if row["id"] not in taken]
+        preferences, counts["preferences_in_calibration"] = keep(preferences, lambda row: row["id"] not in taken)
     known: list[dict] = []
     if not own_regret:
         regret_sft, sft = take_share(sft, "regret", params.regret_share)
@@ -72,8 +72,8 @@ def main() -> None:
         "sft": sft,
         "preferences": [flip_side(row, params.seed) for row in preferences],
         "judge": [flip_side(row, params.seed) for row in judge],
-        "prompts": regret,
-        "calibration": calibration,
+        "prompts": few(regret, params.prompt_limit),
+        "calibration": few(calibration, params.prompt_limit),
         "evaluation": evaluation,
     }
     for name, rows in splits.items():
@@ -125,6 +125,11 @@ def take_share(rows: list[dict], purpose: str, share: float) -> tuple[list[dict]
     """Rows whose prompt falls into a share kept for a purpose, and the others."""
     taken = [row for row in rows if split_share(row["id"], purpose) < share]
     return taken, [row for row in rows if split_share(row["id"], purpose) >= share]
+
+
+def few(rows: list[dict], limit: int) -> list[dict]:
+    """At most ``limit`` rows, those of the least hash, so that more prompts mean these and others; all for 0."""
+    return sorted(rows, key=lambda row: row["id"])[: limit or None]
 
 
 def known_responses(sft: list[dict], preferences: list[dict]) -> list[dict]:

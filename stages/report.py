@@ -12,7 +12,6 @@ import base64
 import csv
 import gzip
 import json
-import math
 from html import escape
 from pathlib import Path
 
@@ -24,12 +23,11 @@ from anchora.tables import HEADER, comparison_rows, headline, shows_difference, 
 from parameters.report import ReportParams
 
 PAGE = Path("stages/page")
-SIGNALS = ("token_entropy", "mc_dropout", "verifier_disagreement", "regret")
 
 
 def main() -> None:
     params = read_params(ReportParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     evaluation = read_json("metrics/evaluation.json")["evaluation"]
     rounds = [round_figures(entry.k) for entry in params.rounds]
     exported = read_json(Path(params.output_dir) / "ugrr_final" / "uncertainty.json")
@@ -38,7 +36,7 @@ def main() -> None:
         "sources": sources(rounds),
         "reliability": table("metrics/plots/reliability.csv"),
         "coverage": table("metrics/plots/risk_coverage.csv"),
-        "auroc": auroc(evaluation["calibration"]),
+        "auroc": auroc(evaluation["calibration"], list(rounds[0]["uncertainty"]["auroc"])),
         "gate": [gate(entry.k) for entry in params.rounds],
         "cases": cases([entry.k for entry in params.rounds]),
     }
@@ -47,9 +45,7 @@ def main() -> None:
         "headline": escape(sentence.rstrip(".") + "."),
         "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
         "cards": cards(evaluation),
-        "comparison": html_table(
-            (*HEADER, "shown?"), [(*row, "yes" if shows_difference(row) else "no") for row in comparison_rows(evaluation)]
-        ),
+        "comparison": html_table((*HEADER, "shown?"), with_verdict(comparison_rows(evaluation))),
         "rounds": html_table(*round_table(rounds)),
         "selective": escape(selective(evaluation["selective"])),
         "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
@@ -62,7 +58,7 @@ def main() -> None:
     with new_file("metrics/report.html") as partial:
         partial.write_text(fill(page, parts), encoding="utf-8")
     with new_file("metrics/model_card.md") as partial:
-        partial.write_text(model_card(evaluation, params.base_model_name), encoding="utf-8")
+        partial.write_text(model_card(evaluation, read_json(Path(params.output_dir) / "pins" / "policy.json")), encoding="utf-8")
     say(summary_table(evaluation))
 
 
@@ -115,9 +111,10 @@ def gate(k: int) -> list[dict]:
     return [{"x": row["uncertainty"], "y": row["beta"]} for row in table(f"metrics/gate/round{k}.csv")]
 
 
-def auroc(calibration: dict) -> list[dict]:
+def auroc(calibration: dict, signals: list[str]) -> list[dict]:
+    """AUROC of the combined uncertainty and of each signal that the evaluation has, for both policies."""
     rows = [{"name": "combined", "ugrr": calibration["auroc"], "sft": calibration["baseline_auroc"]}]
-    for name in SIGNALS:
+    for name in signals:
         if f"auroc_{name}" in calibration:
             rows.append(
                 {"name": name.replace("_", " "), "ugrr": calibration[f"auroc_{name}"], "sft": calibration.get(f"baseline_auroc_{name}")}
@@ -135,8 +132,8 @@ def cases(rounds: list[int]) -> list[dict]:
                 rejected = row["rejected"]
                 rows.append(
                     {
-                        "round": k, "source": row["source"], "regret": rounded(row["regret"]), "uncertainty": rounded(row["uncertainty"]),
-                        "score": rounded(sum(rejected["scores"]) / len(rejected["scores"])), "prompt": row["prompt"][-1]["content"],
+                        "round": k, "source": row["source"], "regret": round(row["regret"], 4), "uncertainty": round(row["uncertainty"], 4),
+                        "score": round(sum(rejected["scores"]) / len(rejected["scores"]), 4), "prompt": row["prompt"][-1]["content"],
                         "chosen": row["chosen"]["text"], "pieces": rejected["pieces"], "entropies": rejected["entropies"],
                         "final": final.get(row["id"]),
                     }
@@ -144,13 +141,9 @@ def cases(rounds: list[int]) -> list[dict]:
     return sorted(rows, key=lambda row: -row["regret"])
 
 
-def rounded(value: float) -> float:
-    return round(value, 4) if math.isfinite(value) else 0.0
-
-
 def cards(evaluation: dict) -> str:
     """The few figures to see first: name, value, where it came from."""
-    gsm8k, calibration, drift, alpaca = (evaluation[name] for name in ("gsm8k", "calibration", "drift", "alpaca_eval"))
+    gsm8k, calibration, drift, alpaca = (evaluation.get(name, {}) for name in ("gsm8k", "calibration", "drift", "alpaca_eval"))
     shown = [
         ("exact match", f"{gsm8k['exact_match']:.3f}", f"from {gsm8k['baseline_exact_match']:.3f}"),
         ("accuracy of samples", f"{gsm8k['sampled_accuracy']:.3f}", f"from {gsm8k['baseline_sampled_accuracy']:.3f}"),
@@ -161,7 +154,8 @@ def cards(evaluation: dict) -> str:
             ("win rate, AlpacaEval", f"{alpaca['win_rate']:.3f}", f"{alpaca['win_rate_low']:.3f} to {alpaca['win_rate_high']:.3f}")
         )
     if calibration["auroc"] is not None:
-        shown.append(("AUROC of uncertainty", f"{calibration['auroc']:.3f}", f"from {calibration['baseline_auroc'] or 0:.3f}"))
+        before = calibration["baseline_auroc"]
+        shown.append(("AUROC of uncertainty", f"{calibration['auroc']:.3f}", "" if before is None else f"from {before:.3f}"))
     if drift:
         shown.append(
             ("drift, nats a sequence", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}")
@@ -170,10 +164,6 @@ def cards(evaluation: dict) -> str:
         f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd><dd class="from">{escape(origin)}</dd></div>'
         for name, value, origin in shown
     )
-
-
-def interval(figures: dict, name: str) -> str:
-    return f"{figures[f'{name}_low']:.3f} to {figures[f'{name}_high']:.3f}"
 
 
 def with_verdict(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -16,11 +16,11 @@ import numpy as np
 
 from anchora.files import read_json, read_jsonl, write_json, write_jsonl
 from anchora.machine import use_machine
-from anchora.measure import Measured, measure
-from anchora.models import folder, load_policy
+from anchora.measure import Measured, measure, within_length
+from anchora.models import load_policy
 from anchora.params import read_params
-from anchora.prompts import within_length
-from anchora.references import correctness
+from anchora.pins import folder
+from anchora.references import correctness, sampled_correctness
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import auroc, combined, ecdf
 from anchora.verifiers import member_sources
@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("--after", required=True, help="sft, or round<k> whose policy answers")
     args = parser.parse_args()
     params = read_params(ScoreUncertaintyParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
 
     model, tokenizer = load_policy(folder(Path(params.output_dir) / args.after), params)
     everything = read_jsonl("data/prepared/prompts.jsonl")
-    prompts = within_length(tokenizer, everything, params.room(), params.prompt_template, params.overlong_prompts)
+    prompts = within_length(tokenizer, everything, params)
     probes = read_jsonl("data/prepared/calibration.jsonl")
-    probes = within_length(tokenizer, probes, params.room(), params.prompt_template, params.overlong_prompts)
+    probes = within_length(tokenizer, probes, params)
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     measured = measure(
         model, tokenizer, [row["prompt"] for row in prompts + probes],
@@ -67,15 +67,13 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
     regrets = measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)
     rows = []
     for index, prompt in enumerate(prompts):
-        greedy_scores, sample_scores = measured.greedy_scores[:, index], measured.sample_scores[:, index]
-        samples = [
-            {
-                **response.row(),
-                "scores": sample_scores[:, number].tolist(),
-                "entropy_rank": float(ecdf(calibration["parts"]["token_entropy"], [response.entropy])[0]),
-            }
-            for number, response in enumerate(measured.samples[index])
-        ]
+        responses = [measured.greedy[index], *measured.samples[index]]
+        scores = [measured.greedy_scores[:, index], *measured.sample_scores[:, index].T]
+        entropy_ranks = ecdf(calibration["parts"]["token_entropy"], [response.entropy for response in responses])
+        greedy, *samples = (
+            {**response.row(), "scores": values.tolist(), "entropy_rank": float(rank)}
+            for response, values, rank in zip(responses, scores, entropy_ranks, strict=True)
+        )
         rows.append(
             {
                 "id": prompt["id"],
@@ -84,7 +82,7 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
                 "uncertainty": float(uncertainty[index]),
                 "parts": {name: float(values[index]) for name, values in parts.items()},
                 "sample_regret": float(regrets[index]),
-                "greedy": {**measured.greedy[index].row(), "scores": greedy_scores.tolist()},
+                "greedy": greedy,
                 "samples": samples,
             }
         )
@@ -100,7 +98,8 @@ def known_metrics(probes: list[dict], rows: list[dict], reading: str) -> dict:
     signals["combined"] = [rows[index]["uncertainty"] for index in known]
     signals["regret"] = [rows[index]["sample_regret"] for index in known]
     areas = {name: auroc(wrong, np.array(values)) if known else None for name, values in signals.items()}
-    sampled = [correctness([probes[i]] * len(rows[i]["samples"]), [s["text"] for s in rows[i]["samples"]], reading) for i in known]
+    texts = [[sample["text"] for sample in rows[index]["samples"]] for index in known]
+    sampled = sampled_correctness([probes[index] for index in known], texts, reading)
     return {
         "auroc": {name: None if area is None else round(area, 4) for name, area in areas.items()},
         "exact_match": round(float(1 - wrong.mean()), 4) if known else None,

@@ -9,6 +9,7 @@ reference of all that follows, and metrics/sft.json.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import datasets
@@ -17,8 +18,9 @@ from trl import SFTConfig, SFTTrainer
 from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.machine import training_dtype, use_machine
-from anchora.models import add_lora, load_causal, save_policy, source_of
+from anchora.models import add_lora, load_causal, save_policy
 from anchora.params import read_params
+from anchora.pins import source_of
 from anchora.prompts import encode_prompt, encode_response
 from anchora.stage import log_params, run_stage, say
 from anchora.trainer import WholeUpdates, train, trainer_settings
@@ -27,8 +29,10 @@ from parameters.sft import SftParams
 
 def main() -> None:
     params = read_params(SftParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
     source = source_of(pin)
     model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))

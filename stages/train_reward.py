@@ -19,10 +19,10 @@ from torch.nn import functional
 from trl import RewardConfig, RewardTrainer
 
 from anchora.checkpoint import Checkpoints
-from anchora.files import UserError, new_folder, read_jsonl, write_json
+from anchora.files import UserError, first_process, new_folder, read_jsonl, write_json
 from anchora.machine import use_machine
-from anchora.models import source_of
 from anchora.params import read_params
+from anchora.pins import source_of
 from anchora.reliability import brier, expected_calibration_error
 from anchora.splits import split_share
 from anchora.stage import log_params, run_stage, say
@@ -39,21 +39,22 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder below output_dir")
     args = parser.parse_args()
     params = read_params(TrainRewardParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
 
     data, pin = Path(f"data/prepared/{args.data}.jsonl"), Path(params.output_dir) / "pins" / f"{args.pin}.json"
     rows = read_jsonl(data)
     held_out = [row for row in rows if split_share(row["id"], "held out") < params.heldout_share]
     training = [row for row in rows if split_share(row["id"], "held out") >= params.heldout_share]
-    if not held_out or not training:
-        raise UserError(
-            f"data/prepared/{args.data}.jsonl: {len(rows)} pairs leave {len(training)} to train on and {len(held_out)} held "
-            f"out (heldout_share = {params.heldout_share}); both need at least one"
-        )
     seed = member_seed(args.member, params.seed)
     if args.data == "preferences":
         training = [row for row in training if split_share(row["id"], f"member {seed}") < params.member_share]
+    if not held_out or not training:
+        raise UserError(
+            f"data/prepared/{args.data}.jsonl: {len(rows)} pairs leave {len(training)} to train member {args.member} on and "
+            f"{len(held_out)} held out (heldout_share = {params.heldout_share}, member_share = {params.member_share}); both need "
+            "at least one"
+        )
     torch.manual_seed(seed)  # before the new head is drawn
     model, tokenizer = load_verifier(source_of(pin), params, num_labels=1)
     model.train()
@@ -85,8 +86,9 @@ def main() -> None:
             "pairs, more reward_epochs or another reward_model_name"
         )
     with new_folder(Path(params.output_dir) / args.out) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        if first_process():
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
 
 
 def member_seed(member: str, seed: int) -> int:

@@ -19,15 +19,17 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from anchora.buffer import buffer_line, response_names
 from anchora.checkpoint import Checkpoints, load_optimizer, optimizer_tensors
 from anchora.files import UserError, new_file, read_jsonl, write_json
 from anchora.logps import response_logps
 from anchora.machine import autocast, device, training_dtype, use_machine
-from anchora.models import add_lora, folder, load_causal, save_policy
-from anchora.parallel import whole_steps
+from anchora.models import add_lora, load_causal, save_policy
+from anchora.parallel import any_process, whole_steps
 from anchora.params import read_params
+from anchora.pins import folder
 from anchora.stage import log_figures, log_params, run_stage, say
-from anchora.update import Layout, Pairs, SequenceLogps, buffer_line, forward_kl, layout_for, update, weigh
+from anchora.update import Layout, Pairs, SequenceLogps, forward_kl, layout_for, update, weigh
 from parameters.update_policy import UpdatePolicyParams
 
 WARMUP_SHARE = 0.1
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--after", required=True, help="sft, or round<k> whose policy is updated")
     args = parser.parse_args()
     params = read_params(UpdatePolicyParams)
-    log_params(params, params.log_dir)
+    log_params(params)
     use_machine(params)
 
     path = Path(f"data/regret_buffer/round{args.round}.jsonl")
@@ -98,7 +100,7 @@ def check_reference(model, buffer: list[dict], layout: Layout, params: UpdatePol
     """In round 0 the policy is the reference: a few log-probs must be those of the buffer."""
     rows = buffer[:8]
     found = response_logps(model, [buffer_line(row) for row in rows], layout.pad_token_id, layout.budget, layout.shared)
-    kept = [[row[name]["reference_logps"] for name in ("chosen", "rejected", "response") if name in row] for row in rows]
+    kept = [[row[name]["reference_logps"] for name in response_names(row)] for row in rows]
     pairs = [pair for ours, theirs in zip(found, kept, strict=True) for pair in zip(ours, theirs, strict=True)]
     worst = max(float(np.abs(np.subtract(*pair)).mean()) for pair in pairs)  # a sum would grow with the length of a response
     if worst > (0.05 if params.use_bf16 else 1e-4):
@@ -127,7 +129,7 @@ def replay(
     size, steps = params.batch_size * params.grad_accum_steps, steps_in_round(len(pairs.rows), params)
     start, kept, stopped_at, snapshot = 0, 0, None, copies(trainable)
     if (found := checkpoints.load()) is not None:
-        (start, kept, figures), snapshot = put_back(*found, trainable, optimizer, generator)
+        (start, kept, figures), snapshot = put_back(found, trainable, optimizer, generator)
         say(f"going on after step {start} of {steps}")
     else:
         figures = [{"step": 0, "kl_forward": forward_kl(model, drift, layout)}]
@@ -149,7 +151,7 @@ def replay(
             continue
         kl = figures[-1]["kl_forward"] = forward_kl(model, drift, layout)
         bar.set_postfix(loss=f"{figures[-1]['loss']:.3f}", kl=f"{kl:.3f}")
-        if not kl <= params.kl_budget:
+        if any_process(not kl <= params.kl_budget):
             stopped_at = step
             break
         snapshot, kept = copies(trainable), step
@@ -168,8 +170,9 @@ def training_state(trainable, snapshot: list[torch.Tensor] | None, optimizer, ge
     return tensors | optimizer_tensors(optimizer) | {"sampler": generator.get_state()}
 
 
-def put_back(tensors: dict[str, torch.Tensor], state: dict, trainable, optimizer, generator) -> tuple[tuple, list[torch.Tensor]]:
+def put_back(checkpoint: tuple[dict[str, torch.Tensor], dict], trainable, optimizer, generator) -> tuple[tuple, list[torch.Tensor]]:
     """Restore a checkpoint; its step, the step whose weights are kept, the figures up to there, and those weights."""
+    tensors, state = checkpoint
     with torch.no_grad():
         for index, weight in enumerate(trainable):
             weight.copy_(tensors[f"weight.{index}"])

@@ -62,16 +62,19 @@ def ran(tmp_path_factory) -> Path:
 
 
 def small_project(target: Path) -> Path:
-    """A copy of the project with the smoke preset, two rounds and few prompts."""
+    """A copy of the project with the smoke preset, but two verifiers, two rounds and prompts enough for both."""
     folder = copy_project(target)
-    subprocess.run(
-        [sys.executable, "ugrr_pipeline.py", "configure", "--config", "presets/smoke.yaml"], cwd=folder, env=environment(), check=True
-    )
-    params = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(params + "- k: 1\n  after: round0\n")
-    for name, rows in (("regret_prompts", 150), ("calibration", 60)):  # enough for cases and anchors of two rounds
-        path = folder / "data" / f"{name}.jsonl"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:rows]))
+    (folder / "logs").mkdir(exist_ok=True)
+    more = {
+        "prompt_limit": 100,
+        "max_new_tokens": 48,
+        "verifiers": [0, 1],
+        "rounds": [{"k": 0, "after": "sft"}, {"k": 1, "after": "round0"}],
+    }
+    (folder / "logs" / "small.yaml").write_text(yaml.safe_dump(more))
+    for overlay in ("presets/smoke.yaml", "logs/small.yaml"):
+        command = [sys.executable, "ugrr_pipeline.py", "configure", "--config", overlay]
+        subprocess.run(command, cwd=folder, env=environment(), check=True)
     return folder
 
 
@@ -83,7 +86,8 @@ def params_as(model, **changes):
 @pytest.fixture(scope="session")
 def policy():
     """The demo's base policy and its tokenizer."""
-    from anchora.models import folder, load_policy
+    from anchora.models import load_policy
+    from anchora.pins import folder
     from parameters.policy import PolicyParams
 
     return load_policy(folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from anchora import machine, stage
 from anchora.files import UserError, write_json
-from anchora.models import folder, load_policy
+from anchora.models import load_policy
+from anchora.pins import folder
 from anchora.verifiers import load_verifier
 from parameters.policy import PolicyParams
 

@@ -20,7 +20,8 @@ from anchora.files import UserError
 from anchora.generation import generate
 from anchora.logps import response_logps as all_logps
 from anchora.machine import autocast
-from anchora.models import folder, load_policy, save_policy
+from anchora.models import load_policy, save_policy
+from anchora.pins import folder
 from anchora.prompts import encode_prompt, encode_response
 from parameters.update_policy import UpdatePolicyParams
 

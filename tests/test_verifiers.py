@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 import train_reward
 from anchora.files import UserError
-from anchora.models import folder, load_tokenizer
+from anchora.models import load_tokenizer
+from anchora.pins import folder
 from anchora.prompts import encode_prompt, encode_response
 from anchora.verifiers import encode_pair, load_verifier, member_sources, pad_inputs, pair_limit, score_ensemble, score_pairs
 from parameters.policy import ScoringParams

@@ -1,4 +1,4 @@
-"""AlpacaEval and MT-Bench: the answers of a policy."""
+"""The answers of a policy to conversations: AlpacaEval's of one turn, MT-Bench's of two."""
 
 from __future__ import annotations
 
@@ -14,20 +14,6 @@ MT_BENCH_TEMPERATURES = {
 OTHER_TEMPERATURE = 0.7
 
 
-def _answer(model, tokenizer, prompts: list[Messages], temperature: float, params: AnswerParams, label: str) -> list[str]:
-    ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
-    responses = generate(
-        model, tokenizer, ids, temperature=temperature, max_new_tokens=params.max_new_tokens,
-        shard_size=params.sampling_batch_size, seed=params.seed + 2000, stop_strings=params.stop_strings, label=label,
-    )  # fmt: skip
-    return [rows[0].text for rows in responses]
-
-
-def answer_alpaca_eval(model, tokenizer, rows: list[dict], params: AnswerParams) -> list[str]:
-    """The greedy response to each instruction."""
-    return _answer(model, tokenizer, [row["prompt"] for row in rows], 0.0, params, "AlpacaEval") if rows else []
-
-
 def conversation(turns: list[str], answers: list[str]) -> Messages:
     """The messages before the next answer: each turn so far with the policy's own answer, then the next turn."""
     messages: Messages = []
@@ -36,16 +22,21 @@ def conversation(turns: list[str], answers: list[str]) -> Messages:
     return [*messages, {"role": "user", "content": turns[len(answers)]}]
 
 
-def answer_mt_bench(model, tokenizer, rows: list[dict], params: AnswerParams) -> list[list[str]]:
-    """Every turn of each question, each conditioned on the policy's own answers before it."""
+def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label: str) -> list[list[str]]:
+    """The answers to every turn of each row, each conditioned on the policy's own answers before it.
+
+    Greedy, but for questions with a ``category``, whose temperatures are MT-Bench's.
+    """
     answers: list[list[str]] = [[] for _ in rows]
-    temperatures = [MT_BENCH_TEMPERATURES.get(row["category"], OTHER_TEMPERATURE) for row in rows]
+    temperatures = [MT_BENCH_TEMPERATURES.get(row["category"], OTHER_TEMPERATURE) if "category" in row else 0.0 for row in rows]
     for turn in range(max((len(row["turns"]) for row in rows), default=0)):
         for temperature in sorted(set(temperatures)):
             group = [i for i, row in enumerate(rows) if temperatures[i] == temperature and len(row["turns"]) > turn]
-            prompts = [conversation(rows[i]["turns"], answers[i]) for i in group]
-            if group:
-                texts = _answer(model, tokenizer, prompts, temperature, params, f"MT-Bench turn {turn + 1}")
-                for index, text in zip(group, texts, strict=True):
-                    answers[index].append(text)
+            ids = [encode_prompt(tokenizer, conversation(rows[i]["turns"], answers[i]), params.prompt_template) for i in group]
+            responses = generate(
+                model, tokenizer, ids, temperature=temperature, max_new_tokens=params.max_new_tokens, seed=params.seed + 2000,
+                shard_size=params.sampling_batch_size, stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
+            )  # fmt: skip
+            for index, (response,) in zip(group, responses, strict=True):
+                answers[index].append(response.text)
     return answers

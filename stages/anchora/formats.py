@@ -87,7 +87,8 @@ def _refuse_repeated_keys(path: str) -> None:
             return
         file.seek(0)
         for line in file:
-            json.loads(line, object_pairs_hook=once)
+            if line.strip():
+                json.loads(line, object_pairs_hook=once)
 
 
 def _refuse_uneven_rows(path: str) -> None:
@@ -111,7 +112,7 @@ def _hub_pointer(path: str) -> dict | None:
     if Path(path).stat().st_size > 2000:
         return None
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError:
         return None
     if not isinstance(value, dict) or "hub" not in value:
@@ -129,7 +130,7 @@ def _why_unreadable(path: str, reader: str, error: Exception) -> str:
         return f"not UTF-8 at byte {error.start}; save the file as UTF-8"
     if reader == "json":
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as bad:
             return f"not UTF-8 at byte {bad.start}; save the file as UTF-8"
         broken = _broken_json(text)
@@ -280,6 +281,7 @@ def alpaca_eval_row(row: dict, source: str) -> dict:
     instruction = _text(row, "instruction", source)
     return {
         "prompt": [{"role": "user", "content": instruction}],
+        "turns": [instruction],
         "dataset": row.get("dataset") or "",
         "source": source,
     }

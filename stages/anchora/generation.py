@@ -14,7 +14,11 @@ from anchora.parallel import shared_out
 
 @dataclass(frozen=True)
 class Response:
-    """One response. ``ids`` end with EOS when it is ``finished``; ``entropy`` is the mean of ``entropies``, nats, EOS included."""
+    """One response, as it was sampled.
+
+    ``ids`` end with EOS when it is ``finished``, or with the stop string that ended it and that ``text`` leaves out;
+    ``entropy`` is the mean of ``entropies``, nats, over all of ``ids``.
+    """
 
     text: str
     ids: list[int]

@@ -63,18 +63,18 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
             partial.write_text(json.dumps(asdict(reply)), encoding="utf-8")
 
     say(f"judge {params.judge_model}: {len(missing)} questions to ask, {len(questions) - len(missing)} from {CACHE}")
-    with ThreadPoolExecutor(params.judge_parallel_requests) as pool:
-        asked = [pool.submit(ask, file) for file in missing]
-        try:
-            for each in asked:
-                each.result()
-        except (OpenAIError, ValueError) as error:
-            pool.shutdown(cancel_futures=True)
-            where = params.judge_base_url or "the default endpoint"
-            raise UserError(
-                f"judge_model {params.judge_model} at {where}: {type(error).__name__}: {str(error)[:200]}; the verdicts so far are "
-                f"kept, so that `dvc repro` asks the rest. The key is read from {KEY}"
-            ) from None
+    pool = ThreadPoolExecutor(params.judge_parallel_requests)
+    try:
+        for each in [pool.submit(ask, file) for file in missing]:
+            each.result()
+    except (OpenAIError, ValueError) as error:
+        where = params.judge_base_url or "the default endpoint"
+        raise UserError(
+            f"judge_model {params.judge_model} at {where}: {type(error).__name__}: {str(error)[:200]}; the verdicts so far are "
+            f"kept, so that `dvc repro` asks the rest. The key is read from {KEY}"
+        ) from None
+    finally:  # what waits is not asked when a stage is stopped: every question costs
+        pool.shutdown(wait=False, cancel_futures=True)
     return [Reply(**read_json(file)) for file in files]
 
 

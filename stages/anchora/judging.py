@@ -1,7 +1,7 @@
 """What a judge makes of two policies' answers: the pipeline's own, kept out of training, or one behind an API.
 
-``rows`` are prompts of AlpacaEval or questions of MT-Bench; ``policy`` and ``baseline`` hold the answers to
-every turn of each row. A turn is judged behind the same policy's own earlier answers.
+``rows`` hold ``turns``, one or more that the user takes; ``policy`` and ``baseline`` the answers to each of
+them. An answer is judged behind the same policy's own earlier answers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def own_judge(
     if not rows:
         return {}
     turns = [len(answers) for answers in policy]
-    ours, theirs = (_scores([judge], rows, answers, params)[0] for answers in (policy, baseline))
-    members = _scores(ensemble, rows, policy, params) - _scores(ensemble, rows, baseline, params)
-    liked = (members / deviation[:, None]).mean(0)
+    scores = _scores([judge, *ensemble], rows * 2, policy + baseline, params)
+    (ours, *members), (theirs, *baseline_members) = np.split(scores, 2, axis=1)
+    liked = (np.subtract(members, baseline_members) / deviation[:, None]).mean(0)
     wins, ensemble_wins = _by_row(win_rate(ours, theirs), turns), _by_row(win_rate(liked, 0.0), turns)
     figures = _figures(wins, policy, baseline, params)
     figures |= {"reward": _by_row(ours, turns).mean(), "baseline_reward": _by_row(theirs, turns).mean()}
@@ -44,7 +44,7 @@ def own_judge(
 
 
 def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
-    """Win rate by the verdicts of ``judge_model`` in both orders; questions of MT-Bench get grades from 1 to 10 as well.
+    """Win rate by the verdicts of ``judge_model`` in both orders; questions with references get grades from 1 to 10 as well.
 
     Verdicts that cannot be read are counted and left out. Empty where there are no rows.
     """
@@ -64,14 +64,14 @@ def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str
 
 
 def _verdicts(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
-    """Points of every row's turns, grades of both policies for MT-Bench, malformed replies, and what it cost."""
+    """Points of every row's turns, grades of both policies where questions have references, malformed replies, and what it cost."""
     places, questions = [], []
     for row, (mine, other) in enumerate(zip(policy, baseline, strict=True)):
         for turn in range(len(mine)):
-            asked = conversation(_turns(rows[row]), mine[:turn])
-            questions += [pair_question(asked, mine[turn], other[turn]), pair_question(asked, other[turn], mine[turn])]
+            sides = [(conversation(rows[row]["turns"], answers[:turn]), answers[turn]) for answers in (mine, other)]
+            questions += [pair_question(*sides), pair_question(*reversed(sides))]
             places.append(row)
-    graded = [(name, answers) for name, answers in (("reward", policy), ("baseline_reward", baseline)) if "turns" in rows[0]]
+    graded = [(name, answers) for name, answers in (("reward", policy), ("baseline_reward", baseline)) if "reference" in rows[0]]
     for _, answers in graded:
         questions += [question for row, turns in zip(rows, answers, strict=True) for question in _grade_questions(row, turns)]
     replies = ask_all(questions, params)
@@ -109,12 +109,8 @@ def _scores(sources: list[dict[str, str]], rows: list[dict], answers: list[list[
     """Each source's score of every turn of every row, (sources, turns)."""
     pairs = []
     for row, turns in zip(rows, answers, strict=True):
-        pairs += [(conversation(_turns(row), turns[:turn]), text) for turn, text in enumerate(turns)]
+        pairs += [(conversation(row["turns"], turns[:turn]), text) for turn, text in enumerate(turns)]
     return score_ensemble(sources, pairs, params)
-
-
-def _turns(row: dict) -> list[str]:
-    return row.get("turns") or [row["prompt"][0]["content"]]
 
 
 def _by_row(values: np.ndarray, turns: list[int]) -> np.ndarray:

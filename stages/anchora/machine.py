@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 
 from anchora.files import UserError
 from parameters.compute import ComputeParams
 
+PATIENCE = timedelta(days=7)  # of processes for each other: one may ask a judge for hours
+
 
 def use_machine(params: ComputeParams) -> None:
     """Hold the machine against what the parameters ask for, before a model is loaded.
 
-    ``deterministic`` refuses operations whose result depends on the order of threads of a GPU, and makes
-    cuBLAS choose workspaces that repeat. Raises UserError where ``device: cuda`` finds no GPU, and where
-    ``use_bf16`` finds one that lacks bfloat16.
+    ``cpu_threads`` decides in which parts sums are taken, so that OMP_NUM_THREADS and the number of cores change
+    no byte. ``deterministic`` takes algorithms that repeat on a GPU where there are such and warns where not; cuBLAS
+    then chooses workspaces that repeat. Raises UserError where ``device: cuda`` finds no GPU, and where ``use_bf16``
+    finds one that lacks bfloat16.
     """
+    torch.set_num_threads(params.cpu_threads)
     if params.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif "WORLD_SIZE" not in os.environ:  # one process takes one GPU: transformers would spread itself over all it sees
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if params.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -37,7 +44,7 @@ def device() -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        return PartialState(cpu=not torch.cuda.is_available()).device
+        return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from anchora.dropout import dropout_information, injected_dropout
+from anchora.files import UserError
 from anchora.generation import Response, generate, generate_shard
 from anchora.parallel import shared_out
 from anchora.prompts import Messages, encode_prompt
@@ -45,6 +46,26 @@ class Measured:
         """Regret of each greedy response over its first ``samples`` samples, (prompts,)."""
         pairs = zip(self.sample_scores.transpose(1, 0, 2), self.greedy_scores.T, strict=True)
         return np.array([regret(conservative_gains(known[:, :samples], greedy, deviation, penalty)) for known, greedy in pairs])
+
+
+def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[dict]:
+    """The rows whose ``prompt`` leaves room for a response.
+
+    Raises UserError naming the first longer one, unless ``overlong_prompts`` is drop; and where none is left.
+    """
+    kept, room = [], params.room()
+    for row in rows:
+        length = len(encode_prompt(tokenizer, row["prompt"], params.prompt_template))
+        if length <= room:
+            kept.append(row)
+        elif params.overlong_prompts == "error":
+            raise UserError(
+                f"{row['source']}: field 'prompt': {length} tokens, more than max_length - max_new_tokens = {room}; raise "
+                "max_length, or set overlong_prompts to drop"
+            )
+    if rows and not kept:
+        raise UserError(f"{rows[0]['source']} and all after it: prompts longer than max_length - max_new_tokens = {room} tokens")
+    return kept
 
 
 def measure(

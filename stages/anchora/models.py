@@ -1,4 +1,4 @@
-"""Loading and saving policies: pins, weights that are whole, a tokenizer that fits."""
+"""Loading and saving models: weights that are whole, a tokenizer that fits."""
 
 from __future__ import annotations
 
@@ -8,34 +8,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from anchora.files import UserError, first_process, new_folder, read_json
+from anchora.files import UserError, first_process, new_folder
 from anchora.machine import device
+from anchora.pins import name_of
 from parameters.compute import ComputeParams
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-
-
-def source_of(pin: str | Path) -> dict[str, str]:
-    """The ``from_pretrained`` arguments of a pin file: a local folder, or a hub id at its revision."""
-    return pinned(read_json(pin))
-
-
-def pinned(value: dict[str, str]) -> dict[str, str]:
-    """The same of what a pin file holds."""
-    if "path" in value:
-        return {"pretrained_model_name_or_path": value["path"]}
-    return {"pretrained_model_name_or_path": value["repo"], "revision": value["revision"]}
-
-
-def folder(path: str | Path) -> dict[str, str]:
-    """The ``from_pretrained`` arguments of a model that an earlier stage wrote."""
-    return {"pretrained_model_name_or_path": str(path)}
-
-
-def name_of(source: dict[str, str]) -> str:
-    name = source["pretrained_model_name_or_path"]
-    return f"{name}@{source['revision']}" if "revision" in source else name
 
 
 def load(loader, source: dict[str, str], params: ComputeParams, **options):

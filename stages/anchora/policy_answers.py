@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.benchmarks import answer_alpaca_eval, answer_mt_bench
+from anchora.benchmarks import answer_turns
 from anchora.files import read_json, read_jsonl, write_json
 from anchora.generation import Response
-from anchora.measure import Measured, measure
-from anchora.prompts import within_length
-from anchora.references import correctness
+from anchora.measure import Measured, measure, within_length
+from anchora.references import correctness, sampled_correctness
 from anchora.reliability import fit_correctness
 from anchora.uncertainty import combined
 from anchora.verifiers import member_sources
@@ -21,7 +20,7 @@ from parameters.answers import AnswerParams
 
 @dataclass(frozen=True)
 class Answers:
-    """What a policy did on every set; arrays are over the n problems of GSM8K."""
+    """What a policy did on every set; arrays are over the n problems of GSM8K, whose answers are right or wrong."""
 
     greedy: list[Response]
     sampled_pairs: list[tuple[list[int], list[int]]]  # (prompt ids, ids of its first sample)
@@ -31,8 +30,7 @@ class Answers:
     probability: np.ndarray  # (n,) P(correct), nan where it could not be fitted
     calibration: tuple[list[float], list[bool]]  # uncertainty and correctness on the calibration split, where it is known
     signals: dict[str, np.ndarray]  # (n,) each: the raw parts of the uncertainty, and the regret over the samples
-    alpaca: list[str]
-    mt_bench: list[list[str]]
+    turns: dict[str, list[list[str]]]  # of each other set: the answers to every turn of its rows
 
     def has_probability(self) -> bool:
         """Whether P(correct) could be fitted: some answers of the calibration split must be known."""
@@ -64,13 +62,10 @@ def read_answers(path: str | Path) -> Answers:
 
 def evaluation_sets(tokenizer, params: AnswerParams) -> dict[str, list[dict]]:
     """Rows of each set in the order of its file, the first ``limit`` of each unless that is 0."""
-    sets: dict[str, list[dict]] = {"gsm8k": [], "alpaca_eval": [], "mt_bench": []}
-    for row in sorted(read_jsonl("data/prepared/evaluation.jsonl"), key=lambda row: row["position"]):
-        sets[row["set"]].append(row)
-    return {
-        name: within_length(tokenizer, rows[: params.limit or None], params.room(), params.prompt_template, params.overlong_prompts)
-        for name, rows in sets.items()
-    }
+    sets: dict[str, list[dict]] = {}
+    for row in sorted(read_jsonl("data/prepared/evaluation.jsonl"), key=lambda row: (row["set"], row["position"])):
+        sets.setdefault(row["set"], []).append(row)
+    return {name: within_length(tokenizer, rows[: params.limit or None], params) for name, rows in sets.items()}
 
 
 def calibration_answers(path: Path, model, tokenizer, calibration: dict, params: AnswerParams) -> tuple[list, list]:
@@ -86,7 +81,7 @@ def calibration_answers(path: Path, model, tokenizer, calibration: dict, params:
         parts, correct = {name: np.array(values) for name, values in calibration["parts"].items()}, calibration["correct"]
     else:
         rows = read_jsonl("data/prepared/calibration.jsonl")
-        rows = within_length(tokenizer, rows, params.room(), params.prompt_template, params.overlong_prompts)
+        rows = within_length(tokenizer, rows, params)
         measured = measured_on(rows, model, tokenizer, params.seed, params.samples_per_prompt, params)
         parts, correct = (
             measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt),
@@ -112,19 +107,15 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
     calibrated = tuple(list(side) for side in zip(*known, strict=True)) if known else ([], [])
     probability = fit_correctness(*calibrated)(uncertainty) if known else np.full(len(rows), np.nan)
-    sampled = []
-    for row, responses in zip(rows, measured.samples, strict=True):
-        texts = [response.text for response in responses[: params.evaluation_samples]]
-        sampled.append(np.mean(correctness([row] * len(texts), texts, params.answer_reading)))
+    samples = [[response.text for response in responses[: params.evaluation_samples]] for responses in measured.samples]
     return Answers(
         greedy=measured.greedy,
         sampled_pairs=[(ids, responses[0].ids) for ids, responses in zip(measured.prompt_ids, measured.samples, strict=True)],
         correct=np.array(correctness(rows, [response.text for response in measured.greedy], params.answer_reading), dtype=bool),
-        sampled=np.array(sampled),
+        sampled=np.array([np.mean(right) for right in sampled_correctness(rows, samples, params.answer_reading)]),
         uncertainty=uncertainty,
         signals=parts | {"regret": measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)},
         probability=probability,
         calibration=calibrated,
-        alpaca=answer_alpaca_eval(model, tokenizer, sets["alpaca_eval"], params),
-        mt_bench=answer_mt_bench(model, tokenizer, sets["mt_bench"], params),
+        turns={name: answer_turns(model, tokenizer, rows, params, name) for name, rows in sets.items() if name != "gsm8k"},
     )

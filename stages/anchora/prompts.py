@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from anchora.files import UserError
-
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
 
 
@@ -28,26 +26,6 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
     if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text they are given
         ids.pop()
     return ids
-
-
-def within_length(tokenizer, rows: list[dict], room: int, template: str, overlong: str) -> list[dict]:
-    """The rows whose ``prompt`` is at most ``room`` tokens.
-
-    Raises UserError naming the first longer one, unless ``overlong`` is drop; and where none is left.
-    """
-    kept = []
-    for row in rows:
-        length = len(encode_prompt(tokenizer, row["prompt"], template))
-        if length <= room:
-            kept.append(row)
-        elif overlong == "error":
-            raise UserError(
-                f"{row['source']}: field 'prompt': {length} tokens, more than max_length - max_new_tokens = {room}; raise "
-                "max_length, or set overlong_prompts to drop"
-            )
-    if rows and not kept:
-        raise UserError(f"{rows[0]['source']} and all after it: prompts longer than max_length - max_new_tokens = {room} tokens")
-    return kept
 
 
 def token_texts(tokenizer, ids: list[int]) -> list[str]:

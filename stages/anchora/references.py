@@ -17,6 +17,11 @@ def known_answer(reference: str) -> Decimal | None:
     return last_number(reference) if len(reference.split()) == 1 else None
 
 
+def sampled_correctness(rows: list[dict], samples: list[list[str]], reading: str) -> list[list[bool | None]]:
+    """``correctness`` of every sample of each row."""
+    return [correctness([row] * len(texts), texts, reading) for row, texts in zip(rows, samples, strict=True)]
+
+
 def correctness(rows: list[dict], responses: list[str], reading: str) -> list[bool | None]:
     """Right or wrong by the number that each response gives, read as ``READINGS`` say; None where ``reference`` gives no answer."""
     read, answers = READINGS[reading], [known_answer(row.get("reference") or "") for row in rows]

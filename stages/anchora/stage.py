@@ -48,14 +48,27 @@ def run_stage(main: Callable[[], None]) -> None:
             before.check_unmoved()
         if first_process():
             _clear_scratch()
+        _leave(0)
     except KeyboardInterrupt:
         print(f"{name}: stopped; `dvc repro` goes on from here", file=sys.stderr)
-        sys.exit(STOPPED)
+        _leave(STOPPED)
     except Exception as error:
         if os.environ.get("ANCHORA_DEBUG") == "1":
             raise
         print(f"{name}: error: {printable(' '.join(explain(error).split()))}", file=sys.stderr)
-        sys.exit(1)
+        _leave(1)
+
+
+def _leave(code: int) -> None:
+    """End this process at once: Python takes over a second to take apart what torch built up, and waits for threads.
+
+    One of several processes ends as usual, for they take leave of each other.
+    """
+    if "WORLD_SIZE" in os.environ:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def explain(error: Exception) -> str:
@@ -199,10 +212,10 @@ def stage_name() -> str:
     return os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem).rpartition(":")[2]
 
 
-def log_params(params: StageParams, log_dir: str) -> None:
-    """Write the resolved parameters of this stage under ``log_dir``."""
+def log_params(params: StageParams) -> None:
+    """Write the resolved parameters of this stage under its ``log_dir``."""
     text = json.dumps(params.model_dump(), indent=2, ensure_ascii=False)
-    with new_file(log_folder(log_dir) / f"{stage_name()}.params.json") as partial:
+    with new_file(log_folder(params.log_dir) / f"{stage_name()}.params.json") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 

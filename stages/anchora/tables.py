@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 HEADER = ("", "SFT", "UGRR", "difference", "95% interval")
+TITLES = {"alpaca_eval": "AlpacaEval", "mt_bench": "MT-Bench"}
 
 
 def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
@@ -12,9 +13,9 @@ def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
         _row("exact match, greedy", gsm8k, "exact_match", "difference"),
         _row("accuracy of samples", gsm8k, "sampled_accuracy", "sampled_difference"),
     ]
-    for name, title in (("alpaca_eval", "AlpacaEval"), ("mt_bench", "MT-Bench")):
-        figures = evaluation[name]
+    for name, figures in evaluation.items():
         if "win_rate" in figures:
+            title = TITLES.get(name, name.replace("_", " "))
             interval = f"{figures['win_rate_low']:.3f} to {figures['win_rate_high']:.3f}"
             rows.append((f"win rate, {title}", "0.500", f"{figures['win_rate']:.3f}", f"{figures['win_rate'] - 0.5:+.3f}", interval))
     for key, title in (("ece", "calibration error"), ("auroc", "AUROC of uncertainty"), ("coverage_at_5_risk", "coverage at 5% risk")):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from anchora.buffer import buffer_line
 from anchora.files import UserError
 from anchora.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
 from anchora.losses import beta_scales, case_weights, dpo_losses, gate_ranks, kl_estimates, pair_betas
@@ -70,12 +71,6 @@ def weigh(rows: list[dict], params: UpdatePolicyParams) -> Pairs:
     correction = torch.tensor(importance_weights(chance.numpy(), params.importance_correction), dtype=torch.float32)
     chosen, rejected = (torch.tensor([sum(row[side]["reference_logps"]) for row in rows]) for side in ("chosen", "rejected"))
     return Pairs(rows, rank, beta, case_weights(gate, params.case_weight) * scale * correction, chance, chosen, rejected)
-
-
-def buffer_line(row: dict) -> tuple[list[int], ...]:
-    """Prompt and responses of a buffer row: chosen and rejected of a case, the response of an anchor."""
-    names = ("chosen", "rejected") if row["kind"] == "case" else ("response",)
-    return (row["prompt_ids"], *(row[name]["ids"] for name in names))
 
 
 def layout_for(policy, pad_token_id: int, buffer: list[dict], params: UpdatePolicyParams) -> Layout:

@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from anchora.files import UserError, read_json
 from anchora.logps import token_budget_batches
 from anchora.machine import device
-from anchora.models import check_vocabulary, folder, load, load_weights, name_of, pinned
+from anchora.models import check_vocabulary, load, load_weights
 from anchora.parallel import shared_out
+from anchora.pins import folder, name_of, pinned
 from anchora.prompts import Messages, encode_prompt, encode_response
 from parameters.policy import PolicyParams, ScoringParams
 
@@ -55,18 +56,21 @@ def member_sources(output_dir: str, members: list[int]) -> list[dict[str, str]]:
 def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, template: str) -> list[int]:
     """Token ids of prompt and response; what is too long loses the start of its prompt.
 
-    An encoder reads ``[CLS] prompt [SEP] response [SEP]``; a decoder reads them as its policy would.
+    An encoder reads ``[CLS] prompt [SEP] response [SEP]``, with its tokenizer's own marks between the two; a
+    decoder reads them as its policy would.
     """
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
         answer = encode_response(tokenizer, response)[:max_length]
         question = encode_prompt(tokenizer, prompt, template)
         return question[max(0, len(question) + len(answer) - max_length) :] + answer
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    between = tokenizer("", "")["input_ids"][1:-1] or [sep]  # of an empty pair only the marks are left: RoBERTa has two
+    room = max_length - len(between) - 2
     text = "\n\n".join(message["content"] for message in prompt)
     question = tokenizer(text, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(response, add_special_tokens=False)["input_ids"][: max_length - 3]
-    question = question[max(0, len(question) + len(answer) + 3 - max_length) :]
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    return [cls, *question, sep, *answer, sep]
+    answer = tokenizer(response, add_special_tokens=False)["input_ids"][:room]
+    question = question[max(0, len(question) + len(answer) - room) :]
+    return [cls, *question, *between, *answer, sep]
 
 
 def pad_inputs(tokenizer, model, rows: list[list[int]]) -> dict[str, torch.Tensor]:

@@ -1,5 +1,7 @@
 """Parameters of build_regret_buffer."""
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from anchora.params import Count, CountOrZero, Members, NotNegative, Share
@@ -14,6 +16,7 @@ class BuildRegretBufferParams(ScoringParams):
     chosen_margin: NotNegative
     chosen_uncertainty_cap: Share
     lora_rank: CountOrZero
+    answer_reading: Literal["last", "anchored"]
     buffer_size: Count
     anchor_count: Count
     replay_alpha: NotNegative

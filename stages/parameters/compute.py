@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from anchora.params import ModelStageParams
+from anchora.params import Count, ModelStageParams
 
 
 class ComputeParams(ModelStageParams):
     device: Literal["auto", "cuda", "cpu"]
+    cpu_threads: Count
     use_bf16: bool
     deterministic: bool
     trust_remote_code: bool

@@ -12,13 +12,13 @@ class MeasureParams(ScoringParams):
     seed: Seed
     samples_per_prompt: Annotated[int, Field(ge=2)]
     temperature: Positive
-    top_p: Share
+    top_p: Annotated[float, Field(gt=0, le=1)]
     max_new_tokens: Count
     stop_strings: list[Text]
     answer_reading: Literal["last", "anchored"]
     sampling_batch_size: Count
-    uncertainty_dropout_samples: Count
-    uncertainty_dropout_rate: Share
+    uncertainty_dropout_samples: Annotated[int, Field(ge=2)]
+    uncertainty_dropout_rate: Annotated[float, Field(ge=0, lt=1)]
     uncertainty_dropout_layers: Share
     uncertainty_dropout_mode: Literal["teacher_forced", "regenerate"]
     weight_token_entropy: NotNegative
@@ -33,13 +33,8 @@ class MeasureParams(ScoringParams):
             raise ValueError(
                 f"max_new_tokens: {self.max_new_tokens} leaves no room for a prompt; must be below max_length = {self.max_length}"
             )
-        if self.weight_token_entropy + self.weight_mc_dropout + self.weight_verifier_disagreement == 0:
-            raise ValueError("weight_token_entropy: 0.0 is not allowed: one of the three weights must be above 0")
-        if self.uncertainty_dropout_samples < 2 or self.uncertainty_dropout_rate >= 1:
-            raise ValueError(
-                f"uncertainty_dropout_samples: {self.uncertainty_dropout_samples} with rate "
-                f"{self.uncertainty_dropout_rate}: at least 2 samples and a rate below 1 are needed"
-            )
+        if not any(self.weights().values()):
+            raise ValueError("weight_token_entropy: 0.0 is not allowed: one of the weights must be above 0")
         return self
 
     def room(self) -> int:
@@ -47,6 +42,7 @@ class MeasureParams(ScoringParams):
         return self.max_length - self.max_new_tokens
 
     def weights(self) -> dict[str, float]:
+        """The weight of each part of the uncertainty, by the part's name."""
         return {
             "token_entropy": self.weight_token_entropy,
             "mc_dropout": self.weight_mc_dropout,

@@ -18,6 +18,7 @@ class PrepareDataParams(StageParams):
     regret_share: Share
     calibration_share: Share
     judge_share: Share
+    prompt_limit: CountOrZero
 
     @model_validator(mode="after")
     def shares_leave_something(self):

@@ -11,7 +11,6 @@ class Round(BaseModel):
 
 
 class ReportParams(ModelStageParams):
-    base_model_name: Text
     rounds: list[Round]
 
     @field_validator("rounds")
