@@ -1,0 +1,39 @@
+"""The README's walk through the whole DAG with files of one's own, where they are at hand."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import REAL, copy_project, dvc, environment
+
+FILES = {
+    "sft_data_path": "alpaca_en_demo.json",
+    "preference_data_path": "dpo_en_demo.json",
+    "gsm8k_path": "gsm8k_test.jsonl",
+    "alpaca_eval_path": "alpaca_eval_gpt4_1106_model_outputs.json",
+    "mt_bench_path": "mt_bench_question.jsonl",
+}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs real data files in {REAL}")
+def test_five_paths_take_files_of_ones_own_through_the_dag(tmp_path):
+    """With the smoke preset beneath, for speed."""
+    folder = copy_project(tmp_path / "project")
+    (folder / "data" / "own").mkdir()
+    for name in FILES.values():
+        shutil.copyfile(REAL / name, folder / "data" / "own" / name)
+    (folder / "logs").mkdir(exist_ok=True)
+    (folder / "logs" / "own.yaml").write_text(yaml.safe_dump({key: f"data/own/{name}" for key, name in FILES.items()}))
+    for overlay in ("presets/smoke.yaml", "presets/own-data.yaml", "logs/own.yaml"):
+        command = [sys.executable, "ugrr_pipeline.py", "configure", "--config", overlay]
+        subprocess.run(command, cwd=folder, env=environment(), check=True)
+    shown = dvc(folder, "repro")
+    assert "exact match, greedy" in shown and "win rate, AlpacaEval" in shown and "win rate, MT-Bench" in shown
+    data = json.loads((folder / "metrics" / "data.json").read_text())["data"]
+    assert data["left_out"]["sft_rows"] == 999 and data["left_out"]["preference_rows"] == 300
+    assert data["splits"]["evaluation"] == 1319 + 805 + 80
+    assert (folder / "metrics" / "report.html").stat().st_size > 200_000
