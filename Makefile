@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-long test-kills benchmark study lock audit
+.PHONY: run test types test-long test-kills benchmark study lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -10,6 +10,9 @@ run: .venv/run.installed
 test: .venv/test.installed
 	@ruff check .
 	@python -m pytest
+
+types: .venv/test.installed
+	@python -m mypy stages/*.py ugrr_pipeline.py
 
 test-long: .venv/test.installed
 	@python -m pytest -m long

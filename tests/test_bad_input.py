@@ -53,6 +53,8 @@ REFUSED = {
     "a deep field": (JSON, b'[{"prompt":' + b"[" * 500 + b"]" * 500 + b',"completion":"c"}]', ["cannot be read"]),
     "a key twice, list": (JSON, b'[{"prompt":"a","prompt":"z","completion":"b"}]', ["'prompt' stands twice"]),
     "a key twice, lines": (LINES, b'{"prompt":"a","prompt":"z","completion":"b"}\n', ["'prompt' stands twice"]),
+    "a key twice behind a blank line": (LINES, json.dumps(ROW).encode() + b'\n\n{"prompt":"a","prompt":"z"}\n', ["'prompt' stands twice"]),
+    "lines cut behind a BOM": (LINES, b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b'\n{"prompt": "a', ["broken JSON in line 2"]),
     "NaN for text": (JSON, b'[{"prompt":"a","completion":NaN}]', [":1: field 'completion' is missing"]),
     "a number for text": (JSON, b'[{"prompt":"a","completion":5}]', [":1: field 'completion': expected text, found int"]),
     "an empty response": (JSON, b'[{"prompt":"a","completion":""}]', [":1: field 'completion': expected text, found nothing"]),

@@ -136,6 +136,17 @@ def test_a_gpu_that_is_asked_for_and_absent(monkeypatch):
         machine.use_machine(params_as(PolicyParams, device="cuda"))
 
 
+@pytest.mark.parametrize(("seen", "taken"), [(None, "0"), ("2,3", "2"), ("GPU-abc,GPU-def", "GPU-abc"), ("", "")])
+def test_one_process_takes_the_first_gpu_it_sees(monkeypatch, seen, taken):
+    """Else transformers' Trainer would spread itself over all of them, which TRL refuses."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
+    if seen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    machine.use_machine(params_as(PolicyParams))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == taken
+
+
 def test_bfloat16_that_the_gpu_lacks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)

@@ -77,6 +77,20 @@ def test_errors_are_one_line_and_exit_code_1(tmp_path):
         assert done.stderr.count("\n") == 1 and word in done.stderr and "Traceback" not in done.stderr
 
 
+def test_arguments_that_do_not_go_together_change_nothing(tmp_path):
+    before = (ROOT / "params.yaml").read_text()
+    (tmp_path / "c.json").write_text('{"batch_size": 3}')
+    config = ("--config", str(tmp_path / "c.json"))
+    for arguments, word in (
+        (("evaluate", *config, "--model_path", "A"), "go together"),
+        (("sft", *config, "--model_path", "A", "--baseline_path", "B"), "belong to evaluate"),
+        (("sft", *config, "--print"), "--print belongs to configure"),
+    ):
+        done = pipeline(*arguments)
+        assert done.returncode == 2 and word in done.stderr, arguments
+    assert (ROOT / "params.yaml").read_text() == before
+
+
 def test_configure_prints_the_options_of_an_experiment():
     done = pipeline("configure", "--print", "--config", str(ROOT / "presets" / "smoke.yaml"))
     assert done.returncode == 0

@@ -100,3 +100,14 @@ def test_prompts_of_their_own_are_used_whole_and_held_out(project):
     assert len(found["prompts"]) == 20
     assert left_out()["sft_held_out"] == 20
     assert read_jsonl("data/regret_buffer/sft.jsonl") == []
+
+
+def test_fewer_prompts_are_some_of_all(project):
+    (project / "data" / "regret_prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(20)))
+    everything = splits()
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("prompt_limit: 0", "prompt_limit: 7"))
+    found = splits()
+    assert len(found["prompts"]) == 7 and found["prompts"] < everything["prompts"]
+    assert len(found["calibration"]) == 7 and found["calibration"] < everything["calibration"]
+    assert found["sft"] == everything["sft"]

@@ -20,17 +20,21 @@ def two_sides(ran, tmp_path_factory) -> dict[str, Path]:
     for name in ("one", "two"):
         folder = sides[name] = tmp_path_factory.mktemp(name)
         shutil.copytree(ran, folder, dirs_exist_ok=True, symlinks=True)
-        params = (folder / "params.yaml").read_text().replace("rl_iterations: 2\n", "rl_iterations: 20\n")
-        assert "rl_iterations: 20" in params
-        (folder / "params.yaml").write_text(params.replace("kl_check_steps: 1\n", "kl_check_steps: 20\n"))
+        params = (folder / "params.yaml").read_text()
+        for before, after in (
+            ("rl_iterations: 2", "rl_iterations: 20"),
+            ("kl_check_steps: 1", "kl_check_steps: 20"),
+            ("cpu_threads: 2", "cpu_threads: 1"),
+        ):
+            assert f"{before}\n" in params
+            params = params.replace(f"{before}\n", f"{after}\n")
+        (folder / "params.yaml").write_text(params)
     return sides
 
 
 def run_stage(folder: Path, processes: str, *command: str) -> None:
     launcher = LAUNCHER.split() if processes == "two" else [sys.executable]
-    done = subprocess.run(
-        [*launcher, *command], cwd=folder, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=600
-    )
+    done = subprocess.run([*launcher, *command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

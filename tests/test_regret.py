@@ -5,6 +5,7 @@ import pytest
 from conftest import params_as
 
 import build_regret_buffer
+from anchora.prompts import encode_response
 from anchora.regret import conservative_gains, importance_weights, priorities, ranks, regret
 
 
@@ -87,3 +88,19 @@ def test_which_prompts_become_cases_and_which_way_round():
     }
     assert {anchor["id"] for anchor in anchors} == {"sure", "sure as well"}
     assert counts["from_uncertainty_alone"] == 1 and counts["from_low_score"] == 1 and counts["no_worse_sample"] == 1
+
+
+def test_the_same_answer_is_read_as_the_evaluation_reads_it():
+    """Both end with 5 and mark 4 and 5: the same last number, another answer."""
+    texts = ("The answer is 4. It was not 5", "The answer is 5. It was not 5")
+    assert build_regret_buffer.same_in_substance(*texts, "last")
+    assert not build_regret_buffer.same_in_substance(*texts, "anchored")
+
+
+def test_what_a_stop_string_ended_is_learnt_with_an_end(policy):
+    _, tokenizer = policy
+    eos = tokenizer.eos_token_id
+    stopped = {"text": "4", "ids": [*tokenizer("4 Question:")["input_ids"]], "finished": True}
+    ended, cut = {"text": "4", "ids": [7, eos], "finished": True}, {"text": "4", "ids": [7, 8], "finished": False}
+    build_regret_buffer.end_by_token([stopped, ended, cut], [eos], tokenizer)
+    assert stopped["ids"] == encode_response(tokenizer, "4") and ended["ids"] == [7, eos] and cut["ids"] == [7, 8]

@@ -123,7 +123,7 @@ def test_what_dvcignore_leaves_out_is_no_edit(ran, monkeypatch, tmp_path):
 
 
 def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
-    folder = copy_of(ran, tmp_path, sft_epochs=2)
+    folder = copy_of(ran, tmp_path, sft_epochs=1)
     process = start(folder, "sft", ANCHORA_CHECKPOINT_SECONDS="0")
     wait_for(lambda: list(folder.glob(".scratch/sft/*/checkpoint-*/whole")))  # it trains
     data = folder / "params.yaml"

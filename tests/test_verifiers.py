@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 import train_reward
 from anchora.files import UserError
 from anchora.models import load_tokenizer
-from anchora.pins import folder
+from anchora.pins import folder, folder_hash, pinned
 from anchora.prompts import encode_prompt, encode_response
 from anchora.verifiers import encode_pair, load_verifier, member_sources, pad_inputs, pair_limit, score_ensemble, score_pairs
 from parameters.policy import ScoringParams
@@ -157,3 +157,41 @@ def test_a_real_pretrained_encoder_takes_a_training_step():
     optimizer.step()
     after = score_pairs(model, tokenizer, pairs, scoring())
     assert after[0] - after[1] > before[0] - before[1]
+
+
+def test_a_member_that_has_nothing_to_learn_from_is_told_so(tmp_path, monkeypatch):
+    from anchora.files import write_jsonl
+
+    monkeypatch.chdir(tmp_path)
+    params = (ROOT / "params.yaml").read_text().replace("member_share: 0.5", "member_share: 0.0")
+    (tmp_path / "params.yaml").write_text(params)
+    (tmp_path / "data" / "prepared").mkdir(parents=True)
+    write_jsonl("data/prepared/preferences.jsonl", [{"id": f"{number:064x}"} for number in range(40)])
+    monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
+    with pytest.raises(UserError, match="leave 0 to train member 0 on .* member_share = 0.0"):
+        train_reward.main()
+
+
+class TwoMarks:
+    """What encode_pair asks of a tokenizer of RoBERTa's kind: <s> a </s></s> b </s>, letters as ids."""
+
+    cls_token_id, sep_token_id = 0, 2
+
+    def __call__(self, first, second=None, add_special_tokens=True):
+        ids = [ord(letter) for letter in first]
+        return {"input_ids": ids if second is None else [0, *ids, 2, 2, *(ord(letter) for letter in second), 2]}
+
+
+def test_pairs_are_framed_as_their_encoder_was_trained():
+    prompt = [{"role": "user", "content": "ab"}]
+    assert encode_pair(TwoMarks(), prompt, "c", 512, "") == TwoMarks()("ab", "c")["input_ids"]
+    assert encode_pair(TwoMarks(), prompt, "c", 6, "") == [0, ord("b"), 2, 2, ord("c"), 2]
+
+
+def test_a_verifier_that_was_changed_since_it_was_pinned_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    pin = {"path": str(tmp_path), "sha256": folder_hash(tmp_path)}
+    assert pinned(pin) == folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_labels": 1}')
+    with pytest.raises(UserError, match="have changed since they were pinned"):
+        pinned(pin)
