@@ -89,10 +89,16 @@ def strike(process: subprocess.Popen, folder: Path, victim: str) -> str | None:
     return name
 
 
-def disturbed(folder: Path, seconds: dict[str, float], kills: int, rng: random.Random) -> Counter:
-    """Run all stages, each struck while it has kills left; kills by (stage, victim)."""
-    left = Counter({name: kills // len(seconds) for name in seconds})
-    left.update(rng.sample(sorted(seconds), kills % len(seconds)))
+def quotas(stages: list[str], kills: int, rng: random.Random) -> Counter:
+    """How often each stage is to be struck, alike but for the remainder."""
+    return Counter({name: kills // len(stages) for name in stages}) + Counter(rng.sample(sorted(stages), kills % len(stages)))
+
+
+def disturbed(folder: Path, seconds: dict[str, float], left: Counter, rng: random.Random) -> Counter:
+    """Run all stages, each struck while it has kills left; kills by (stage, victim).
+
+    A blow may fall into the stage behind the one it was meant for; it counts for that one, and is taken off ``left``.
+    """
     done: Counter = Counter()
     while True:
         process = start(folder)
@@ -113,15 +119,17 @@ def disturbed(folder: Path, seconds: dict[str, float], kills: int, rng: random.R
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--stages", nargs="+", help="aim at these alone, as DVC names them")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, rng, done, same, resumed = Path(name).resolve(), random.Random(args.seed), Counter(), True, 0
         whole = small_project(folder / "whole")
         seconds = undisturbed(whole)
-        while (missing := args.kills - done.total()) > 0:  # a stage may end before it is struck
+        left = quotas(args.stages or list(seconds), args.kills, rng)
+        while any(left.values()):  # a stage may end before it is struck
             struck = small_project(folder / f"struck after {done.total()}")
-            done += disturbed(struck, seconds, missing, rng)
+            done += disturbed(struck, seconds, left, rng)
             same = same and hashes(whole) == hashes(struck)
             resumed += (struck / "run.log").read_text().count("going on ")
     print(f"{'stage':<26}{'stage killed':>14}{'dvc killed':>12}{'both':>6}")

@@ -133,6 +133,14 @@ def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.long
+def test_sft_that_goes_wrong_stops_with_step_and_rows_and_writes_no_model(ran, tmp_path):
+    folder = copy_of(ran, tmp_path, sft_learning_rate="1.0e+30")
+    output = dvc(folder, "repro", "sft", check=False)
+    assert "is not finite" in output and "of step 2 " in output and "data/sft.json:" in output and "Traceback" not in output
+    assert not (folder / "models" / "sft").exists()
+
+
 @pytest.mark.parametrize("victim", [pytest.param("stage", marks=pytest.mark.long), "dvc", pytest.param("both", marks=pytest.mark.long)])
 def test_a_killed_training_goes_on_to_the_same_bytes(ran, tmp_path, victim, uninterrupted):
     folder = copy_of(ran, tmp_path, sft_epochs=0.4)
