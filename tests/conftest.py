@@ -64,16 +64,20 @@ def ran(tmp_path_factory) -> Path:
 
 def small_project(target: Path) -> Path:
     """A copy of the project with the smoke preset, but two verifiers, two rounds and prompts enough for both."""
-    folder = copy_project(target)
-    (folder / "logs").mkdir(exist_ok=True)
     more = {
         "prompt_limit": 100,
         "max_new_tokens": 48,
         "verifiers": [0, 1],
         "rounds": [{"k": 0, "after": "sft"}, {"k": 1, "after": "round0"}],
     }
-    (folder / "logs" / "small.yaml").write_text(yaml.safe_dump(more))
-    for overlay in ("presets/smoke.yaml", "logs/small.yaml"):
+    return configured(copy_project(target), "smoke", **more)
+
+
+def configured(folder: Path, *presets: str, **changes) -> Path:
+    """A copy of the project with presets laid over its parameters, and some changes over them."""
+    (folder / "logs").mkdir(exist_ok=True)
+    (folder / "logs" / "changes.yaml").write_text(yaml.safe_dump(changes))
+    for overlay in (*(f"presets/{name}.yaml" for name in presets), "logs/changes.yaml"):
         command = [sys.executable, "ugrr_pipeline.py", "configure", "--config", overlay]
         subprocess.run(command, cwd=folder, env=environment(), check=True)
     return folder

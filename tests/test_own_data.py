@@ -2,12 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
-import yaml
-from conftest import REAL, copy_project, dvc, environment
+from conftest import REAL, configured, copy_project, dvc
 
 FILES = {
     "sft_data_path": "alpaca_en_demo.json",
@@ -26,11 +23,7 @@ def test_five_paths_take_files_of_ones_own_through_the_dag(tmp_path):
     (folder / "data" / "own").mkdir()
     for name in FILES.values():
         shutil.copyfile(REAL / name, folder / "data" / "own" / name)
-    (folder / "logs").mkdir(exist_ok=True)
-    (folder / "logs" / "own.yaml").write_text(yaml.safe_dump({key: f"data/own/{name}" for key, name in FILES.items()}))
-    for overlay in ("presets/smoke.yaml", "presets/own-data.yaml", "logs/own.yaml"):
-        command = [sys.executable, "ugrr_pipeline.py", "configure", "--config", overlay]
-        subprocess.run(command, cwd=folder, env=environment(), check=True)
+    configured(folder, "smoke", "own-data", **{key: f"data/own/{name}" for key, name in FILES.items()})
     shown = dvc(folder, "repro")
     assert "exact match, greedy" in shown and "win rate, AlpacaEval" in shown and "win rate, MT-Bench" in shown
     data = json.loads((folder / "metrics" / "data.json").read_text())["data"]

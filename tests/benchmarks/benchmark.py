@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import datetime
 import io
 import json
@@ -98,7 +97,7 @@ def main() -> None:
     if args.measure:
         pairs = real_pairs(args.text, args.pairs)
         with contextlib.redirect_stdout(io.StringIO()):
-            found = MEASUREMENTS[args.measure](pairs, copy.copy(args))
+            found = MEASUREMENTS[args.measure](pairs, args)
         print(json.dumps(found))
         return
     results = compare(args) | {"machine": machine(), "date": str(datetime.date.today()), "torch": torch.__version__}

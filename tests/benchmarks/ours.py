@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 DROPOUT_COPIES, DROPOUT_LAYERS = 8, 0.125
 
 
-def as_buffer(pairs, reference) -> list[dict]:
-    """Rows of a regret buffer with these pairs as its cases."""
+def as_buffer(pairs) -> list[dict]:
+    """Rows of a regret buffer with these pairs as its cases; what the reference's log-probs are changes no cost."""
     return [
         {
             "kind": "case", "id": str(number), "prompt_ids": prompt, "uncertainty": number / len(pairs), "priority": 1 / len(pairs),
-            "chosen": {"ids": chosen, "reference_logps": logps[0]}, "rejected": {"ids": rejected, "reference_logps": logps[1]},
+            "chosen": {"ids": chosen, "reference_logps": [0.0]}, "rejected": {"ids": rejected, "reference_logps": [0.0]},
         }
-        for number, ((prompt, chosen, rejected), logps) in enumerate(zip(pairs, reference, strict=True))
+        for number, (prompt, chosen, rejected) in enumerate(pairs)
     ]  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def update_ours(pairs, args) -> dict:
     }  # fmt: skip
     params = UpdatePolicyParams.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
     policy = build_policy()
-    buffer = as_buffer(pairs, [([0.0], [0.0])] * len(pairs))  # what the reference's log-probs are changes no cost
+    buffer = as_buffer(pairs)
     accelerator = Accelerator()
     with Memory() as memory, autocast(on_gpu()):
         layout = layout_for(policy, 2, buffer, params)

@@ -25,6 +25,11 @@ def trl_trainer(pairs, args, folder: str):
         def _prepare_dataset(self, dataset, *_, **__):
             return dataset
 
+        def _precompute_ref_logps(self, dataset, *_, **__):
+            """Columns of log-probs without the pass that computes them: the update's cost is the same."""
+            zeros = [0.0] * len(dataset)
+            return dataset.add_column("ref_chosen_logps", zeros).add_column("ref_rejected_logps", zeros)
+
     config = DPOConfig(
         folder, per_device_train_batch_size=args.rows, gradient_accumulation_steps=args.batch // args.rows, learning_rate=1e-5,
         num_train_epochs=1, precompute_ref_log_probs=True, train_sampling_strategy="group_by_length", length_column_name="length",
@@ -32,15 +37,7 @@ def trl_trainer(pairs, args, folder: str):
         max_length=None, disable_tqdm=True, dataloader_pin_memory=False, remove_unused_columns=False,
     )  # fmt: skip
     columns = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r, "length": len(p) + max(len(c), len(r))} for p, c, r in pairs]
-    GivenTokens._precompute_ref_logps = without_reference if args.without_reference else DPOTrainer._precompute_ref_logps
-    trainer = GivenTokens(build_policy(), args=config, train_dataset=Dataset.from_list(columns), processing_class=tokenizer)
-    return trainer
-
-
-def without_reference(trainer, dataset, *_, **__):
-    """Columns of log-probs without the pass that computes them: the update's cost is the same."""
-    zeros = [0.0] * len(dataset)
-    return dataset.add_column("ref_chosen_logps", zeros).add_column("ref_rejected_logps", zeros)
+    return GivenTokens(build_policy(), args=config, train_dataset=Dataset.from_list(columns), processing_class=tokenizer)
 
 
 def update_trl(pairs, args) -> dict:
@@ -56,7 +53,7 @@ def update_trl(pairs, args) -> dict:
             if state.global_step > 1:
                 seconds.append(time.perf_counter() - self.begun)
 
-    seconds, tokens, args.without_reference = [], [], True
+    seconds, tokens = [], []
     with tempfile.TemporaryDirectory() as folder, Memory() as memory:
         trainer = trl_trainer(pairs, args, folder)
         weights = sum(w.numel() * w.element_size() for w in trainer.model.parameters()) / 2**20
@@ -74,7 +71,6 @@ def update_trl(pairs, args) -> dict:
 
 
 def reference_trl(pairs, args) -> dict:
-    args.without_reference = True
     with tempfile.TemporaryDirectory() as folder:
         trainer = trl_trainer(pairs, args, folder)
         order = sorted(range(len(pairs)), key=lambda index: trainer.train_dataset[index]["length"])
