@@ -78,6 +78,7 @@ def main() -> None:
     everything = sorted(cases + anchors + references, key=lambda row: (row["kind"], row["id"]))
     write_jsonl(f"data/regret_buffer/round{args.round}.jsonl", everything)
 
+    chances = [case["chosen_right"] for case in cases if case["chosen_right"] is not None]
     metrics = {
         "cases": len(cases),
         "anchors": len(anchors),
@@ -86,6 +87,7 @@ def main() -> None:
         "left_out": {name: counts[name] for name in ("no_better_response", "chosen_too_uncertain", "no_worse_sample")},
         "mean_regret": round(float(np.mean([row["regret"] for row in cases])), 4),
         "mean_uncertainty": round(float(np.mean([row["uncertainty"] for row in cases])), 4),
+        "mean_chosen_right": round(float(np.mean(chances)), 4) if chances else None,
     }
     write_json(f"metrics/regret/round{args.round}.json", {"regret": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {len(cases)} regret cases, {len(anchors)} anchors, {counts['retired']} retired")
@@ -146,6 +148,7 @@ def select(rows, known, calibration, params, number: int) -> tuple[list[dict], l
                 "kind": "case",
                 "parts": row["parts"],
                 "regret": gain,
+                "chosen_right": row["preferred_right"],
                 "source": chosen["source"],
                 "chosen": {**response_fields(chosen), "scores": chosen["scores"], "entropy_rank": chosen["entropy_rank"]},
                 "rejected": {**response_fields(rejected), "scores": rejected["scores"], "entropies": rejected["entropies"]},

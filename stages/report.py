@@ -37,7 +37,7 @@ def main() -> None:
         "reliability": table("metrics/plots/reliability.csv"),
         "coverage": table("metrics/plots/risk_coverage.csv"),
         "auroc": auroc(evaluation["calibration"], list(rounds[0]["uncertainty"]["auroc"])),
-        "gate": [gate(entry.k) for entry in params.rounds],
+        "gate": [table(f"metrics/gate/round{entry.k}.csv") for entry in params.rounds],
         "cases": cases([entry.k for entry in params.rounds]),
     }
     sentence, _, detail = headline(evaluation["gsm8k"]).partition(" (")
@@ -107,10 +107,6 @@ def table(path: str) -> list[dict]:
         return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def gate(k: int) -> list[dict]:
-    return [{"x": row["uncertainty"], "y": row["beta"]} for row in table(f"metrics/gate/round{k}.csv")]
-
-
 def auroc(calibration: dict, signals: list[str]) -> list[dict]:
     """AUROC of the combined uncertainty and of each signal that the evaluation has, for both policies."""
     rows = [{"name": "combined", "ugrr": calibration["auroc"], "sft": calibration["baseline_auroc"]}]
@@ -133,9 +129,9 @@ def cases(rounds: list[int]) -> list[dict]:
                 rows.append(
                     {
                         "round": k, "source": row["source"], "regret": round(row["regret"], 4), "uncertainty": round(row["uncertainty"], 4),
-                        "score": round(sum(rejected["scores"]) / len(rejected["scores"]), 4), "prompt": row["prompt"][-1]["content"],
-                        "chosen": row["chosen"]["text"], "pieces": rejected["pieces"], "entropies": rejected["entropies"],
-                        "final": final.get(row["id"]),
+                        "right": row["chosen_right"], "score": round(sum(rejected["scores"]) / len(rejected["scores"]), 4),
+                        "prompt": row["prompt"][-1]["content"], "chosen": row["chosen"]["text"], "final": final.get(row["id"]),
+                        "pieces": rejected["pieces"], "entropies": rejected["entropies"],
                     }
                 )  # fmt: skip
     return sorted(rows, key=lambda row: -row["regret"])

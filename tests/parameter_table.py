@@ -19,6 +19,10 @@ BEGIN, END = "<!-- parameters: made by tests/parameter_table.py -->", "<!-- end 
 
 def allowed(schema: dict) -> str:
     """Type and range of a parameter, from its JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(allowed(kind) for kind in schema["anyOf"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if "$ref" in schema or schema.get("type") == "array":

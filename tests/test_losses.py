@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from anchora.losses import beta_scales, case_weights, dpo_losses, full_kl, gate_ranks, kl_estimates, pair_betas
+from anchora.losses import beta_scales, case_weights, dpo_losses, full_kl, gate, kl_estimates, pair_betas
 
 
 def test_dpo_loss_by_hand():
@@ -39,28 +39,35 @@ def test_inverse_scaling_gives_every_pair_the_same_first_gradient():
 
 def test_betas_grow_with_the_rank():
     rank = torch.tensor([0.0, 0.5, 1.0])
-    assert pair_betas(gate_ranks(rank, "uncertainty", 0), 0.3, 2.3).tolist() == pytest.approx([0.3, 1.3, 2.3])
+    assert pair_betas(gate(rank, "uncertainty", 0), 0.3, 2.3).tolist() == pytest.approx([0.3, 1.3, 2.3])
 
 
 def test_a_constant_gate_is_the_midpoint_and_weight_1_for_every_pair():
-    gate = gate_ranks(torch.tensor([0.0, 0.5, 1.0]), "constant", 0)
-    assert pair_betas(gate, 0.3, 2.3).tolist() == pytest.approx([1.3] * 3)
-    assert case_weights(gate, "certainty").tolist() == [1, 1, 1]
+    constant = gate(torch.tensor([0.9, 0.6, 0.3]), "constant", 0)
+    assert pair_betas(constant, 0.3, 2.3).tolist() == pytest.approx([1.3] * 3)
+    assert case_weights(constant, "calibrated").tolist() == [1, 1, 1]
 
 
 def test_a_shuffled_gate_has_the_same_ranks_for_other_pairs():
     rank = torch.linspace(0, 1, 50)
-    shuffled = gate_ranks(rank, "shuffled", 7)
+    shuffled = gate(rank, "shuffled", 7)
     assert not torch.equal(rank, shuffled)
     assert torch.equal(rank, shuffled.sort().values)
-    assert torch.equal(shuffled, gate_ranks(rank, "shuffled", 7))
+    assert torch.equal(shuffled, gate(rank, "shuffled", 7))
 
 
-def test_case_weights_fall_with_uncertainty_and_have_mean_one():
-    rank = (torch.arange(10) + 0.5) / 10
-    weights = case_weights(rank, "certainty")
-    assert weights.mean().item() == pytest.approx(1.0)
-    assert (weights.diff() < 0).all()
+def test_shuffled_betas_and_weights_go_to_the_same_pairs():
+    """Beta rises and weight falls with the rank, so that both shuffled alike still add up to the same number."""
+    rank = torch.linspace(0, 1, 50)
+    assert torch.allclose(gate(rank, "shuffled", 7) + gate(1 - rank, "shuffled", 7), torch.ones(50))
+
+
+def test_case_weights_by_hand():
+    """Chances of .9, .6 and .3, mean .6: weights 1.5, 1 and .5."""
+    certainty = torch.tensor([0.9, 0.6, 0.3])
+    assert case_weights(certainty, "calibrated").tolist() == pytest.approx([1.5, 1.0, 0.5])
+    assert case_weights(certainty, "none").tolist() == [1, 1, 1]
+    assert case_weights(torch.zeros(3), "calibrated").tolist() == [1, 1, 1]
 
 
 def test_kl_estimates_by_hand():

@@ -257,7 +257,7 @@ def test_failures_are_one_line_and_earlier_outs_come_back(ran, tmp_path):
         ("pin_models", {"base_model_name": "no such"}, ["base_model_name", "neither a folder"]),
         ("sft", {"max_length": 20, "max_new_tokens": 4}, ["data/sft.json:", "max_length"]),
         ("score_uncertainty", {"max_length": 70}, ["data/regret_prompts.jsonl:", "max_length"]),
-        ("update_policy", {"kl_beta_min": 9.0}, ["kl_beta_min", "9.0"]),
+        ("update_policy", {"kl_beta_min": 90.0}, ["kl_beta_min", "90.0"]),
         ("evaluate", {"limit": "many"}, ["limit", "'many'"]),
     ],
 )

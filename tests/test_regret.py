@@ -65,7 +65,7 @@ def response(text: str, score: float, entropy_rank: float = 0.5) -> dict:
 
 def prompt(name: str, uncertainty: float, greedy: dict, *samples: dict) -> dict:
     common = {"id": name, "prompt": [{"role": "user", "content": name}], "prompt_ids": [1], "parts": {}}
-    return {**common, "uncertainty": uncertainty, "greedy": greedy, "samples": list(samples)}
+    return {**common, "uncertainty": uncertainty, "preferred_right": 0.5, "greedy": greedy, "samples": list(samples)}
 
 
 def test_which_prompts_become_cases_and_which_way_round():
@@ -86,6 +86,7 @@ def test_which_prompts_become_cases_and_which_way_round():
         "regret": ("#### 2", "#### 1", 2.0, "sample"),  # the best one is too uncertain
         "unsure": ("#### 1", "#### 3", 1.5, "greedy"),  # the second sample is not clearly worse, the fourth not the first
     }
+    assert {case["chosen_right"] for case in cases} == {0.5}
     assert {anchor["id"] for anchor in anchors} == {"sure", "sure as well"}
     assert counts["from_uncertainty_alone"] == 1 and counts["from_low_score"] == 1 and counts["no_worse_sample"] == 1
 

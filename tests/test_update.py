@@ -46,7 +46,7 @@ def small_buffer(model, tokenizer, template: str = "") -> list[dict]:
             line = (prompt, *(responses[name]["ids"] for name in names))
             for name, logps in zip(names, all_logps(model, [line], tokenizer.pad_token_id, 512, shared=True)[0], strict=True):
                 responses[name]["reference_logps"] = logps
-        case = {"id": f"{number}", "kind": "case", "prompt_ids": prompt, "uncertainty": number / 8, "priority": 1 / 8}
+        case = {"id": f"{number}", "kind": "case", "prompt_ids": prompt, "uncertainty": number / 8, "priority": 1 / 8, "chosen_right": None}
         rows.append({**case, "chosen": responses["chosen"], "rejected": responses["rejected"]})
         rows.append({"kind": "anchor", "prompt_ids": prompt, "held_out": number < 3, "response": responses["response"]})
     return rows
@@ -75,7 +75,7 @@ def test_the_first_loss_is_s_ln_2_for_every_pair_and_the_kl_is_0(policy, buffer)
     model, tokenizer = policy
     params = settings(case_weight="none", beta_scaling="inverse")
     pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
-    midpoint = (params.kl_beta_min + params.kl_beta_max) / 2
+    midpoint = sum(params.betas()) / 2
     model, layout = update.SequenceLogps(model), update.layout_for(model, tokenizer.pad_token_id, buffer, params)
     assert layout.shared
     for index in range(len(pairs.rows)):
@@ -84,6 +84,31 @@ def test_the_first_loss_is_s_ln_2_for_every_pair_and_the_kl_is_0(policy, buffer)
         assert terms["dpo"].item() == pytest.approx(midpoint / pairs.beta[index].item() * math.log(2), rel=5e-5)
         assert terms["margin"].item() == pytest.approx(0, abs=1e-5)
     assert update.forward_kl(model, [row for row in buffer if row["kind"] == "anchor"], layout) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_pairs_weight_is_its_chance_of_being_right_and_falls_with_the_rank_where_none_is_known(buffer):
+    """Chances 1, .5, 1, .5 ... of mean .75: weights 4/3 and 2/3, on the DPO term and on the chosen NLL."""
+    cases = [row for row in buffer if row["kind"] == "case"]
+    params = settings(case_weight="calibrated")
+    known = [{**row, "chosen_right": 0.5 if number % 2 else 1.0} for number, row in enumerate(cases)]
+    assert update.weigh(known, params).weight[:2].tolist() == pytest.approx([4 / 3, 2 / 3])
+    unknown = [*known[:-1], {**known[-1], "chosen_right": None}]
+    by_rank = update.weigh(unknown, settings(case_weight="certainty")).weight
+    assert torch.equal(update.weigh(unknown, params).weight, by_rank)
+    assert by_rank.tolist() == pytest.approx([2 * (1 - (number + 0.5) / len(cases)) for number in range(len(cases))])
+
+
+def test_the_weight_scales_loss_and_chosen_nll_of_its_pair(policy, buffer):
+    model, tokenizer = policy
+    params = settings(case_weight="none")
+    pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
+    halved = dataclasses.replace(pairs, weight=pairs.weight / 2)
+    model, layout = update.SequenceLogps(model), update.layout_for(model, tokenizer.pad_token_id, buffer, params)
+    with torch.no_grad():
+        whole, half = (update.pair_terms(model, weighed, [1], layout) for weighed in (pairs, halved))
+    for name in ("dpo", "chosen_nll"):
+        assert half[name].item() == pytest.approx(whole[name].item() / 2)
+    assert half["margin"].item() == whole["margin"].item()
 
 
 def test_chosen_rises_over_rejected_and_the_reference_stays(policy, buffer):

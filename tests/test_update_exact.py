@@ -72,7 +72,7 @@ def test_loss_and_gradients_are_those_of_trl(policy, rank, tmp_path):
     reference = response_logps(base, [tuple(row.values()) for row in ids], tokenizer.pad_token_id, 4096, shared=True)
     cases = [
         {
-            "kind": "case", "id": str(i), "prompt_ids": row["prompt"], "uncertainty": i / 3, "priority": 1 / 3,
+            "kind": "case", "id": str(i), "prompt_ids": row["prompt"], "uncertainty": i / 3, "priority": 1 / 3, "chosen_right": None,
             "chosen": {"ids": row["chosen"], "reference_logps": logps[0]},
             "rejected": {"ids": row["rejected"], "reference_logps": logps[1]},
         }

@@ -25,17 +25,17 @@ def dpo_losses(
     return -functional.logsigmoid(beta * margins), margins
 
 
-def gate_ranks(uncertainty_rank: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
-    """The ranks that beta and weight of the pairs, (pairs,), go by.
+def gate(values: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
+    """What beta or weight of the pairs, (pairs,), goes by: ``values`` in [0, 1], each from a pair's uncertainty.
 
     ``mode`` uncertainty takes them as they are; constant gives every pair 1/2, and shuffled gives them to
-    other pairs by ``seed``: controls that show what the gate is worth.
+    other pairs by ``seed``, the same pairs for any values: controls that show what the gate is worth.
     """
     if mode == "constant":
-        return torch.full_like(uncertainty_rank, 0.5)
+        return torch.full_like(values, 0.5)
     if mode == "shuffled":
-        return uncertainty_rank[torch.randperm(len(uncertainty_rank), generator=torch.Generator().manual_seed(seed))]
-    return uncertainty_rank
+        return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
+    return values
 
 
 def pair_betas(gate_rank: torch.Tensor, minimum: float, maximum: float) -> torch.Tensor:
@@ -52,9 +52,11 @@ def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tens
     return midpoint / beta if scaling == "inverse" else torch.ones_like(beta)
 
 
-def case_weights(gate_rank: torch.Tensor, mode: str) -> torch.Tensor:
-    """w_i of each pair, (pairs,), of mean 1: ``certainty`` gives 2 * (1 - rank), ``none`` gives 1."""
-    return 2 * (1 - gate_rank) if mode == "certainty" else torch.ones_like(gate_rank)
+def case_weights(certainty: torch.Tensor, mode: str) -> torch.Tensor:
+    """w_i of each pair, (pairs,), of mean 1: in proportion to ``certainty``, which is not negative; ``none`` gives 1."""
+    if mode == "none" or not certainty.any():
+        return torch.ones_like(certainty)
+    return certainty / certainty.mean()
 
 
 def kl_estimates(log_ratio: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -100,11 +100,13 @@ def validate(model: type[Params], values: dict, where: str) -> Params:
 
 def describe(error: ValidationError) -> str:
     """The first problem of a pydantic error in one line: key, value, what is allowed."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    first, *others = error.errors()
+    inside = first["loc"][:-1]
+    kinds = [first, *(other for other in others if inside and other["loc"][:-1] == inside and other["input"] is first["input"])]
+    key = ".".join(str(part) for part in (inside if len(kinds) > 1 else first["loc"]))  # of a union, each kind has its problem
     if first["type"] == "missing":
         return f"{key}: missing; add it (README, table of parameters)"
-    message = first["msg"].removeprefix("Value error, ")
+    message = " or ".join(kind["msg"].removeprefix("Value error, ") for kind in kinds).replace("or Input should be", "or")
     if not key:  # a check between several keys names them itself
         return message
     value = re.sub(r"//[^/@]*@", "//...@", repr(first["input"]))  # an address may hold a password

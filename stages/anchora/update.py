@@ -1,6 +1,6 @@
 """One optimiser step of the update: what is drawn, how it is split over passes and processes, what it costs.
 
-    loss = dpo_weight * 1/N sum_i w_i s_i DPO_i(beta_i) + chosen_nll_weight * NLL(chosen) + anchor_weight * NLL(anchors)
+    loss = dpo_weight * 1/N sum_i w_i s_i DPO_i(beta_i) + chosen_nll_weight * 1/T sum_i w_i NLL(chosen_i) + anchor_weight * NLL(anchors)
 
 Every term is divided by a figure of the whole optimiser batch (its pairs, its chosen tokens, its anchor
 tokens), so that any split of the batch, over passes or over processes, gives the same gradient.
@@ -19,7 +19,7 @@ import torch
 from anchora.buffer import buffer_line
 from anchora.files import UserError
 from anchora.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
-from anchora.losses import beta_scales, case_weights, dpo_losses, gate_ranks, kl_estimates, pair_betas
+from anchora.losses import beta_scales, case_weights, dpo_losses, gate, kl_estimates, pair_betas
 from anchora.regret import importance_weights, ranks
 from parameters.update_policy import UpdatePolicyParams
 
@@ -45,7 +45,8 @@ class Pairs:
     rows: list[dict]
     rank: torch.Tensor  # of the uncertainty within the buffer, in [0, 1]
     beta: torch.Tensor
-    weight: torch.Tensor  # w_i * s_i * the importance correction
+    weight: torch.Tensor  # w_i * the importance correction
+    scale: torch.Tensor  # s_i, of the DPO term alone
     chance: torch.Tensor  # of being drawn, adds up to 1
     reference_chosen: torch.Tensor  # nats
     reference_rejected: torch.Tensor
@@ -63,14 +64,18 @@ class Layout:
 def weigh(rows: list[dict], params: UpdatePolicyParams) -> Pairs:
     """Beta, weight, chance and reference log-probs of every case of the buffer."""
     rank = torch.tensor(ranks([row["uncertainty"] for row in rows]), dtype=torch.float32)
-    gate = gate_ranks(rank, params.beta_mode, params.seed)
-    beta = pair_betas(gate, params.kl_beta_min, params.kl_beta_max)
-    scale = beta_scales(beta, params.beta_scaling, (params.kl_beta_min + params.kl_beta_max) / 2)
+    low, high = params.betas()
+    beta = pair_betas(gate(rank, params.beta_mode, params.seed), low, high)
+    scale = beta_scales(beta, params.beta_scaling, (low + high) / 2)
     chance = torch.tensor([row["priority"] for row in rows], dtype=torch.float64)
     chance = chance / chance.sum() if params.replay == "regret" else torch.full_like(chance, 1 / len(rows))
     correction = torch.tensor(importance_weights(chance.numpy(), params.importance_correction), dtype=torch.float32)
     chosen, rejected = (torch.tensor([sum(row[side]["reference_logps"]) for row in rows]) for side in ("chosen", "rejected"))
-    return Pairs(rows, rank, beta, case_weights(gate, params.case_weight) * scale * correction, chance, chosen, rejected)
+    certainty = 1 - rank
+    if params.case_weight == "calibrated" and all(row["chosen_right"] is not None for row in rows):
+        certainty = torch.tensor([row["chosen_right"] for row in rows], dtype=torch.float32)
+    weight = case_weights(gate(certainty, params.beta_mode, params.seed), params.case_weight) * correction
+    return Pairs(rows, rank, beta, weight, scale, chance, chosen, rejected)
 
 
 def layout_for(policy, pad_token_id: int, buffer: list[dict], params: UpdatePolicyParams) -> Layout:
@@ -85,20 +90,21 @@ def parts(lines: list[tuple], layout: Layout) -> list[list[int]]:
 
 
 def pair_terms(model, pairs: Pairs, indices: list[int], layout: Layout) -> dict[str, torch.Tensor]:
-    """Sums over some pairs of the weighted DPO loss, the chosen NLL, the margin and the log-prob changes.
+    """Sums over some pairs of the weighted DPO loss and chosen NLL, of the margin and the log-prob changes.
 
     ``margins`` holds each pair's own, (pairs,), without gradient.
     """
     lines = [buffer_line(pairs.rows[index]) for index in indices]
     batch = collate(lines, layout.pad_token_id, next(model.parameters()).device, layout.shared)
     chosen, rejected = batch.sums(model(batch)).view(-1, 2).unbind(1)
-    reference_chosen, reference_rejected, beta, weight = (
-        values[indices].to(chosen.device) for values in (pairs.reference_chosen, pairs.reference_rejected, pairs.beta, pairs.weight)
+    reference_chosen, reference_rejected, beta, weight, scale = (
+        values[indices].to(chosen.device)
+        for values in (pairs.reference_chosen, pairs.reference_rejected, pairs.beta, pairs.weight, pairs.scale)
     )
     losses, margins = dpo_losses(chosen, rejected, reference_chosen, reference_rejected, beta)
     return {
-        "dpo": (weight * losses).sum(),
-        "chosen_nll": -chosen.sum(),
+        "dpo": (weight * scale * losses).sum(),
+        "chosen_nll": -(weight * chosen).sum(),
         "margin": margins.detach().sum(),
         "margins": margins.detach(),
         "chosen_logp_change": (chosen - reference_chosen).detach().sum(),

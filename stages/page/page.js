@@ -69,9 +69,11 @@ function drawCharts(data) {
     { label: "SFT", data: data.auroc.map((row) => row.sft), backgroundColor: theirs },
     { label: "UGRR", data: data.auroc.map((row) => row.ugrr), backgroundColor: ours },
   ], "", "AUROC", { labels: data.auroc.map((row) => row.name), yAxis: unit });
-  chart("chart-gate", "scatter", data.gate.map((points, round) => ({
-    label: `round ${round}`, data: points, backgroundColor: round % 2 ? theirs : ours, pointRadius: 2.5,
-  })), "uncertainty", "beta", { xAxis: { type: "linear", ...unit }, yAxis: { min: 0 } });
+  for (const name of ["beta", "weight"])
+    chart(`chart-${name}`, "scatter", data.gate.map((cases, round) => ({
+      label: `round ${round}`, data: cases.map((row) => ({ x: row.uncertainty, y: row[name] })),
+      backgroundColor: round % 2 ? theirs : ours, pointRadius: 2.5,
+    })), "uncertainty", name, { xAxis: { type: "linear", ...unit }, yAxis: { min: 0 } });
 }
 
 // ---- regret cases
@@ -100,6 +102,7 @@ function caseCard(item, most) {
   const facts = element("p", undefined, "facts");
   for (const [name, value] of [["regret", item.regret], ["uncertainty", item.uncertainty], ["score", item.score]])
     facts.append(element("span", `${name} ${value.toFixed(2)}`));
+  if (item.right !== null) facts.append(element("span", `chosen right ${(100 * item.right).toFixed(0)}%`));
   facts.append(element("span", `round ${item.round}`), element("span", `chosen from ${item.source}`));
   const answers = element("div", undefined, "answers");
   answers.append(answerBox("chosen", "chosen", item.chosen), rejectedBox(item, most));

@@ -17,6 +17,7 @@ def as_buffer(pairs) -> list[dict]:
     return [
         {
             "kind": "case", "id": str(number), "prompt_ids": prompt, "uncertainty": number / len(pairs), "priority": 1 / len(pairs),
+            "chosen_right": None,
             "chosen": {"ids": chosen, "reference_logps": [0.0]}, "rejected": {"ids": rejected, "reference_logps": [0.0]},
         }
         for number, (prompt, chosen, rejected) in enumerate(pairs)

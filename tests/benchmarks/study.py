@@ -22,28 +22,38 @@ import numpy as np
 import yaml
 from scipy.stats import ttest_rel
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
+from parameters.update_policy import UpdatePolicyParams
+
 OURS = "ugrr"
 ONE_ROUND = "rounds=[{k: 0, after: sft}]"
 ENTROPY, DROPOUT, DISAGREEMENT = "weight_token_entropy", "weight_mc_dropout", "weight_verifier_disagreement"
 TRL = "trl_dpo"
 
 
+def betas(params: dict) -> tuple[float, float]:
+    return UpdatePolicyParams.model_validate(params).betas()
+
+
 def arms(params: dict) -> dict[str, dict]:
     """What each arm changes; the most telling ones first."""
-    low, high = params["kl_beta_min"], params["kl_beta_max"]
+    low, high = betas(params)
+    middle = (low + high) / 2
     return {
         OURS: {},
-        "best_of_n_sft_anchors": {"dpo_weight": 0.0},
+        "best_of_n_sft_anchors": {"dpo_weight": 0.0, "case_weight": "none"},
         "constant_beta": {"beta_mode": "constant"},
         "shuffled_uncertainty": {"beta_mode": "shuffled"},
         "uniform_replay": {"replay": "uniform"},
-        "best_of_n_sft": {"dpo_weight": 0.0, "anchor_weight": 0.0},
+        "best_of_n_sft": {"dpo_weight": 0.0, "case_weight": "none", "anchor_weight": 0.0},
         "no_anchors": {"anchor_weight": 0.0},
         "no_chosen_nll": {"chosen_nll_weight": 0.0},
         "beta_scaling_none": {"beta_scaling": "none"},
         "gated_beta_alone": {"case_weight": "none"},
+        "weight_by_rank": {"case_weight": "certainty"},
+        "gated_weight_alone": {"kl_beta_min": middle, "kl_beta_max": middle},
         TRL: {},
-        "constant_beta_min": {"beta_mode": "constant", "kl_beta_max": low},
+        "constant_beta_min": {"beta_mode": "constant", "kl_beta_min": low, "kl_beta_max": low},
         "constant_beta_max": {"beta_mode": "constant", "kl_beta_min": high},
         "without_uncertain_cases": {"uncertainty_quantile": 1.0},
         "entropy_alone": {DROPOUT: 0.0, DISAGREEMENT: 0.0},
@@ -111,9 +121,10 @@ def outcome(evaluation: dict) -> dict[str, float]:
     }
 
 
-def run_trl(commit: str, steps: int, beta: float) -> dict:
+def run_trl(commit: str, beta: float) -> dict:
     """TRL's DPOTrainer on the pairs of one experiment, at as many updates; its evaluation."""
     root = Path.cwd()
+    steps = json.loads(command("git", "show", f"{commit}:metrics/update/round0.json"))["update"]["round0"]["steps"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve() / "project"
         command("git", "clone", "-q", "--shared", str(root), str(folder))
@@ -208,8 +219,8 @@ def main() -> None:
             for seed in args.seeds:
                 kept = Path("logs/study") / f"{names[TRL][seed]}.json"
                 if not kept.is_file():
-                    beta = (params["kl_beta_min"] + params["kl_beta_max"]) / 2
-                    evaluation = run_trl(experiments()[names[OURS][seed]], params["rl_iterations"], beta)
+                    beta = sum(betas(params)) / 2
+                    evaluation = run_trl(experiments()[names[OURS][seed]], beta)
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(evaluation))
     study = summary(collect(names))
