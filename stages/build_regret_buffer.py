@@ -216,7 +216,7 @@ def response_fields(response: dict) -> dict:
 def by_priority(cases: list[dict], params) -> list[dict]:
     """Cases with their replay probability; those of least regret are evicted beyond ``buffer_size``."""
     cases = sorted(cases, key=lambda row: (-row["regret"], row["id"]))[: params.buffer_size]
-    chances = priorities(np.array([row["regret"] for row in cases]), params.replay_alpha) if cases else []
+    chances = priorities(np.array([row["regret"] for row in cases]), params.replay_alpha) if cases else np.array([])
     return [{**row, "priority": float(chance)} for row, chance in zip(cases, chances, strict=True)]
 
 

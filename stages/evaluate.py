@@ -38,7 +38,7 @@ from anchora.reliability import (
     risk_coverage,
 )
 from anchora.stage import log_params, run_stage, say
-from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, wilson
+from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, rounded, wilson
 from anchora.uncertainty import auroc
 from anchora.verifiers import member_sources
 from parameters.evaluate import EvaluateParams
@@ -96,7 +96,7 @@ def gsm8k_metrics(policy: Answers, baseline: Answers, rows: list[dict], params: 
     newly_right, newly_wrong = int((difference > 0).sum()), int((difference < 0).sum())
     low, high = bootstrap_mean(difference, seed)
     sampled_low, sampled_high = bootstrap_mean(policy.sampled - baseline.sampled, seed)
-    metrics = {"examples": n, "newly_right": newly_right, "newly_wrong": newly_wrong, "p_value": mcnemar_p(newly_right, newly_wrong)}
+    metrics: dict = {"examples": n, "newly_right": newly_right, "newly_wrong": newly_wrong, "p_value": mcnemar_p(newly_right, newly_wrong)}
     metrics |= {"difference": difference.mean(), "difference_low": low, "difference_high": high}
     metrics |= {
         "sampled_difference": (policy.sampled - baseline.sampled).mean(),
@@ -166,11 +166,6 @@ def selective_metrics(policy: Answers, target_risk: float) -> dict:
             "risk": wrong / answered.sum() if answered.any() else None, "risk_low": low, "risk_high": high,
         }
     )  # fmt: skip
-
-
-def rounded(metrics: dict) -> dict:
-    """Plain numbers of six significant digits; counts and None as they are."""
-    return {name: value if value is None or isinstance(value, int) else float(f"{float(value):.6g}") for name, value in metrics.items()}
 
 
 def write_outputs(path: Path, sets: dict, policy: Answers, baseline: Answers) -> None:

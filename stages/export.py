@@ -58,7 +58,7 @@ def main() -> None:
     uncertainty = combined(parts, calibration, params.weights())
     correct = correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
     known = [index for index, value in enumerate(correct) if value is not None]
-    threshold = abstention_threshold(uncertainty[known], [correct[index] for index in known], params.target_risk) if known else None
+    threshold = abstention_threshold(uncertainty[known], [correct[index] is True for index in known], params.target_risk) if known else None
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         if first_process():  # copyfile: the cache's files are read-only and shared
             shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)

@@ -102,7 +102,7 @@ def preferred_right(rows: list[dict], probed: list[dict], correct: list[bool | N
     known = [index for index, value in enumerate(correct) if value is not None]
     if not known or not rows:
         return [None] * len(rows)
-    chance = fit_correctness([probed[index]["uncertainty"] for index in known], [correct[index] for index in known])
+    chance = fit_correctness([probed[index]["uncertainty"] for index in known], [correct[index] is True for index in known])
     return [round(float(value), 6) for value in chance([row["uncertainty"] for row in rows])]
 
 
@@ -126,7 +126,7 @@ def known_metrics(probes: list[dict], rows: list[dict], liked_correct: list[bool
         "auroc": {name: None if area is None else round(area, 4) for name, area in areas.items()},
         "exact_match": round(float(1 - wrong.mean()), 4) if known else None,
         "preferred_exact_match": round(float(liked.mean()), 4) if known else None,
-        "sampled_accuracy": round(float(np.mean(sampled)), 4) if known else None,
+        "sampled_accuracy": round(float(np.array(sampled, dtype=float).mean()), 4) if known else None,
         "best_of_samples": round(float(np.mean([any(row) for row in sampled])), 4) if known else None,
         "known": len(known),
     }

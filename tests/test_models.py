@@ -1,6 +1,7 @@
 """Log-probs, entropies and MC dropout against the models themselves, on four architectures."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from anchora import dropout, logps, measure, parallel
+from anchora import dropout, generation, logps, measure, parallel
 from anchora.dropout import decoder_layers, dropout_information, injected_dropout
 from anchora.files import UserError
 from anchora.generation import generate
@@ -213,6 +214,20 @@ def test_sampling_stops_at_eos_and_marks_what_was_cut(policy):
     assert whole.ids.count(tokenizer.eos_token_id) == 1
     assert whole.text == "3 + 4 = 7. #### 7"
     assert not cut.finished and len(cut.ids) == 3
+
+
+def test_samples_of_a_prompt_share_its_cache_and_are_those_of_whole_rows(model, monkeypatch):
+    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: str(ids))
+
+    def drawn():
+        prompts = [prompt for prompt, _ in PAIRS]
+        return generate(model, tokenizer, prompts, samples=3, temperature=1.0, max_new_tokens=8, shard_size=3, seed=0)
+
+    shared = drawn()
+    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    for with_cache, without in zip(sum(shared, []), sum(drawn(), []), strict=True):
+        assert with_cache.ids == without.ids
+        assert with_cache.entropies == pytest.approx(without.entropies, abs=1e-4)
 
 
 def test_a_shards_samples_do_not_depend_on_other_shards(policy):

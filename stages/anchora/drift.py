@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -12,30 +14,32 @@ from anchora.statistics import bootstrap_mean
 from parameters.answers import AnswerParams
 
 
-def reverse_kl(policy: tuple, reference: tuple, pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> dict:
+def reverse_kl(policy: tuple[Any, Any], reference: tuple[Any, Any], pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> dict:
     """KL(policy || reference) on ``pairs``: prompt ids, and ids of one sample of the policy for each prompt.
 
     ``kl_sequence``: over the full vocabulary at every position, summed over a response, with a
     bootstrap interval of the mean over prompts; ``kl_per_token``: the k3 estimate at the sampled tokens.
     Both sides come as (model, tokenizer); empty for two vocabularies, between which there is no KL.
     """
-    (policy, tokenizer), (reference, other) = policy, reference
+    (model, tokenizer), (reference_model, other) = policy, reference
     if tokenizer.get_vocab() != other.get_vocab():
         return {}
     batches = token_budget_batches([len(prompt) + len(response) for prompt, response in pairs], params.scoring_batch_tokens)
 
     @torch.no_grad()
     def divergences(_: int, indices: list[int]) -> tuple[list[float], float, int]:
-        batch = collate([pairs[i] for i in indices], tokenizer.pad_token_id, policy.device)
-        states = hidden_states(policy, batch), hidden_states(reference, batch)
-        head = reference.get_output_embeddings()
+        batch = collate([pairs[i] for i in indices], tokenizer.pad_token_id, model.device)
+        states = hidden_states(model, batch), hidden_states(reference_model, batch)
+        head = reference_model.get_output_embeddings()
 
         def divergence(logits, reference_states):
             return full_kl(logits.log_softmax(-1), head(reference_states).float().log_softmax(-1))
 
-        values = over_logits(policy, states[0], divergence, states[1])
-        ratio = over_logits(policy, states[0], token_logps, batch.targets) - over_logits(reference, states[1], token_logps, batch.targets)
-        return [part.sum().item() for part in batch.split(values)], kl_estimates(ratio)["k3"].sum().item(), len(batch.targets)
+        values = over_logits(model, states[0], divergence, states[1])
+        sides = zip((model, reference_model), states, strict=True)
+        logps, reference_logps = (over_logits(side, hidden, token_logps, batch.targets) for side, hidden in sides)
+        k3 = kl_estimates(logps - reference_logps)["k3"]
+        return [part.sum().item() for part in batch.split(values)], k3.sum().item(), len(batch.targets)
 
     sequence, k3, tokens = np.zeros(len(pairs)), 0.0, 0
     for indices, (sums, estimate, count) in zip(batches, shared_out(batches, divergences), strict=True):

@@ -62,7 +62,7 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
     so that a response sampled within one block comes from one thinned network.
     """
     layers = decoder_layers(model)
-    tail = list(layers[-max(1, round(len(layers) * layer_share)) :])
+    tail: list = list(layers[-max(1, round(len(layers) * layer_share)) :])
     generator = torch.Generator().manual_seed(seed)
     masks: dict[int, torch.Tensor] = {}
     rows_before: list[int] = []

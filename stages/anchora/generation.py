@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -27,7 +27,7 @@ class Response:
     entropies: list[float]  # of the next-token distribution at every token
 
     def row(self) -> dict:
-        return asdict(self)
+        return dict(vars(self))
 
 
 class EntropyRecorder(LogitsProcessor):
@@ -96,14 +96,15 @@ def generate_shard(
     for row, prompt in enumerate(prompts):  # padded on the left: every response starts at `width`
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+    sampling: dict = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     stopping = {"stop_strings": stop_strings, "tokenizer": tokenizer} if stop_strings else {}
     recorder = EntropyRecorder()
+    ids, mask = ids.to(model.device), mask.to(model.device)
     output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
+        input_ids=ids.repeat_interleave(samples, 0),
+        attention_mask=mask.repeat_interleave(samples, 0),
+        past_key_values=prompt_cache(model, ids, mask, samples),
         max_new_tokens=max_new_tokens,
-        num_return_sequences=samples,
         eos_token_id=end_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         logits_processor=LogitsProcessorList([recorder]),
@@ -115,6 +116,21 @@ def generate_shard(
         _response(tokenizer, row, steps, end_tokens(model, tokenizer), stop_strings)
         for row, steps in zip(output[:, width:].tolist(), entropies, strict=True)
     ]
+
+
+def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
+    """Keys and values of prompts, (prompts, length), each computed once and repeated for its ``samples``.
+
+    The last token is left to `generate`, which needs the logits behind it. None where there is nothing to share.
+    """
+    if samples == 1 or ids.shape[1] == 1:
+        return None
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = model.base_model(
+        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True
+    ).past_key_values
+    cache.batch_repeat_interleave(samples)
+    return cache
 
 
 def end_tokens(model, tokenizer) -> list[int]:

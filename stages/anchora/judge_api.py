@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from anchora.files import UserError, new_file, read_json
 from anchora.prompts import Messages
@@ -50,7 +51,7 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     )
     pace, folder = Pace(60.0 / params.judge_requests_per_minute), lasting_folder(CACHE)
     files = [folder / f"{question_hash(question, params)}.json" for question in questions]
-    missing = {file: question for file, question in zip(files, questions, strict=True) if not file.is_file()}
+    missing: dict[Path, Any] = {file: question for file, question in zip(files, questions, strict=True) if not file.is_file()}
 
     def ask(file: Path) -> None:
         pace.wait()

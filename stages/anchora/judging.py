@@ -12,7 +12,7 @@ from anchora.benchmarks import conversation
 from anchora.judge_api import Reply, ask_all, spent
 from anchora.parallel import shared_out
 from anchora.prompts import Messages
-from anchora.statistics import bootstrap_mean, win_rate
+from anchora.statistics import bootstrap_mean, rounded, win_rate
 from anchora.verdicts import grade_question, pair_question, read_grade, read_pair, win
 from anchora.verifiers import score_ensemble
 from parameters.evaluate import EvaluateParams
@@ -40,7 +40,7 @@ def own_judge(
     figures |= {"reward": _by_row(ours, turns).mean(), "baseline_reward": _by_row(theirs, turns).mean()}
     figures["ensemble_win_rate"] = ensemble_wins.mean()
     figures["ensemble_disagreement"] = np.mean((ours - theirs) * liked < 0)
-    return _rounded(figures)
+    return rounded(figures)
 
 
 def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
@@ -60,7 +60,7 @@ def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str
     for name, grades in found["grades"].items():
         known = [np.mean(turns) for turns in grades if turns]
         figures[name] = np.mean(known) if known else None
-    return _rounded(figures)
+    return rounded(figures)
 
 
 def _verdicts(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
@@ -132,7 +132,3 @@ def _figures(wins: np.ndarray, policy: list[list[str]], baseline: list[list[str]
 
 def _mean_length(answers: list[list[str]]) -> float:
     return float(np.mean([len(text) for turns in answers for text in turns]))
-
-
-def _rounded(figures: dict) -> dict:
-    return {name: round(float(value), 6) if isinstance(value, float) else value for name, value in figures.items()}

@@ -173,7 +173,7 @@ def row_length(row: Row, shared: bool) -> int:
 
 
 @torch.no_grad()
-def response_logps(model, rows: list[Row], pad_token_id: int, budget: int, shared: bool = False) -> list[list[list[float]]]:
+def response_logps(model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool = False) -> list[list[list[float]]]:
     """Per-token log-probs of every response of every row, for any number of rows."""
     results: list[list[list[float]]] = [[] for _ in rows]
     batches = token_budget_batches([row_length(row, shared) for row in rows], budget)

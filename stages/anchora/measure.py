@@ -82,7 +82,7 @@ def measure(
 ) -> Measured:  # fmt: skip
     """Greedy responses, ``samples`` samples and their scores for each prompt; seeded by ``seed``."""
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
-    common = {
+    common: dict = {
         "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings, "shard_size": params.sampling_batch_size,
         "seed": seed,
     }  # fmt: skip

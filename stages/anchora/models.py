@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -81,7 +82,7 @@ def load_causal(source: dict[str, str], params: ComputeParams, dtype: torch.dtyp
     return model, tokenizer
 
 
-def load_policy(source: dict[str, str], params: ComputeParams, dtype: torch.dtype | None = None) -> tuple:
+def load_policy(source: dict[str, str], params: ComputeParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """A policy to ask, in eval mode on the machine's device, and its tokenizer."""
     model, tokenizer = load_causal(source, params, dtype)
     own = model.generation_config  # its penalties and temperatures are not this pipeline's

@@ -105,14 +105,14 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     parts = measured.parts(deviation, params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
     known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
-    calibrated = tuple(list(side) for side in zip(*known, strict=True)) if known else ([], [])
+    calibrated = [u for u, _ in known], [c for _, c in known]
     probability = fit_correctness(*calibrated)(uncertainty) if known else np.full(len(rows), np.nan)
     samples = [[response.text for response in responses[: params.evaluation_samples]] for responses in measured.samples]
     return Answers(
         greedy=measured.greedy,
         sampled_pairs=[(ids, responses[0].ids) for ids, responses in zip(measured.prompt_ids, measured.samples, strict=True)],
         correct=np.array(correctness(rows, [response.text for response in measured.greedy], params.answer_reading), dtype=bool),
-        sampled=np.array([np.mean(right) for right in sampled_correctness(rows, samples, params.answer_reading)]),
+        sampled=np.array([np.array(right, dtype=float).mean() for right in sampled_correctness(rows, samples, params.answer_reading)]),
         uncertainty=uncertainty,
         signals=parts | {"regret": measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)},
         probability=probability,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def conservative_gains(known: np.ndarray, greedy: np.ndarray, deviation: np.ndarray, penalty: float) -> np.ndarray:
@@ -23,7 +24,7 @@ def regret(gains: np.ndarray) -> float:
     return float(max(0.0, gains.max())) if len(gains) else 0.0
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: ArrayLike) -> np.ndarray:
     """Mid-ranks of ``values`` in (0, 1): (rank - 0.5) / n, ties sharing their mean rank."""
     from scipy.stats import rankdata
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 RELIABILITY_BINS = 10
 
@@ -12,8 +13,8 @@ def expected_calibration_error(probability: np.ndarray, happened: np.ndarray, bi
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
 
-    probability = torch.as_tensor(np.asarray(probability, dtype=np.float32))
-    return float(binary_calibration_error(probability, torch.as_tensor(np.asarray(happened, dtype=int)), n_bins=bins))
+    sides = torch.as_tensor(np.asarray(probability, dtype=np.float32)), torch.as_tensor(np.asarray(happened, dtype=int))
+    return float(binary_calibration_error(*sides, n_bins=bins))
 
 
 def reliability_bins(probability: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +59,7 @@ def coverage_at_risk(uncertainty: np.ndarray, wrong: np.ndarray, risk: float) ->
     return float((within[-1] + 1) / len(wrong)) if len(within) else 0.0
 
 
-def abstention_threshold(uncertainty: np.ndarray, correct: np.ndarray, target_risk: float) -> float | None:
+def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk: float) -> float | None:
     """The largest uncertainty up to which the error rate of the answers is at most ``target_risk``; None if there is none.
 
     Responses of equal uncertainty are answered together or not at all.
@@ -70,7 +71,7 @@ def abstention_threshold(uncertainty: np.ndarray, correct: np.ndarray, target_ri
     return None
 
 
-def fit_correctness(uncertainty: np.ndarray, correct: np.ndarray):
+def fit_correctness(uncertainty: ArrayLike, correct: ArrayLike):
     """P(correct) as a falling function of uncertainty, by isotonic regression on calibration data.
 
     Returns a function from uncertainties to probabilities.

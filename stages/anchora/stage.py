@@ -35,7 +35,8 @@ def run_stage(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     name = Path(sys.argv[0]).stem
-    end_with(dvc_process())
+    if started_by := dvc_process():
+        end_with(started_by)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     try:
@@ -148,7 +149,7 @@ def dvc_process() -> int | None:
     return None
 
 
-def end_with(pid: int | None) -> None:
+def end_with(pid: int) -> None:
     """End this process when process ``pid`` is gone: a killed DVC leaves no stage running that holds a GPU."""
 
     def watch() -> None:

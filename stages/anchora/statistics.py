@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000  # of prompts, for percentile intervals
@@ -44,7 +45,7 @@ def bootstrap_mean(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 def bootstrap_sides(
     statistic: Callable[..., float | None], first: Sequence[np.ndarray], second: Sequence[np.ndarray], seed: int
-) -> tuple[Interval, Interval, Interval]:
+) -> tuple[Interval, ...]:
     """Percentile bootstrap intervals of ``statistic(*first)``, of ``statistic(*second)`` and of their difference.
 
     Each of the arrays is (prompts,); a resample draws prompts, for both sides alike. Resamples in which
@@ -53,7 +54,7 @@ def bootstrap_sides(
     generator, n = np.random.default_rng(seed), len(first[0])
     drawn = (generator.integers(0, n, n) for _ in range(RESAMPLES))
     values = [[statistic(*(array[rows] for array in side)) for side in (first, second)] for rows in drawn]
-    differences = [None if None in pair else pair[0] - pair[1] for pair in values]
+    differences = [None if ours is None or theirs is None else ours - theirs for ours, theirs in values]
     return tuple(_middle(column) for column in (*zip(*values, strict=True), differences))
 
 
@@ -65,7 +66,14 @@ def _middle(values: Sequence[float | None]) -> Interval:
     return float(low), float(high)
 
 
-def win_rate(scores: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+def win_rate(scores: ArrayLike, baseline: ArrayLike) -> np.ndarray:
     """1 where the first scores higher, 0.5 where they are equal, 0 where lower: (prompts,)."""
     difference = np.asarray(scores) - np.asarray(baseline)
     return np.where(difference > 0, 1.0, np.where(difference < 0, 0.0, 0.5))
+
+
+def rounded(metrics: dict) -> dict:
+    """Plain numbers of six significant digits; counts, names and None as they are."""
+    return {
+        name: value if value is None or isinstance(value, int | str) else float(f"{float(value):.6g}") for name, value in metrics.items()
+    }

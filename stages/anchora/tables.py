@@ -6,10 +6,10 @@ HEADER = ("", "SFT", "UGRR", "difference", "95% interval")
 TITLES = {"alpaca_eval": "AlpacaEval", "mt_bench": "MT-Bench"}
 
 
-def comparison_rows(evaluation: dict) -> list[tuple[str, str, str, str, str]]:
+def comparison_rows(evaluation: dict) -> list[tuple[str, ...]]:
     """Name, SFT, UGRR, difference, 95% interval; sets that were not evaluated are left out."""
     gsm8k, calibration, drift = (evaluation[name] for name in ("gsm8k", "calibration", "drift"))
-    rows = [
+    rows: list[tuple[str, ...]] = [
         _row("exact match, greedy", gsm8k, "exact_match", "difference"),
         _row("accuracy of samples", gsm8k, "sampled_accuracy", "sampled_difference"),
     ]

@@ -6,15 +6,16 @@ from difflib import SequenceMatcher
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from anchora.answers import last_number
 from anchora.files import UserError
 
 
-def ecdf(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
+def ecdf(reference: ArrayLike, values: ArrayLike) -> np.ndarray:
     """Share of ``reference`` (n,) that is at or below each of ``values``: in [0, 1]."""
     ordered = np.sort(np.asarray(reference, dtype=float))
-    return np.searchsorted(ordered, np.asarray(values, dtype=float), side="right") / len(ordered)
+    return np.asarray(np.searchsorted(ordered, np.asarray(values, dtype=float), side="right") / len(ordered))
 
 
 def weighted_mean(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
@@ -22,7 +23,7 @@ def weighted_mean(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np
     total = sum(weights[name] for name in parts)
     if total <= 0:
         raise UserError("weight_*: only parts with weight 0 are left: with one verifier there is no disagreement to weigh")
-    return sum(weights[name] * values for name, values in parts.items()) / total
+    return np.sum([weights[name] * values for name, values in parts.items()], axis=0) / total
 
 
 def combined(parts: dict[str, np.ndarray], calibration: dict, weights: dict[str, float]) -> np.ndarray:

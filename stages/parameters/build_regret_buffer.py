@@ -1,10 +1,8 @@
 """Parameters of build_regret_buffer."""
 
-from typing import Literal
-
 from pydantic import model_validator
 
-from anchora.params import Count, CountOrZero, Members, NotNegative, Share
+from anchora.params import Count, CountOrZero, Members, NotNegative, Reading, Share
 from parameters.policy import ScoringParams
 
 
@@ -16,7 +14,7 @@ class BuildRegretBufferParams(ScoringParams):
     chosen_margin: NotNegative
     chosen_uncertainty_cap: Share
     lora_rank: CountOrZero
-    answer_reading: Literal["last", "anchored"]
+    answer_reading: Reading
     buffer_size: Count
     anchor_count: Count
     replay_alpha: NotNegative

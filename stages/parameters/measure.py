@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from anchora.params import Count, Members, NotNegative, Positive, Seed, Share, Text
+from anchora.params import Count, Members, NotNegative, Positive, Reading, Seed, Share, Text
 from parameters.policy import ScoringParams
 
 
@@ -15,7 +15,7 @@ class MeasureParams(ScoringParams):
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_new_tokens: Count
     stop_strings: list[Text]
-    answer_reading: Literal["last", "anchored"]
+    answer_reading: Reading
     sampling_batch_size: Count
     uncertainty_dropout_samples: Annotated[int, Field(ge=2)]
     uncertainty_dropout_rate: Annotated[float, Field(ge=0, lt=1)]
