@@ -47,7 +47,7 @@ def test_every_key_of_the_design_is_written(ran):
         assert set(keys.split()) <= set(evaluation[name]), name
     for k in (0, 1):
         uncertainty = metrics(ran, f"uncertainty/round{k}.json")["uncertainty"][f"round{k}"]
-        assert {"token_entropy", "mc_dropout", "verifier_disagreement", "combined", "regret"} == set(uncertainty["auroc"])
+        assert {"token_entropy", "mc_dropout", "verifier_disagreement", "combined", "regret", "preferred"} == set(uncertainty["auroc"])
         regret = metrics(ran, f"regret/round{k}.json")["regret"][f"round{k}"]
         assert {"cases", "anchors", "from_uncertainty", "from_low_score", "retired", "mean_regret"} <= set(regret)
         update = metrics(ran, f"update/round{k}.json")["update"][f"round{k}"]
