@@ -19,6 +19,8 @@ from transformers import (
     Olmo2ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
 )
 
 from anchora import dropout, generation, logps, measure, parallel
@@ -216,18 +218,56 @@ def test_sampling_stops_at_eos_and_marks_what_was_cut(policy):
     assert not cut.finished and len(cut.ids) == 3
 
 
+END = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: str(ids))
+
+
+def three_samples_each(model) -> list[generation.Response]:
+    prompts = [prompt for prompt, _ in PAIRS]
+    return sum(generate(model, END, prompts, samples=3, temperature=1.0, max_new_tokens=8, shard_size=3, seed=0), [])
+
+
+def agree(first: list[generation.Response], second: list[generation.Response]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert one.ids == other.ids
+        assert one.entropies == pytest.approx(other.entropies, abs=1e-3)
+
+
 def test_samples_of_a_prompt_share_its_cache_and_are_those_of_whole_rows(model, monkeypatch):
-    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: str(ids))
-
-    def drawn():
-        prompts = [prompt for prompt, _ in PAIRS]
-        return generate(model, tokenizer, prompts, samples=3, temperature=1.0, max_new_tokens=8, shard_size=3, seed=0)
-
-    shared = drawn()
+    """With weights large enough that a position id off by one moves entropies by a tenth and more."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.mul_(8)
+    rows = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _, args, named: rows.append(tuple((args or [named["input_ids"]])[0].shape)), with_kwargs=True
+    )
+    shared = three_samples_each(model)
+    hook.remove()
+    assert rows[:2] == [(3, 4), (9, 1)]  # the longest prompt but its last token once, then that token of every sample
     monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
-    for with_cache, without in zip(sum(shared, []), sum(drawn(), []), strict=True):
-        assert with_cache.ids == without.ids
-        assert with_cache.entropies == pytest.approx(without.entropies, abs=1e-4)
+    agree(shared, three_samples_each(model))
+
+
+@pytest.mark.parametrize("window", [2, 4])
+def test_a_sliding_window_shares_its_cache_too(window, monkeypatch):
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window, initializer_range=0.2)).eval()
+    shared = three_samples_each(model)
+    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    agree(shared, three_samples_each(model))
+
+
+def test_a_model_with_linear_attention_is_sampled_without_a_shared_cache(monkeypatch):
+    torch.manual_seed(0)
+    model = Qwen3NextForCausalLM(
+        Qwen3NextConfig(**SIZES, head_dim=8, linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=8,
+                        linear_value_head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
+                        shared_expert_intermediate_size=16)
+    ).eval()  # fmt: skip
+    found = three_samples_each(model)
+    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    agree(found, three_samples_each(model))
 
 
 def test_a_shards_samples_do_not_depend_on_other_shards(policy):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from anchora.parallel import shared_out
 
@@ -104,6 +105,7 @@ def generate_shard(
         input_ids=ids.repeat_interleave(samples, 0),
         attention_mask=mask.repeat_interleave(samples, 0),
         past_key_values=prompt_cache(model, ids, mask, samples),
+        use_cache=True,
         max_new_tokens=max_new_tokens,
         eos_token_id=end_tokens(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -121,14 +123,16 @@ def generate_shard(
 def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
     """Keys and values of prompts, (prompts, length), each computed once and repeated for its ``samples``.
 
-    The last token is left to `generate`, which needs the logits behind it. None where there is nothing to share.
+    The last token is left to `generate`, which needs the logits behind it. None where there is nothing to
+    share, and for models with layers that keep anything but keys and values (linear attention, state spaces).
     """
     if samples == 1 or ids.shape[1] == 1:
         return None
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = model.base_model(
-        input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True
-    ).past_key_values
+    output = model.get_decoder()(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    if not {type(layer) for layer in getattr(cache, "layers", [None])} <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        return None
     cache.batch_repeat_interleave(samples)
     return cache
 

@@ -46,6 +46,7 @@ def arms(params: dict) -> dict[str, dict]:
         "shuffled_uncertainty": {"beta_mode": "shuffled"},
         "uniform_replay": {"replay": "uniform"},
         "best_of_n_sft": {"dpo_weight": 0.0, "case_weight": "none", "anchor_weight": 0.0},
+        "no_dpo_term": {"dpo_weight": 0.0},
         "no_anchors": {"anchor_weight": 0.0},
         "no_chosen_nll": {"chosen_nll_weight": 0.0},
         "beta_scaling_none": {"beta_scaling": "none"},
