@@ -245,6 +245,11 @@ CONTRADICTIONS = {
     "a round twice": ({"rounds": [{"k": 0, "after": "sft"}, {"k": 0, "after": "sft"}]}, ["entry 1 must be"]),
     "rounds as numbers": ({"rounds": [0, 1]}, ["rounds.0: 0"]),
     "a member by name": ({"verifiers": ["first"]}, ["verifiers.0: 'first'"]),
+    "two members below 0": ({"verifiers": [-1, -1]}, ["verifiers.0: -1 is not allowed", "equal to 0"]),
+    "two empty stop strings": ({"stop_strings": ["", ""]}, ["stop_strings.0: ''"]),
+    "a round without keys": ({"rounds": [{}]}, ["rounds.0.k: missing"]),
+    "a round of nothing": ({"rounds": [{"k": None, "after": None}]}, ["rounds.0.k: None is not allowed", "integer"]),
+    "a word for a beta": ({"kl_beta_min": "aut"}, ["kl_beta_min: 'aut' is not allowed: input should be 'auto' or"]),
     "a member twice": ({"verifiers": [0, 0]}, ["verifiers: [0, 0]", "twice"]),
 }  # fmt: skip
 

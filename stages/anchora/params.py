@@ -102,9 +102,9 @@ def validate(model: type[Params], values: dict, where: str) -> Params:
 def describe(error: ValidationError) -> str:
     """The first problem of a pydantic error in one line: key, value, what is allowed."""
     first, *others = error.errors()
-    inside = first["loc"][:-1]
-    kinds = [first, *(other for other in others if inside and other["loc"][:-1] == inside and other["input"] is first["input"])]
-    key = ".".join(str(part) for part in (inside if len(kinds) > 1 else first["loc"]))  # of a union, each kind has its problem
+    of_a_union = len(first["loc"]) == 2 and isinstance(first["loc"][1], str)  # the parameter, and the kind that its value is not
+    kinds = [first, *(other for other in others if of_a_union and other["loc"][:-1] == first["loc"][:-1])]
+    key = ".".join(str(part) for part in (first["loc"][:1] if len(kinds) > 1 else first["loc"]))
     if first["type"] == "missing":
         return f"{key}: missing; add it (README, table of parameters)"
     message = " or ".join(kind["msg"].removeprefix("Value error, ") for kind in kinds).replace("or Input should be", "or")
