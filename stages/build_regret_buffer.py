@@ -7,6 +7,8 @@ Where a known response is better, it becomes chosen and the greedy one rejected;
 of an uncertain prompt stands, it is chosen over a sample that is clearly worse. Anchors are round 0's
 prompts with neither, each with one sample of the SFT policy. Both carry token ids and the SFT policy's
 per-token log-probs, so that the update needs no second model. Cases whose regret has closed are retired.
+The cases that the calibration prompts would give by the same rules say how often a chosen response is right
+at each uncertainty: `chosen_right` of every case, by which the update weighs it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.answers import READINGS
 from anchora.buffer import buffer_line, response_names
+from anchora.cases import chances_right, select
 from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from anchora.generation import end_tokens
 from anchora.logps import can_share_prompts, check_head, response_logps, row_length
@@ -27,13 +29,12 @@ from anchora.models import load_policy
 from anchora.params import read_params
 from anchora.pins import folder
 from anchora.prompts import encode_response, token_texts
-from anchora.regret import conservative_gains, priorities, regret
-from anchora.splits import split_share
+from anchora.references import correctness
+from anchora.regret import priorities
 from anchora.stage import log_params, run_stage, say
+from anchora.uncertainty import auroc
 from anchora.verifiers import member_sources, score_ensemble
 from parameters.build_regret_buffer import BuildRegretBufferParams
-
-HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the drift
 
 
 def main() -> None:
@@ -46,6 +47,7 @@ def main() -> None:
     use_machine(params)
 
     rows = read_jsonl(f"data/responses/round{args.round}.jsonl")
+    probes = read_jsonl(f"data/responses/calibration_round{args.round}.jsonl")
     before = read_jsonl(f"data/regret_buffer/{args.after}.jsonl")
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     number_format = training_dtype(params.use_bf16, params.lora_rank)  # that of update_policy
@@ -57,20 +59,25 @@ def main() -> None:
     known: dict[str, list[dict]] = {}
     for row in references + known_in_buffer(before):
         known.setdefault(row["id"], []).append(row)
-    cases, anchors, counts = select(rows, known, calibration, params, args.round)
+    gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
+    cases, anchors, counts = select(rows, known, gate, calibration, params, args.round)
     old_cases = [row for row in before if row.get("kind") == "case"]
     open_ids = {case["id"] for case in cases}
     counts["retired"] = sum(case["id"] not in open_ids for case in old_cases)
     if not first_round:
         anchors = [row for row in before if row["kind"] == "anchor"]
     cases = by_priority(cases, params)
-    for case in cases:
-        case["rejected"]["pieces"] = token_texts(tokenizer, case["rejected"]["ids"])
     if not cases:
         raise UserError(
             f"round {args.round}: no regret case is left out of {len(rows)} prompts ({dict(counts)}); lower regret_threshold or "
             "uncertainty_quantile, or use fewer rounds"
         )
+    rehearsed, _, _ = select(probes, {}, gate, calibration, params, args.round)
+    answers = {row["id"]: row for row in probes}
+    right = correctness([answers[case["id"]] for case in rehearsed], [case["chosen"]["text"] for case in rehearsed], params.answer_reading)
+    for case, chance in zip(cases, chances_right(cases, rehearsed, right), strict=True):
+        case["chosen_right"] = chance
+        case["rejected"]["pieces"] = token_texts(tokenizer, case["rejected"]["ids"])
     learnt = [case["chosen"] for case in cases] + [anchor["response"] for anchor in anchors]
     end_by_token(learnt, end_tokens(reference, tokenizer), tokenizer)
     with autocast(params.use_bf16):
@@ -78,19 +85,34 @@ def main() -> None:
     everything = sorted(cases + anchors + references, key=lambda row: (row["kind"], row["id"]))
     write_jsonl(f"data/regret_buffer/round{args.round}.jsonl", everything)
 
+    metrics = {"anchors": len(anchors), **case_figures(cases, counts), **rehearsed_figures(rehearsed, right)}
+    write_json(f"metrics/regret/round{args.round}.json", {"regret": {f"round{args.round}": metrics}})
+    say(f"round {args.round}: {len(cases)} regret cases, {len(anchors)} anchors, {counts['retired']} retired")
+
+
+def case_figures(cases: list[dict], counts: Counter) -> dict:
+    """How many cases there are, from what, and their means."""
     chances = [case["chosen_right"] for case in cases if case["chosen_right"] is not None]
-    metrics = {
+    return {
         "cases": len(cases),
-        "anchors": len(anchors),
         **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
         "by_source": dict(sorted(Counter(case["source"] for case in cases).items())),
         "left_out": {name: counts[name] for name in ("no_better_response", "chosen_too_uncertain", "no_worse_sample")},
-        "mean_regret": round(float(np.mean([row["regret"] for row in cases])), 4),
-        "mean_uncertainty": round(float(np.mean([row["uncertainty"] for row in cases])), 4),
+        "mean_regret": round(float(np.mean([case["regret"] for case in cases])), 4),
+        "mean_uncertainty": round(float(np.mean([case["uncertainty"] for case in cases])), 4),
         "mean_chosen_right": round(float(np.mean(chances)), 4) if chances else None,
     }
-    write_json(f"metrics/regret/round{args.round}.json", {"regret": {f"round{args.round}": metrics}})
-    say(f"round {args.round}: {len(cases)} regret cases, {len(anchors)} anchors, {counts['retired']} retired")
+
+
+def rehearsed_figures(rehearsed: list[dict], right: list[bool | None]) -> dict:
+    """Of the cases that prompts with known answers gave: how many, how often chosen was right, AUROC of uncertainty for it being wrong."""
+    known = [(case["uncertainty"], is_right) for case, is_right in zip(rehearsed, right, strict=True) if is_right is not None]
+    area = auroc(np.array([not is_right for _, is_right in known]), np.array([uncertainty for uncertainty, _ in known])) if known else None
+    return {
+        "rehearsed": len(known),
+        "rehearsed_right": round(float(np.mean([is_right for _, is_right in known])), 4) if known else None,
+        "rehearsed_auroc": None if area is None else round(area, 4),
+    }
 
 
 def known_before(rows: list[dict], before: list[dict], tokenizer, params) -> list[dict]:
@@ -117,100 +139,6 @@ def known_before(rows: list[dict], before: list[dict], tokenizer, params) -> lis
 def known_in_buffer(before: list[dict]) -> list[dict]:
     """The chosen responses of the cases that the buffer of the round before holds."""
     return [{**row["chosen"], "id": row["id"], "source": "buffer"} for row in before if row.get("kind") == "case"]
-
-
-def select(rows, known, calibration, params, number: int) -> tuple[list[dict], list[dict], Counter]:
-    """Cases and anchors among this round's prompts, without log-probs yet, and counts of the reasons."""
-    gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
-    cases, anchors, counts = [], [], Counter[str]()
-    for row in rows:
-        greedy = {**row["greedy"], "source": "greedy"}
-        candidates = [{**sample, "source": "sample"} for sample in row["samples"]] + known.get(row["id"], [])
-        gains = gains_over(candidates, greedy, calibration, params)
-        uncertain, low_score = row["uncertainty"] > gate, regret(gains) > params.regret_threshold
-        if not uncertain and not low_score:
-            anchors.append({**anchor_fields(row, number), "response": response_fields(row["samples"][0])})
-            continue
-        chosen, gain = best_candidate(candidates, gains, greedy, params)
-        rejected: dict | None = greedy
-        reason = "no_better_response"
-        if chosen is None and uncertain:
-            chosen, gain, rejected, reason = greedy_over_sample(row["samples"], greedy, calibration, params)
-        if chosen is None or rejected is None:
-            counts[reason] += 1
-            continue
-        counts["from_uncertainty"] += uncertain
-        counts["from_uncertainty_alone"] += uncertain and not low_score
-        counts["from_low_score"] += low_score
-        cases.append(
-            {
-                **anchor_fields(row, number),
-                "kind": "case",
-                "parts": row["parts"],
-                "regret": gain,
-                "chosen_right": row["preferred_right"],
-                "source": chosen["source"],
-                "chosen": {**response_fields(chosen), "scores": chosen["scores"], "entropy_rank": chosen["entropy_rank"]},
-                "rejected": {**response_fields(rejected), "scores": rejected["scores"], "entropies": rejected["entropies"]},
-            }
-        )
-    anchors = sorted(anchors, key=lambda row: split_share(row["id"], "anchor"))[: params.anchor_count]
-    if len(anchors) > 1 and not any(row["held_out"] for row in anchors):
-        anchors[0]["held_out"] = True  # the drift must be measured on something
-    return cases, anchors, counts
-
-
-def gains_over(responses: list[dict], other: dict, calibration: dict, params) -> np.ndarray:
-    """Conservative gain of each of ``responses`` over ``other``, (responses,)."""
-    scores = np.array([response["scores"] for response in responses]).T  # (members, responses)
-    return conservative_gains(scores, np.array(other["scores"]), np.array(calibration["deviation"]), params.regret_penalty)
-
-
-def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, float]:
-    """The known response of highest gain that may be chosen over the greedy one, and its gain; or None."""
-    for index in np.argsort(-gains, kind="stable"):
-        if gains[index] <= params.chosen_margin:
-            break
-        candidate = candidates[index]
-        if candidate["entropy_rank"] <= params.chosen_uncertainty_cap and not same_in_substance(
-            candidate["text"], greedy["text"], params.answer_reading
-        ):
-            return candidate, float(gains[index])
-    return None, 0.0
-
-
-def greedy_over_sample(samples, greedy, calibration, params) -> tuple[dict | None, float, dict | None, str]:
-    """The greedy response of an uncertain prompt as chosen over the first of the samples that is clearly worse.
-
-    Where greedy decoding is right, its worse mode is still what sampling meets. The first sample that is
-    worse, not the worst, because it is drawn as users draw it: what is unlikely anyway need not be pushed
-    down. Returns chosen, its gain, rejected, and the reason where there is no such pair.
-    """
-    if greedy["entropy_rank"] > params.chosen_uncertainty_cap:
-        return None, 0.0, None, "chosen_too_uncertain"
-    for sample in samples:
-        (gain,) = gains_over([greedy], sample, calibration, params)
-        if gain > params.regret_threshold and not same_in_substance(sample["text"], greedy["text"], params.answer_reading):
-            return greedy, float(gain), sample, ""
-    return None, 0.0, None, "no_worse_sample"
-
-
-def same_in_substance(first: str, second: str, reading: str) -> bool:
-    """Whether two responses are the same text or give the same answer, read as ``READINGS`` say."""
-    numbers = READINGS[reading](first), READINGS[reading](second)
-    return first.strip() == second.strip() or (None not in numbers and numbers[0] == numbers[1])
-
-
-def anchor_fields(row: dict, number: int) -> dict:
-    held_out = split_share(row["id"], "drift") < HELD_OUT_ANCHORS
-    return {
-        "id": row["id"], "kind": "anchor", "round": number, "held_out": held_out, "prompt": row["prompt"],
-        "prompt_ids": row["prompt_ids"], "uncertainty": row["uncertainty"],
-    }  # fmt: skip
-
-
-def response_fields(response: dict) -> dict:
-    return {"text": response["text"], "ids": response["ids"], "finished": response["finished"]}
 
 
 def by_priority(cases: list[dict], params) -> list[dict]:

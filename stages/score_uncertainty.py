@@ -3,10 +3,10 @@
     python stages/score_uncertainty.py --round 0 --after sft
 
 For each prompt one greedy response, the one that is judged, and samples; token entropy, MC dropout and
-verifier disagreement of the greedy response on the frozen scales. Prompts with known answers, those of
-calibration, are asked with them: they say how often the response that the verifiers like best is right at
-each uncertainty (`preferred_right`), and how well each signal finds the wrong greedy responses (AUROC).
-Writes data/responses/round<k>.jsonl and metrics/uncertainty/round<k>.json.
+verifier disagreement of the greedy response on the frozen scales. The calibration prompts, whose answers
+are known, are asked with them: they say how well each signal finds the wrong greedy responses (AUROC), and
+to build_regret_buffer how far a chosen response can be trusted. Writes data/responses/round<k>.jsonl,
+data/responses/calibration_round<k>.jsonl and metrics/uncertainty/round<k>.json.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from anchora.models import load_policy
 from anchora.params import read_params
 from anchora.pins import folder
 from anchora.references import correctness, sampled_correctness
-from anchora.reliability import fit_correctness
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import auroc, combined, ecdf
 from anchora.verifiers import member_sources
@@ -52,13 +51,11 @@ def main() -> None:
     )  # fmt: skip
     rows = scored_rows(prompts + probes, measured, calibration, params)
     rows, probed = rows[: len(prompts)], rows[len(prompts) :]
-    liked = measured.preferred(np.array(calibration["deviation"]), params.regret_penalty)[len(prompts) :]
-    liked_correct = correctness(probes, [response.text for response in liked], params.answer_reading)
-    chances = preferred_right(rows, probed, liked_correct)
-    rows = [{**row, "preferred_right": chance} for row, chance in zip(rows, chances, strict=True)]
     write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows, key=lambda row: row["id"]))
+    known = ({**row, "reference": probe.get("reference")} for row, probe in zip(probed, probes, strict=True))
+    write_jsonl(f"data/responses/calibration_round{args.round}.jsonl", sorted(known, key=lambda row: row["id"]))
 
-    metrics = known_metrics(probes, probed, liked_correct, params.answer_reading)
+    metrics = known_metrics(probes, probed, params.answer_reading)
     uncertainty = [row["uncertainty"] for row in rows]
     metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(everything) - len(prompts)
     metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
@@ -97,20 +94,8 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
     return rows
 
 
-def preferred_right(rows: list[dict], probed: list[dict], correct: list[bool | None]) -> list[float | None]:
-    """For each of ``rows`` the probability that its preferred response is right, by its uncertainty; None without known answers."""
-    known = [index for index, value in enumerate(correct) if value is not None]
-    if not known or not rows:
-        return [None] * len(rows)
-    chance = fit_correctness([probed[index]["uncertainty"] for index in known], [correct[index] is True for index in known])
-    return [round(float(value), 6) for value in chance([row["uncertainty"] for row in rows])]
-
-
-def known_metrics(probes: list[dict], rows: list[dict], liked_correct: list[bool | None], reading: str) -> dict:
-    """AUROC of every signal for the greedy response being wrong, where it is known; else None.
-
-    Under ``preferred`` the combined uncertainty's for the verifiers' choice being wrong.
-    """
+def known_metrics(probes: list[dict], rows: list[dict], reading: str) -> dict:
+    """AUROC of every signal for the greedy response being wrong, where it is known; else None."""
     correct = correctness(probes, [row["greedy"]["text"] for row in rows], reading)
     known = [index for index, value in enumerate(correct) if value is not None]
     wrong = np.array([not correct[index] for index in known], dtype=bool)
@@ -118,14 +103,11 @@ def known_metrics(probes: list[dict], rows: list[dict], liked_correct: list[bool
     signals["combined"] = [rows[index]["uncertainty"] for index in known]
     signals["regret"] = [rows[index]["sample_regret"] for index in known]
     areas = {name: auroc(wrong, np.array(values)) if known else None for name, values in signals.items()}
-    liked = np.array([liked_correct[index] for index in known], dtype=bool)
-    areas["preferred"] = auroc(~liked, np.array(signals["combined"])) if known else None
     texts = [[sample["text"] for sample in rows[index]["samples"]] for index in known]
     sampled = sampled_correctness([probes[index] for index in known], texts, reading)
     return {
         "auroc": {name: None if area is None else round(area, 4) for name, area in areas.items()},
         "exact_match": round(float(1 - wrong.mean()), 4) if known else None,
-        "preferred_exact_match": round(float(liked.mean()), 4) if known else None,
         "sampled_accuracy": round(float(np.array(sampled, dtype=float).mean()), 4) if known else None,
         "best_of_samples": round(float(np.mean([any(row) for row in sampled])), 4) if known else None,
         "known": len(known),

@@ -29,7 +29,7 @@ from anchora.parallel import any_process, whole_steps
 from anchora.params import read_params
 from anchora.pins import folder
 from anchora.stage import log_figures, log_params, run_stage, say
-from anchora.update import Layout, Pairs, SequenceLogps, forward_kl, layout_for, update, weigh
+from anchora.update import Layout, Pairs, SequenceLogps, chances_known, forward_kl, layout_for, update, weigh
 from parameters.update_policy import UpdatePolicyParams
 
 WARMUP_SHARE = 0.1
@@ -47,6 +47,8 @@ def main() -> None:
     path = Path(f"data/regret_buffer/round{args.round}.jsonl")
     buffer = [row for row in read_jsonl(path) if row["kind"] in ("case", "anchor")]
     pairs = weigh([row for row in buffer if row["kind"] == "case"], params)
+    if params.case_weight == "calibrated" and not chances_known(pairs.rows):
+        say(f"round {args.round}: too few calibration prompts have known answers; cases are weighed by the rank of their certainty")
     anchors = [row for row in buffer if row["kind"] == "anchor" and not row["held_out"]]
     drift = [row for row in buffer if row["kind"] == "anchor" and row["held_out"]]
     if params.anchor_weight > 0 and not anchors:
@@ -71,6 +73,7 @@ def main() -> None:
     with new_file(f"metrics/curves/round{args.round}.csv") as partial:
         curve.to_csv(partial, index=False, float_format="%.6g")
     metrics = {**kept_figures(curve, kept), "beta_mean": float(pairs.beta.mean()), "stopped_at": stopped_at, "pairs": len(pairs.rows)}
+    metrics |= {"weight_min": float(pairs.weight.min()), "weight_max": float(pairs.weight.max())}
     metrics = {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {metrics['steps']} updates kept, forward KL {metrics['kl_forward']:.3f} nats a sequence")

@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import dvc, environment, small_project
@@ -47,7 +48,7 @@ def test_every_key_of_the_design_is_written(ran):
         assert set(keys.split()) <= set(evaluation[name]), name
     for k in (0, 1):
         uncertainty = metrics(ran, f"uncertainty/round{k}.json")["uncertainty"][f"round{k}"]
-        assert {"token_entropy", "mc_dropout", "verifier_disagreement", "combined", "regret", "preferred"} == set(uncertainty["auroc"])
+        assert {"token_entropy", "mc_dropout", "verifier_disagreement", "combined", "regret"} == set(uncertainty["auroc"])
         regret = metrics(ran, f"regret/round{k}.json")["regret"][f"round{k}"]
         assert {"cases", "anchors", "from_uncertainty", "from_low_score", "retired", "mean_regret"} <= set(regret)
         update = metrics(ran, f"update/round{k}.json")["update"][f"round{k}"]
@@ -78,6 +79,25 @@ def test_the_buffer_holds_what_the_update_needs(ran):
         if row["kind"] == "case":
             assert row["chosen"]["text"] != row["rejected"]["text"]
             assert row["regret"] > 0 and 0 <= row["uncertainty"] <= 1 and row["priority"] > 0
+
+
+def test_cases_weigh_what_their_chance_of_being_right_is(ran):
+    """Measured on the calibration prompts: it does not rise with uncertainty, and weights of mean 1 are in proportion to it."""
+    assert (
+        len(lines(ran, "data/responses/calibration_round0.jsonl"))
+        >= metrics(ran, "regret/round0.json")["regret"]["round0"]["rehearsed"]
+        >= 20
+    )
+    cases = sorted(
+        (row for row in lines(ran, "data/regret_buffer/round0.jsonl") if row["kind"] == "case"), key=lambda row: row["uncertainty"]
+    )
+    for greedy in (True, False):
+        chances = [case["chosen_right"] for case in cases if (case["source"] == "greedy") == greedy]
+        assert chances == sorted(chances, reverse=True) and all(0.05 <= chance <= 1 for chance in chances)
+    chances = np.array([case["chosen_right"] for case in cases])
+    weights = pd.read_csv(ran / "metrics" / "gate" / "round0.csv")
+    assert sorted(weights["weight"]) == pytest.approx(sorted(chances / chances.mean()), rel=1e-4)
+    assert weights["uncertainty"].tolist() == pytest.approx([case["uncertainty"] for case in cases], abs=1e-5)
 
 
 def test_anchors_are_those_of_round_0(ran):

@@ -5,6 +5,7 @@ import pytest
 from conftest import params_as
 
 import build_regret_buffer
+from anchora.cases import chances_right, same_in_substance, select
 from anchora.prompts import encode_response
 from anchora.regret import conservative_gains, importance_weights, priorities, ranks, regret
 
@@ -65,7 +66,7 @@ def response(text: str, score: float, entropy_rank: float = 0.5) -> dict:
 
 def prompt(name: str, uncertainty: float, greedy: dict, *samples: dict) -> dict:
     common = {"id": name, "prompt": [{"role": "user", "content": name}], "prompt_ids": [1], "parts": {}}
-    return {**common, "uncertainty": uncertainty, "preferred_right": 0.5, "greedy": greedy, "samples": list(samples)}
+    return {**common, "uncertainty": uncertainty, "greedy": greedy, "samples": list(samples)}
 
 
 def test_which_prompts_become_cases_and_which_way_round():
@@ -80,13 +81,12 @@ def test_which_prompts_become_cases_and_which_way_round():
         prompt("unsure, all alike", 0.8, response("#### 1", 2.0), response("#### 1", 2.0)),
         prompt("sure as well", 0.3, response("#### 1", 2.0), response("#### 2", 0.0)),
     ]  # fmt: skip
-    params = params_as(build_regret_buffer.BuildRegretBufferParams, uncertainty_quantile=0.5)
-    cases, anchors, counts = build_regret_buffer.select(rows, {}, SCALES, params, 0)
+    params = params_as(build_regret_buffer.BuildRegretBufferParams)
+    cases, anchors, counts = select(rows, {}, 0.3, SCALES, params, 0)
     assert {case["id"]: (case["chosen"]["text"], case["rejected"]["text"], case["regret"], case["source"]) for case in cases} == {
         "regret": ("#### 2", "#### 1", 2.0, "sample"),  # the best one is too uncertain
         "unsure": ("#### 1", "#### 3", 1.5, "greedy"),  # the second sample is not clearly worse, the fourth not the first
     }
-    assert {case["chosen_right"] for case in cases} == {0.5}
     assert {anchor["id"] for anchor in anchors} == {"sure", "sure as well"}
     assert counts["from_uncertainty_alone"] == 1 and counts["from_low_score"] == 1 and counts["no_worse_sample"] == 1
 
@@ -94,8 +94,30 @@ def test_which_prompts_become_cases_and_which_way_round():
 def test_the_same_answer_is_read_as_the_evaluation_reads_it():
     """Both end with 5 and mark 4 and 5: the same last number, another answer."""
     texts = ("The answer is 4. It was not 5", "The answer is 5. It was not 5")
-    assert build_regret_buffer.same_in_substance(*texts, "last")
-    assert not build_regret_buffer.same_in_substance(*texts, "anchored")
+    assert same_in_substance(*texts, "last")
+    assert not same_in_substance(*texts, "anchored")
+
+
+def cases_of(source: str, *uncertainties: float) -> list[dict]:
+    return [{"source": source, "uncertainty": value} for value in uncertainties]
+
+
+def test_the_chance_that_chosen_is_right_by_hand():
+    """Isotonic means of 20 known cases each: samples right up to .5 and one in four above it, greedy ones always wrong: the least chance.
+
+    The first two calibration cases have no known answer, and do not count.
+    """
+    rehearsed = cases_of("sample", 0.2, 0.9, *[0.5] * 12, *[0.9] * 8) + cases_of("greedy", *[0.5] * 20)
+    right = [None, None] + [True] * 12 + [True, False, False, False] * 2 + [False] * 20
+    cases = cases_of("sample", 0.1, 0.9) + cases_of("greedy", 0.1) + cases_of("buffer", 0.95) + cases_of("reference", 0.99)
+    assert chances_right(cases, rehearsed, right) == [1.0, 0.25, 0.05, 0.25, 1.0]
+
+
+def test_cases_of_a_kind_too_rare_for_a_curve_share_the_other_kinds():
+    rehearsed = cases_of("sample", *[0.5] * 19) + cases_of("greedy", 0.5)
+    assert chances_right(cases_of("greedy", 0.5), rehearsed, [True] * 10 + [False] * 10) == [0.5]
+    assert chances_right(cases_of("greedy", 0.5), rehearsed, [True] * 19 + [None]) == [None]
+    assert chances_right([], [], []) == []
 
 
 def test_what_a_stop_string_ended_is_learnt_with_an_end(policy):

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import score_uncertainty
 from anchora.dropout import mutual_information
-from anchora.measure import Measured
 from anchora.uncertainty import (
     agreement,
     auroc,
@@ -87,19 +85,3 @@ def test_auroc_is_scikit_learns_with_ties_too():
     for size in (5, 60, 600):
         wrong, uncertainty = generator.random(size) < 0.4, generator.integers(0, 20, size) / 20
         assert auroc(wrong, uncertainty) == pytest.approx(roc_auc_score(wrong, uncertainty), abs=1e-12)
-
-
-def test_the_preferred_response_is_the_best_sample_that_has_a_gain_over_the_greedy_one():
-    """First prompt: gains -1 and 2; second: -2 and -1, so that the greedy response stays."""
-    texts = {"prompt_ids": [[1], [1]], "greedy": ["greedy 0", "greedy 1"], "samples": [["a", "b"], ["c", "d"]]}
-    scores = {"greedy_scores": np.array([[1.0, 3.0]]), "sample_scores": np.array([[[0.0, 3.0], [1.0, 2.0]]])}
-    measured = Measured(**texts, **scores, token_entropy=np.zeros(2), mc_dropout=np.zeros(2))
-    assert measured.preferred(np.array([1.0]), 0.5) == ["b", "greedy 1"]
-
-
-def test_the_chance_that_a_preferred_response_is_right_by_hand():
-    """Isotonic means: right at .1 and .5, one of two right at .9; the prompt without a known answer does not count."""
-    probed = [{"uncertainty": value} for value in (0.1, 0.5, 0.9, 0.9, 0.2)]
-    rows = [{"uncertainty": value} for value in (0.05, 0.5, 0.95)]
-    assert score_uncertainty.preferred_right(rows, probed, [True, True, False, True, None]) == [1.0, 1.0, 0.5]
-    assert score_uncertainty.preferred_right(rows, probed[:1], [None]) == [None] * 3

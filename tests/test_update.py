@@ -86,6 +86,11 @@ def test_the_first_loss_is_s_ln_2_for_every_pair_and_the_kl_is_0(policy, buffer)
     assert update.forward_kl(model, [row for row in buffer if row["kind"] == "anchor"], layout) == pytest.approx(0, abs=1e-6)
 
 
+def test_the_least_beta_is_four_tenths_of_the_largest_unless_it_is_given():
+    assert settings(kl_beta_min="auto", kl_beta_max=10.0).betas() == (4.0, 10.0)
+    assert settings(kl_beta_min=0.5, kl_beta_max=10.0).betas() == (0.5, 10.0)
+
+
 def test_a_pairs_weight_is_its_chance_of_being_right_and_falls_with_the_rank_where_none_is_known(buffer):
     """Chances 1, .5, 1, .5 ... of mean .75: weights 4/3 and 2/3, on the DPO term and on the chosen NLL."""
     cases = [row for row in buffer if row["kind"] == "case"]

@@ -52,11 +52,14 @@ def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tens
     return midpoint / beta if scaling == "inverse" else torch.ones_like(beta)
 
 
-def case_weights(certainty: torch.Tensor, mode: str) -> torch.Tensor:
-    """w_i of each pair, (pairs,), of mean 1: in proportion to ``certainty``, which is not negative; ``none`` gives 1."""
-    if mode == "none" or not certainty.any():
-        return torch.ones_like(certainty)
-    return certainty / certainty.mean()
+def case_weights(trust: torch.Tensor, mode: str) -> torch.Tensor:
+    """w_i of each case, (cases,), of mean 1 over the buffer: in proportion to ``trust``, which is not negative.
+
+    1 in mode ``none``, and where nothing is trusted.
+    """
+    if mode == "none" or not trust.any():
+        return torch.ones_like(trust)
+    return trust / trust.mean()
 
 
 def kl_estimates(log_ratio: torch.Tensor) -> dict[str, torch.Tensor]:

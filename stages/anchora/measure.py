@@ -47,14 +47,6 @@ class Measured:
         pairs = zip(self.sample_scores.transpose(1, 0, 2), self.greedy_scores.T, strict=True)
         return np.array([regret(conservative_gains(known[:, :samples], greedy, deviation, penalty)) for known, greedy in pairs])
 
-    def preferred(self, deviation: np.ndarray, penalty: float) -> list[Response]:
-        """What the verifiers like best of each prompt's responses: its best sample where that has a gain, else its greedy one."""
-        best = []
-        for number, (greedy, samples) in enumerate(zip(self.greedy, self.samples, strict=True)):
-            gains = conservative_gains(self.sample_scores[:, number], self.greedy_scores[:, number], deviation, penalty)
-            best.append(samples[int(gains.argmax())] if gains.max() > 0 else greedy)
-        return best
-
 
 def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[dict]:
     """The rows whose ``prompt`` leaves room for a response.

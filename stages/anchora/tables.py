@@ -57,7 +57,7 @@ def comparison(evaluation: dict, baseline: str = "SFT", policy: str = "UGRR") ->
 
 def summary_table(evaluation: dict) -> str:
     """The comparison at the end of a run, with what to type next."""
-    commands = ("open metrics/report.html", "dvc exp run -S kl_beta_max=0.5", "dvc metrics diff --targets metrics/summary.json")
+    commands = ("open metrics/report.html", "dvc exp run -S seed=1", "dvc metrics diff --targets metrics/summary.json")
     return comparison(evaluation) + "\n\nnext:  " + "\n       ".join(commands)
 
 

@@ -2,8 +2,9 @@
 
     loss = dpo_weight * 1/N sum_i w_i s_i DPO_i(beta_i) + chosen_nll_weight * 1/T sum_i w_i NLL(chosen_i) + anchor_weight * NLL(anchors)
 
-Every term is divided by a figure of the whole optimiser batch (its pairs, its chosen tokens, its anchor
-tokens), so that any split of the batch, over passes or over processes, gives the same gradient.
+over the N pairs of an optimiser batch, with w_i the weight of a case, s_i the scale of its beta, and T the
+chosen tokens of the batch. Every term is divided by a figure of the whole batch (its pairs, its chosen
+tokens, its anchor tokens), so that any split of it, over passes or over processes, gives the same gradient.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ class Layout:
 
 
 def weigh(rows: list[dict], params: UpdatePolicyParams) -> Pairs:
-    """Beta, weight, chance and reference log-probs of every case of the buffer."""
+    """Beta, weight, chance and reference log-probs of every case of the buffer.
+
+    Calibrated weights go by the chance that chosen is right; where it is not known of every case, by certainty.
+    """
     rank = torch.tensor(ranks([row["uncertainty"] for row in rows]), dtype=torch.float32)
     low, high = params.betas()
     beta = pair_betas(gate(rank, params.beta_mode, params.seed), low, high)
@@ -71,11 +75,16 @@ def weigh(rows: list[dict], params: UpdatePolicyParams) -> Pairs:
     chance = chance / chance.sum() if params.replay == "regret" else torch.full_like(chance, 1 / len(rows))
     correction = torch.tensor(importance_weights(chance.numpy(), params.importance_correction), dtype=torch.float32)
     chosen, rejected = (torch.tensor([sum(row[side]["reference_logps"]) for row in rows]) for side in ("chosen", "rejected"))
-    certainty = 1 - rank
-    if params.case_weight == "calibrated" and all(row["chosen_right"] is not None for row in rows):
-        certainty = torch.tensor([row["chosen_right"] for row in rows], dtype=torch.float32)
-    weight = case_weights(gate(certainty, params.beta_mode, params.seed), params.case_weight) * correction
+    trust = 1 - rank
+    if params.case_weight == "calibrated" and chances_known(rows):
+        trust = torch.tensor([row["chosen_right"] for row in rows], dtype=torch.float32)
+    weight = case_weights(gate(trust, params.beta_mode, params.seed), params.case_weight) * correction
     return Pairs(rows, rank, beta, weight, scale, chance, chosen, rejected)
+
+
+def chances_known(rows: list[dict]) -> bool:
+    """Whether every case says how likely its chosen response is right."""
+    return all(row["chosen_right"] is not None for row in rows)
 
 
 def layout_for(policy, pad_token_id: int, buffer: list[dict], params: UpdatePolicyParams) -> Layout:
