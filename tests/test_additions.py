@@ -116,7 +116,7 @@ def test_a_loss_term(project):
         "def dpo_losses(",
         'def squared(margins):\n    """Keeps margins small, like IPO\'s loss (Azar et al. 2023)."""\n    return margins.square()\n\n\n',
     )
-    project.insert("stages/anchora/update.py", '        "chosen_nll": -chosen.sum(),', '        "squared": squared(margins).sum(),\n')
+    project.insert("stages/anchora/update.py", '        "chosen_nll": -(weight', '        "squared": squared(margins).sum(),\n')
     project.insert("stages/anchora/update.py", "kl_estimates, pair_betas\n", "squared, ")
     project.insert(
         "stages/anchora/update.py",
