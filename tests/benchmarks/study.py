@@ -87,6 +87,8 @@ def experiments() -> dict[str, str]:
 def run_all(wanted: dict[str, dict], jobs: int) -> None:
     """Queue what is not done yet, work the queue off, and wait for it."""
     missing = {name: changes for name, changes in wanted.items() if name not in experiments()}
+    if missing:
+        dvc("queue", "remove", "--failed")  # of an earlier study that was cut: they have the names of what is queued now
     for name, changes in missing.items():
         settings = [f"-S{key}={value}" for key, value in changes.items()]
         dvc("exp", "run", "--queue", "--name", name, f"-S{ONE_ROUND}", *settings)
