@@ -27,6 +27,40 @@ def test_dpo_loss_at_the_reference_is_ln_2():
     assert losses.tolist() == pytest.approx([math.log(2)] * 2)
 
 
+def test_bounded_loss_by_hand():
+    """Margin ln 3: 2 sigmoid(-ln 3) = 2 / 4; with beta 2: 2 sigmoid(-2 ln 3) = 2 / 10. The swapped pair has the rest to 2."""
+    margin = torch.tensor([math.log(3)] * 2)
+    zero, beta = torch.zeros(2), torch.tensor([1.0, 2.0])
+    losses, _ = dpo_losses(margin, zero, zero, zero, beta, "bounded")
+    swapped, _ = dpo_losses(zero, margin, zero, zero, beta, "bounded")
+    assert losses.tolist() == pytest.approx([0.5, 0.2])
+    assert (losses + swapped).tolist() == pytest.approx([2, 2])
+
+
+def test_swapped_pairs_hold_the_logistic_loss_back_but_not_the_bounded_one():
+    """Three pairs of one margin m, one of them swapped, beta 8.
+
+    The logistic mean is least where sigmoid(8 m) = 2 / 3, at m = ln(2) / 8. The bounded mean is
+    (2 * 2 sigmoid(-8 m) + 2 sigmoid(8 m)) / 3 = (2 + 2 sigmoid(-8 m)) / 3, which falls with m for good.
+    """
+    margin = torch.linspace(-2, 2, 4001, dtype=torch.float64)
+    zero = torch.zeros_like(margin)
+    means = {}
+    for form in ("logistic", "bounded"):
+        right, wrong = (dpo_losses(sign * margin, zero, zero, zero, 8.0, form)[0] for sign in (1, -1))
+        means[form] = (2 * right + wrong) / 3
+    assert margin[means["logistic"].argmin()].item() == pytest.approx(math.log(2) / 8, abs=1e-3)
+    assert (means["bounded"].diff() <= 0).all()
+
+
+@pytest.mark.parametrize("form", ["logistic", "bounded"])
+def test_both_losses_start_with_the_same_slope(form):
+    """-beta / 2 at margin 0."""
+    chosen = torch.zeros(2, requires_grad=True)
+    dpo_losses(chosen, torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.tensor([1.0, 8.0]), form)[0].sum().backward()
+    assert chosen.grad.tolist() == pytest.approx([-0.5, -4.0])
+
+
 def test_inverse_scaling_gives_every_pair_the_same_first_gradient():
     """d/dm of s * -log sigmoid(beta m) at m = 0 is -s * beta / 2; with s = 1.15 / beta that is -0.575 for all."""
     beta = torch.tensor([0.3, 1.15, 2.0])

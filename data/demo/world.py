@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 Step = tuple[int, str, int]  # left operand, operator, right operand
@@ -213,11 +213,11 @@ def reserved(question: str) -> bool:
     return hashlib.sha256(question.encode()).digest()[0] < 64
 
 
-def draw_fresh(rng: random.Random, seen: set[str], without: Sequence[str] = ()) -> Problem:
-    """A reserved problem of no family in ``without``, whose question is not in ``seen``; adds it there."""
+def draw_fresh(rng: random.Random, seen: set[str], without: str = "") -> Problem:
+    """A reserved problem, not of the family ``without``, whose question is not in ``seen``; adds it there."""
     while True:
         problem = draw(rng, DATA_HARD_SHARE)
-        if problem.family not in without and reserved(problem.question) and problem.question not in seen:
+        if problem.family != without and reserved(problem.question) and problem.question not in seen:
             seen.add(problem.question)
             return problem
 

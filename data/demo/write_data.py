@@ -3,8 +3,7 @@
     python data/demo/write_data.py --out data
 
 Mixed quality in the SFT answers, annotators who err in the preferences, prompts alone for the regret
-loop, and no question in two files. The same options give the same bytes; their defaults give the demo's
-own, others give worlds in which the method can be tried, too.
+loop, and no question in two files. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,30 +15,33 @@ from pathlib import Path
 
 import world
 
-SFT, REGRET, CALIBRATION, GSM8K, ALPACA, MT_BENCH = 2400, 600, 400, 600, 200, 80
+SFT, PREFERENCES, REGRET, CALIBRATION, GSM8K, ALPACA, MT_BENCH = 2400, 3600, 600, 400, 600, 200, 80
+ANNOTATOR_ERROR = 0.05  # the share of preference labels that are wrong
 SLIP_SHARE = 0.15  # the share of wrong responses that err in arithmetic alone
+# No annotator was shown this family, in which SFT is wrong and sure of it: the verifiers have to guess there.
+UNANNOTATED = "broken"
 MT_CATEGORIES = ("math", "reasoning", "extraction", "stem")
 
 
-def sft_rows(rng: random.Random, seen: set[str], careful_shift: float) -> list[dict]:
+def sft_rows(rng: random.Random, seen: set[str]) -> list[dict]:
     rows = []
     for _ in range(SFT):
         problem = world.draw_fresh(rng, seen)
-        careful = rng.random() < world.SFT_QUALITY[problem.family] + world.THEME_SHIFT[problem.theme] + careful_shift
+        careful = rng.random() < world.SFT_QUALITY[problem.family] + world.THEME_SHIFT[problem.theme]
         steps = problem.careful if careful else problem.sloppy
         rows.append({"prompt": problem.question, "completion": world.solution(steps)})
     return rows
 
 
-def preference_rows(rng: random.Random, seen: set[str], count: int, error: float, unannotated: list[str]) -> list[dict]:
-    """A right and a wrong solution in either order; the label follows the right one, but for a share of ``error``."""
+def preference_rows(rng: random.Random, seen: set[str]) -> list[dict]:
+    """A right and a wrong solution in either order; the label follows the right one, most of the time."""
     rows = []
-    for _ in range(count):
-        problem = world.draw_fresh(rng, seen, without=unannotated)
+    for _ in range(PREFERENCES):
+        problem = world.draw_fresh(rng, seen, without=UNANNOTATED)
         right, wrong = world.solution(problem.careful), world.wrong_solution(rng, problem, SLIP_SHARE)
         label = rng.randint(0, 1)
         a, b = (right, wrong) if label else (wrong, right)
-        if rng.random() < error:
+        if rng.random() < ANNOTATOR_ERROR:
             label = 1 - label
         rows.append({"prompt": problem.question, "response_a": a, "response_b": b, "label": label})
     return rows
@@ -75,19 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="data")
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--careful-shift", type=float, default=0.0, help="added to the share of careful SFT answers of every family")
-    parser.add_argument("--preferences", type=int, default=3600, help="how many pairs the annotators were shown")
-    parser.add_argument("--annotator-error", type=float, default=0.05, help="share of their labels that are wrong")
-    parser.add_argument(
-        "--unannotated", nargs="+", default=["broken"], choices=sorted(world.FAMILIES), metavar="FAMILY",
-        help="families of which they saw none, so that the verifiers have to guess; in `broken` SFT is wrong and sure of it",
-    )  # fmt: skip
     args = parser.parse_args()
 
     rng, seen, out = random.Random(args.seed), set(), Path(args.out)
     lists = {
-        "sft.json": sft_rows(rng, seen, args.careful_shift),
-        "preferences.json": preference_rows(rng, seen, args.preferences, args.annotator_error, args.unannotated),
+        "sft.json": sft_rows(rng, seen),
+        "preferences.json": preference_rows(rng, seen),
         "alpaca_eval.json": alpaca_rows(rng, seen),
     }
     lines = {

@@ -15,13 +15,19 @@ def dpo_losses(
     reference_chosen: torch.Tensor,
     reference_rejected: torch.Tensor,
     beta: torch.Tensor | float,
+    form: str = "logistic",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-pair DPO losses and log-ratio margins, all (pairs,): Rafailov et al. 2023, equation 7.
+    """Per-pair DPO losses and log-ratio margins m_i, all (pairs,).
 
-    loss_i = -log sigmoid(beta_i * m_i), where m_i = (log pi(chosen) - log ref(chosen)) -
-    (log pi(rejected) - log ref(rejected)). Its slope in m_i at 0 is -beta_i / 2.
+    m_i = (log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected)). ``logistic`` is
+    -log sigmoid(beta_i m_i), Rafailov et al. 2023, equation 7; ``bounded`` is 2 sigmoid(-beta_i m_i). Both
+    have the slope -beta_i / 2 at m_i = 0. The bounded one adds up to 2 with that of the swapped pair, whatever
+    the policy: such a loss is minimal for the same policy when a share of the pairs below one half is swapped
+    (Ghosh, Manwani and Sastry 2015), where swapped pairs pull the logistic one back to the reference.
     """
     margins = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    if form == "bounded":
+        return 2 * torch.sigmoid(-beta * margins), margins
     return -functional.logsigmoid(beta * margins), margins
 
 

@@ -51,6 +51,7 @@ class Pairs:
     chance: torch.Tensor  # of being drawn, adds up to 1
     reference_chosen: torch.Tensor  # nats
     reference_rejected: torch.Tensor
+    form: str  # of the DPO loss
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def weigh(rows: list[dict], params: UpdatePolicyParams) -> Pairs:
     if params.case_weight == "calibrated" and chances_known(rows):
         trust = torch.tensor([row["chosen_right"] for row in rows], dtype=torch.float32)
     weight = case_weights(gate(trust, params.beta_mode, params.seed), params.case_weight) * correction
-    return Pairs(rows, rank, beta, weight, scale, chance, chosen, rejected)
+    return Pairs(rows, rank, beta, weight, scale, chance, chosen, rejected, params.dpo_loss)
 
 
 def chances_known(rows: list[dict]) -> bool:
@@ -110,7 +111,7 @@ def pair_terms(model, pairs: Pairs, indices: list[int], layout: Layout) -> dict[
         values[indices].to(chosen.device)
         for values in (pairs.reference_chosen, pairs.reference_rejected, pairs.beta, pairs.weight, pairs.scale)
     )
-    losses, margins = dpo_losses(chosen, rejected, reference_chosen, reference_rejected, beta)
+    losses, margins = dpo_losses(chosen, rejected, reference_chosen, reference_rejected, beta, pairs.form)
     return {
         "dpo": (weight * scale * losses).sum(),
         "chosen_nll": -(weight * chosen).sum(),

@@ -23,6 +23,7 @@ class UpdatePolicyParams(LoraParams):
     replay: Literal["regret", "uniform"]
     importance_correction: NotNegative
     dpo_weight: NotNegative
+    dpo_loss: Literal["logistic", "bounded"]
     chosen_nll_weight: NotNegative
     anchor_weight: NotNegative
     kl_budget: Positive
