@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study lock audit
+.PHONY: run test types test-long test-kills benchmark study wrong-pairs lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -29,6 +29,9 @@ benchmark: .venv/test.installed
 
 study: .venv/test.installed
 	@python tests/benchmarks/study.py
+
+wrong-pairs: .venv/test.installed
+	@python tests/benchmarks/wrong_pairs.py
 
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed

@@ -1,0 +1,127 @@
+"""What the arms are worth where pairs are wrong in proportion to uncertainty: some are swapped on purpose.
+
+    python tests/benchmarks/wrong_pairs.py --strengths 0.6 --seeds 0 1
+
+Each pair of round 0's buffer is swapped with a probability of strength times the rank of its uncertainty. So are the
+cases that the calibration prompts give, and the chance that chosen is right is fitted on those again: a pipeline whose
+verifiers err like that would see the same. Starts from the experiments study-ugrr-<seed> of tests/benchmarks/study.py.
+Outcomes are kept in logs/wrong_pairs, so that a run that was stopped goes on; writes metrics/wrong_pairs.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import yaml
+from study import command, experiments, outcome, summary
+
+from anchora.cases import chances_right, select
+from anchora.files import read_json, read_jsonl, write_jsonl
+from anchora.references import correctness
+from anchora.splits import split_share
+from parameters.build_regret_buffer import BuildRegretBufferParams
+
+ARMS = {
+    "ugrr": {},
+    "ugrr_bounded": {"dpo_loss": "bounded"},
+    "best_of_n_sft_anchors": {"dpo_weight": 0.0, "case_weight": "none"},
+    "no_dpo_term": {"dpo_weight": 0.0},
+    "constant_beta": {"beta_mode": "constant"},
+    "constant_beta_bounded": {"beta_mode": "constant", "dpo_loss": "bounded"},
+    "shuffled_uncertainty": {"beta_mode": "shuffled"},
+}
+KEPT = Path("logs/wrong_pairs")
+
+
+def swapped(cases: list[dict], uncertainties: np.ndarray, strength: float) -> list[dict]:
+    """The cases, some with chosen and rejected exchanged; ``uncertainties`` are those of the buffer, sorted."""
+    ranks = np.searchsorted(uncertainties, [case["uncertainty"] for case in cases]) / len(uncertainties)
+    result = []
+    for case, rank in zip(cases, ranks, strict=True):
+        hit = split_share(case["id"], "swap") < strength * rank
+        result.append({**case, "chosen": case["rejected"], "rejected": case["chosen"]} if hit else case)
+    return result
+
+
+def swap_pairs(folder: Path, buffer: list[dict], strength: float) -> float:
+    """Write the buffer with swapped pairs and the chances that they are right; the share of the rehearsed that is."""
+    params = BuildRegretBufferParams.model_validate(yaml.safe_load((folder / "params.yaml").read_text()))
+    rows, probes = (read_jsonl(folder / f"data/responses/{name}round0.jsonl") for name in ("", "calibration_"))
+    gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
+    rehearsed, _, _ = select(probes, {}, gate, read_json(folder / "models/calibration.json"), params, 0)
+    uncertainties = np.sort([row["uncertainty"] for row in buffer if row["kind"] == "case"])
+    rehearsed = swapped(rehearsed, uncertainties, strength)
+    answers = {row["id"]: row for row in probes}
+    right = correctness([answers[case["id"]] for case in rehearsed], [case["chosen"]["text"] for case in rehearsed], params.answer_reading)
+    cases = swapped([row for row in buffer if row["kind"] == "case"], uncertainties, strength)
+    chances = chances_right(cases, rehearsed, right)
+    cases = [{**case, "chosen_right": chance} for case, chance in zip(cases, chances, strict=True)]
+    write_jsonl(folder / "data/regret_buffer/round0.jsonl", cases + [row for row in buffer if row["kind"] != "case"])
+    return float(np.mean([is_right for is_right in right if is_right is not None]))
+
+
+def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
+    """All arms and strengths of one seed, one after another, in a clone that has the seed's SFT policy and buffer."""
+    with tempfile.TemporaryDirectory() as name:
+        root, folder = Path.cwd(), Path(name).resolve() / "project"
+        commit = experiments()[f"study-ugrr-{seed}"]
+        command("git", "clone", "-q", "--shared", str(root), str(folder))
+        (folder / "dvc.lock").write_text(command("git", "show", f"{commit}:dvc.lock"))
+        (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n")
+        params = yaml.safe_load((folder / "params.yaml").read_text()) | {"seed": seed, "rounds": [{"k": 0, "after": "sft"}]}
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        run(folder, "-m", "dvc", "checkout", "-q")
+        buffer = read_jsonl(folder / "data/regret_buffer/round0.jsonl")
+        for strength in strengths:
+            right = swap_pairs(folder, buffer, strength)
+            for arm in arms:
+                kept = KEPT / f"{arm}-{strength:g}-{seed}.json"
+                if kept.is_file():
+                    continue
+                (folder / "params.yaml").write_text(yaml.safe_dump(params | ARMS[arm]))
+                shutil.rmtree(folder / "models/round0", ignore_errors=True)
+                run(folder, "stages/update_policy.py", "--round", "0", "--after", "sft")
+                run(folder, "stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0")
+                evaluation = read_json(folder / "logs/round0/evaluation.json")["evaluation"]
+                kept.write_text(json.dumps(outcome(evaluation) | {"chosen_right": right}))
+                print(kept.stem, kept.read_text(), flush=True)
+
+
+def run(folder: Path, *words: str) -> None:
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()[-500:]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.3, 0.6])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for done in [pool.submit(run_seed, seed, args.strengths, args.arms) for seed in args.seeds]:
+            done.result()
+    found: dict[str, dict[str, dict[int, dict]]] = {}
+    for path in sorted(KEPT.glob("*.json")):
+        arm, strength, seed = path.stem.split("-")
+        found.setdefault(strength, {}).setdefault(arm, {})[int(seed)] = read_json(path)
+    result = {}
+    for strength, arms in found.items():
+        right = [one["chosen_right"] for one in arms["ugrr"].values()]
+        result[f"strength_{strength}"] = {"chosen_right": round(float(np.mean(right)), 4), "arms": summary(arms)}
+    Path("metrics/wrong_pairs.json").write_text(json.dumps({"wrong_pairs": result}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
