@@ -78,7 +78,7 @@ def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
         (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n")
         params = yaml.safe_load((folder / "params.yaml").read_text()) | {"seed": seed, "rounds": [{"k": 0, "after": "sft"}]}
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        run(folder, "-m", "dvc", "checkout", "-q")
+        run(folder, sys.executable, "-m", "dvc", "checkout", "-q")
         buffer = read_jsonl(folder / "data/regret_buffer/round0.jsonl")
         for strength in strengths:
             right = swap_pairs(folder, buffer, strength)
@@ -88,15 +88,15 @@ def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
                     continue
                 (folder / "params.yaml").write_text(yaml.safe_dump(params | ARMS[arm]))
                 shutil.rmtree(folder / "models/round0", ignore_errors=True)
-                run(folder, "stages/update_policy.py", "--round", "0", "--after", "sft")
-                run(folder, "stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0")
+                run(folder, "sh", "stages/python", "stages/update_policy.py", "--round", "0", "--after", "sft")
+                run(folder, "sh", "stages/python", "stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0")
                 evaluation = read_json(folder / "logs/round0/evaluation.json")["evaluation"]
                 kept.write_text(json.dumps(outcome(evaluation) | {"chosen_right": right}))
                 print(kept.stem, kept.read_text(), flush=True)
 
 
 def run(folder: Path, *words: str) -> None:
-    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()[-500:]}")
 
