@@ -22,6 +22,7 @@ from anchora.models import add_lora, load_causal, save_policy
 from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.prompts import encode_prompt, encode_response
+from anchora.sharded import gathered
 from anchora.stage import log_params, run_stage, say
 from anchora.trainer import WholeUpdates, train, trainer_settings
 from parameters.sft import SftParams
@@ -35,10 +36,9 @@ def main() -> None:
         datasets.disable_progress_bars()
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
     source = source_of(pin)
-    model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
+    model, tokenizer = load_trainable(source, params)
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
     sources = [row.pop("source") for row in rows]
-    model = add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
     checkpoints = Checkpoints()
     settings = SFTConfig(
         **trainer_settings(params, checkpoints, params.sft_learning_rate, params.sft_epochs, params.seed),
@@ -48,7 +48,8 @@ def main() -> None:
     trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
     trainer.order = WholeUpdates([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
     loss = train(trainer, checkpoints, sources)
-    save_policy(Path(params.output_dir) / "sft", trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    model = gathered(trainer.accelerator.unwrap_model(trainer.model), lambda: load_trainable(source, params)[0])
+    save_policy(Path(params.output_dir) / "sft", model, tokenizer)
     tokens = sum(len(row["input_ids"]) for row in rows)
     write_json(
         "metrics/sft.json",
@@ -63,6 +64,12 @@ def main() -> None:
         },
     )
     say(f"sft: {len(rows)} examples, mean loss {loss:.4f}")
+
+
+def load_trainable(source: dict[str, str], params: SftParams) -> tuple:
+    """The base model, with fresh LoRA adapters if asked for, and its tokenizer."""
+    model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
+    return add_lora(model, params.lora_rank, params.lora_alpha, params.seed), tokenizer
 
 
 class OrderedSFTTrainer(SFTTrainer):

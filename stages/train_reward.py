@@ -24,6 +24,7 @@ from anchora.machine import use_machine
 from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.reliability import brier, expected_calibration_error
+from anchora.sharded import gathered, layers_to_cut
 from anchora.splits import split_share
 from anchora.stage import log_params, run_stage, say
 from anchora.trainer import WholeUpdates, train, trainer_settings
@@ -56,7 +57,9 @@ def main() -> None:
             "at least one"
         )
     torch.manual_seed(seed)  # before the new head is drawn
-    model, tokenizer = load_verifier(source_of(pin), params, num_labels=1)
+    source = source_of(pin)
+    model, tokenizer = load_verifier(source, params, num_labels=1)
+    model._no_split_modules = layers_to_cut(model)
     model.train()
     checkpoints = Checkpoints()
     settings = RewardConfig(
@@ -75,7 +78,7 @@ def main() -> None:
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     trainer.order = WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
     train(trainer, checkpoints, [row["source"] for row in training])
-    model.eval()
+    model = gathered(trainer.accelerator.unwrap_model(model), lambda: load_verifier(source, params, num_labels=1)[0]).eval()
     report = held_out_report(model, tokenizer, held_out, params)
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
     say(f"verifier {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs")

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from anchora.buffer import buffer_line, response_names
-from anchora.checkpoint import Checkpoints, load_optimizer, optimizer_tensors
+from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, new_file, read_jsonl, write_json
 from anchora.logps import response_logps
 from anchora.machine import autocast, device, training_dtype, use_machine
@@ -28,6 +28,7 @@ from anchora.models import add_lora, load_causal, save_policy
 from anchora.parallel import any_process, whole_steps
 from anchora.params import read_params
 from anchora.pins import folder
+from anchora.sharded import cut, gathered, load_optimizer, local, optimizer_tensors, whole, whole_of_part
 from anchora.stage import log_figures, log_params, run_stage, say
 from anchora.update import Layout, Pairs, SequenceLogps, chances_known, forward_kl, layout_for, update, weigh
 from parameters.update_policy import UpdatePolicyParams
@@ -65,6 +66,7 @@ def main() -> None:
             check_reference(model, buffer, layout, params)
         curve, kept, stopped_at = replay(model, pairs, anchors, drift, layout, params, params.seed + args.round, checkpoints)
 
+    model = gathered(model, lambda: load_trainable(folder(source), params)[0])
     save_policy(Path(params.output_dir) / f"round{args.round}", model, tokenizer)
     log_figures(curve.pop("tokens_per_second"), params.log_dir)
     gate = {"uncertainty": [row["uncertainty"] for row in pairs.rows], "beta": pairs.beta.tolist(), "weight": pairs.weight.tolist()}
@@ -125,9 +127,10 @@ def replay(
     policy.eval()  # no dropout of the model's own: the policy is the reference at step 0
     for module in policy.modules():
         module.training = getattr(module, "gradient_checkpointing", False)  # which works in training mode alone
-    trainable = [weight for weight in policy.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=params.update_learning_rate, weight_decay=0.0)
+    weights = [weight for weight in policy.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=params.update_learning_rate, weight_decay=0.0)
     model, optimizer = accelerator.prepare(SequenceLogps(policy), optimizer)
+    trainable = [weight for weight in policy.parameters() if weight.requires_grad]  # FSDP has put its own in their place
     generator = torch.Generator().manual_seed(seed)
     size, steps = params.batch_size * params.grad_accum_steps, steps_in_round(len(pairs.rows), params)
     start, kept, stopped_at, snapshot = 0, 0, None, copies(trainable)
@@ -139,9 +142,9 @@ def replay(
     bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="update", unit="step", mininterval=2, disable=None)
 
     def save(step: int) -> None:
+        tensors = training_state(trainable, snapshot if kept < step else None, optimizer, generator)
         if accelerator.is_main_process:
-            state = {"step": step, "kept": kept, "figures": figures}
-            checkpoints.save(step, training_state(trainable, snapshot if kept < step else None, optimizer, generator), state)
+            checkpoints.save(step, tensors, {"step": step, "kept": kept, "figures": figures})
 
     for step in whole_steps(bar, save):
         for group in optimizer.param_groups:
@@ -162,14 +165,14 @@ def replay(
             save(step)
     with torch.no_grad():
         for weight, value in zip(trainable, snapshot, strict=True):
-            weight.copy_(value)
+            local(weight).copy_(value)
     return pd.DataFrame(figures), kept, stopped_at
 
 
 def training_state(trainable, snapshot: list[torch.Tensor] | None, optimizer, generator) -> dict[str, torch.Tensor]:
     """All that the rest of a round depends on; ``snapshot`` where it is not the weights themselves."""
-    tensors = {f"weight.{index}": weight for index, weight in enumerate(trainable)}
-    tensors |= {f"snapshot.{index}": weight for index, weight in enumerate(snapshot or [])}
+    tensors = {f"weight.{index}": whole(weight) for index, weight in enumerate(trainable)}
+    tensors |= {f"snapshot.{index}": whole_of_part(part, trainable[index]) for index, part in enumerate(snapshot or [])}
     return tensors | optimizer_tensors(optimizer) | {"sampler": generator.get_state()}
 
 
@@ -178,15 +181,16 @@ def put_back(checkpoint: tuple[dict[str, torch.Tensor], dict], trainable, optimi
     tensors, state = checkpoint
     with torch.no_grad():
         for index, weight in enumerate(trainable):
-            weight.copy_(tensors[f"weight.{index}"])
+            weight.copy_(cut(tensors[f"weight.{index}"], weight))
     load_optimizer(optimizer, tensors)
     generator.set_state(tensors["sampler"])
-    snapshot = [tensors.get(f"snapshot.{index}", tensors[f"weight.{index}"]) for index in range(len(trainable))]
+    kept = [tensors.get(f"snapshot.{index}", tensors[f"weight.{index}"]) for index in range(len(trainable))]
+    snapshot = [local(cut(tensor, weight)).cpu() for tensor, weight in zip(kept, trainable, strict=True)]
     return (state["step"], state["kept"], state["figures"]), snapshot
 
 
 def copies(weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [weight.detach().cpu().clone() for weight in weights]
+    return [local(weight.detach()).cpu().clone() for weight in weights]
 
 
 def steps_in_round(cases: int, params) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,26 @@ def dvc(folder: Path, *arguments: str, check: bool = True, **variables: str) -> 
     if check and done.returncode:
         pytest.fail(f"dvc {' '.join(arguments)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
     return done.stdout + done.stderr
+
+
+def running(folder: Path, script: str) -> list[int]:
+    """Processes whose working folder is ``folder`` and whose command names ``script``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if script in (entry / "cmdline").read_text() and os.readlink(entry / "cwd") == str(folder):
+                    found.append(int(entry.name))
+            except OSError:
+                pass
+    return found
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, "waited too long"
+        time.sleep(0.05)
 
 
 def tracked_files() -> list[str]:

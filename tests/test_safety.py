@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, dvc, environment
+from conftest import ROOT, dvc, environment, running, wait_for
 
 from anchora import checkpoint, parallel
 from anchora.checkpoint import Checkpoints
@@ -35,26 +35,6 @@ def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
         [sys.executable, "-m", "dvc", "repro", *arguments], cwd=folder, env=environment(**more), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-
-
-def running(folder: Path, script: str) -> list[int]:
-    """Processes whose working folder is ``folder`` and whose command names ``script``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if script in (entry / "cmdline").read_text() and os.readlink(entry / "cwd") == str(folder):
-                    found.append(int(entry.name))
-            except OSError:
-                pass
-    return found
-
-
-def wait_for(condition, seconds: float = 90) -> None:
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begun < seconds, "waited too long"
-        time.sleep(0.05)
 
 
 def hashes(folder: Path) -> dict[str, str]:

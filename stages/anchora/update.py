@@ -34,6 +34,7 @@ class SequenceLogps(torch.nn.Module):
     def __init__(self, policy):
         super().__init__()
         self.policy = policy
+        self._no_split_modules = policy._no_split_modules  # FSDP cuts by these layers
 
     def forward(self, batch):
         return sequence_logps(self.policy, batch)

@@ -1,0 +1,85 @@
+"""Weights that several processes hold in parts (FSDP2): whole again for a checkpoint or a model folder, and back.
+
+Each function is a matter of all processes, and does nothing to weights that are whole anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def is_sharded(weight: torch.Tensor) -> bool:
+    return hasattr(weight, "to_local")  # a DTensor, whose module takes its time to import
+
+
+def local(weight: torch.Tensor) -> torch.Tensor:
+    """The part of a weight that this process holds."""
+    return weight.to_local() if is_sharded(weight) else weight
+
+
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    """All of a weight, on every process."""
+    return weight.full_tensor() if is_sharded(weight) else weight
+
+
+def whole_of_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """All of what this process has a part of, cut as ``like`` is."""
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    part = part.to(like.device)
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    ).full_tensor()
+
+
+def cut(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``value``, which every process has whole, cut as ``like`` is."""
+    if not is_sharded(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of an optimiser as named tensors, whole: ``optimizer.<parameter>.<name>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": whole(torch.as_tensor(value)) for index, values in state.items() for name, value in values.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what ``optimizer_tensors`` took."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            weight = weights[int(index)]  # a step count has no part in it
+            state.setdefault(int(index), {})[name] = cut(tensor, weight) if tensor.shape == weight.shape else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def gathered(model, build: Callable[[], torch.nn.Module]):
+    """``model`` where its weights are whole; else a model that ``build`` makes, with all of its weights, on every process."""
+    if not any(is_sharded(weight) for weight in model.parameters()):
+        return model
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    plain = build()
+    plain.load_state_dict(state)
+    return plain
+
+
+def layers_to_cut(model) -> list[str]:
+    """Classes of the modules by which FSDP cuts a model, for its ``_no_split_modules``.
+
+    Those that hold the input embedding are left out: Accelerate cuts that one by itself, and nothing can be cut twice.
+    """
+    embedding, names = model.get_input_embeddings(), set(model._no_split_modules or ())
+    whole_embeddings = {type(module).__name__ for module in model.modules() if module is not embedding and embedding in module.modules()}
+    return sorted(names - whole_embeddings)
