@@ -270,6 +270,27 @@ def test_a_model_with_linear_attention_is_sampled_without_a_shared_cache(monkeyp
     agree(found, three_samples_each(model))
 
 
+@pytest.mark.parametrize("stop_strings", [[], ["####"]])
+def test_responses_that_have_ended_leave_the_batch_and_the_others_stay_as_they_are(policy, stop_strings, monkeypatch):
+    model, tokenizer = policy
+    texts = ["Work out 3 + 4.", "Mia has 31 eggs and 9 pens. Leo brings 12 eggs. How many eggs are there?", "Hello.", "Work out 12 - 5."]
+    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": text}], "") for text in texts]
+
+    def answers(segment: int) -> list[generation.Response]:
+        monkeypatch.setattr(generation, "SEGMENT", segment)
+        settings: dict = {"max_new_tokens": 40, "shard_size": 4, "seed": 0, "stop_strings": stop_strings}
+        return [row for (row,) in generate(model, tokenizer, prompts, **settings)]
+
+    together, sizes = answers(40), []
+    hook = model.get_decoder().register_forward_pre_hook(lambda _, args, named: sizes.append(len(named["input_ids"])), with_kwargs=True)
+    parted = answers(4)
+    hook.remove()
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 4 and sizes[-1] < 4
+    for one, other in zip(together, parted, strict=True):
+        assert (one.ids, one.text, one.finished) == (other.ids, other.text, other.finished)
+        assert one.entropies == pytest.approx(other.entropies, abs=1e-3)
+
+
 def test_a_shards_samples_do_not_depend_on_other_shards(policy):
     model, tokenizer = policy
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": f"Work out {i} + 4."}], "") for i in range(1, 7)]

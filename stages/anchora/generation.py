@@ -12,6 +12,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from anchora.parallel import shared_out
 
+SEGMENT = 16  # tokens between two looks for responses that have ended
+
 
 @dataclass(frozen=True)
 class Response:
@@ -90,43 +92,67 @@ def generate_shard(
     model, tokenizer, prompts: list[list[int]], *, samples: int, temperature: float, top_p: float, max_new_tokens: int,
     stop_strings: list[str],
 ) -> list[Response]:  # fmt: skip
-    """``samples`` responses for each prompt, one prompt after another, from torch's generator as it stands."""
+    """``samples`` responses for each prompt, one prompt after another, from torch's generator as it stands.
+
+    Every ``SEGMENT`` tokens the responses that have ended leave the batch, with their keys and values: a few
+    that ramble on do not hold the others' memory and time.
+    """
+    ends, (ids, mask) = end_tokens(model, tokenizer), padded_on_the_left(prompts, tokenizer.pad_token_id, model.device)
+    width, cache = ids.shape[1], prompt_cache(model, ids, mask, samples)
+    ids, mask = ids.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0)
+    options: dict = {"use_cache": True, "return_dict_in_generate": True, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
+    options |= {"stop_strings": stop_strings, "tokenizer": tokenizer} if stop_strings else {}
+    drawn = (
+        {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else dict.fromkeys(("temperature", "top_p", "top_k"))
+    )
+    tokens: list[list[int]] = [[] for _ in ids]
+    entropies: list[list[float]] = [[] for _ in ids]
+    going = list(range(len(ids)))  # the response that each row of the batch belongs to
+    while going:
+        recorder, left = EntropyRecorder(), max_new_tokens - (ids.shape[1] - width)
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=left if cache is None else min(SEGMENT, left),
+            logits_processor=LogitsProcessorList([recorder]), do_sample=temperature > 0, **drawn, **options,
+        )  # fmt: skip
+        new = output.sequences[:, ids.shape[1] :].tolist()
+        for row, more, steps in zip(going, new, torch.stack(recorder.steps, dim=1).tolist(), strict=True):
+            tokens[row] += more
+            entropies[row] += steps
+        if len(new[0]) == left:
+            break
+        keep = [place for place, row in enumerate(going) if not ended(tokens[row], ends, tokenizer, stop_strings)]
+        going = [going[place] for place in keep]
+        if going:
+            kept = torch.tensor(keep, device=model.device)
+            ids, cache = output.sequences[kept], output.past_key_values
+            mask = torch.cat([mask[kept], mask.new_ones(len(keep), len(new[0]))], dim=1)
+            cache.batch_select_indices(kept)
+    return [_response(tokenizer, *row, ends, stop_strings) for row in zip(tokens, entropies, strict=True)]
+
+
+def padded_on_the_left(prompts: list[list[int]], pad_token_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, (prompts, longest prompt): every response starts at the same place."""
     width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
+    ids = torch.full((len(prompts), width), pad_token_id)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):  # padded on the left: every response starts at `width`
+    for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    sampling: dict = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
-    stopping = {"stop_strings": stop_strings, "tokenizer": tokenizer} if stop_strings else {}
-    recorder = EntropyRecorder()
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    output = model.generate(
-        input_ids=ids.repeat_interleave(samples, 0),
-        attention_mask=mask.repeat_interleave(samples, 0),
-        past_key_values=prompt_cache(model, ids, mask, samples),
-        use_cache=True,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=end_tokens(model, tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        logits_processor=LogitsProcessorList([recorder]),
-        **stopping,
-        **(sampling or {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}),
-    )
-    entropies = torch.stack(recorder.steps, dim=1).cpu()  # (rows, steps)
-    return [
-        _response(tokenizer, row, steps, end_tokens(model, tokenizer), stop_strings)
-        for row, steps in zip(output[:, width:].tolist(), entropies, strict=True)
-    ]
+    return ids.to(device), mask.to(device)
+
+
+def ended(ids: list[int], ends: list[int], tokenizer, stop_strings: list[str]) -> bool:
+    """Whether a response has its end-of-sequence token or one of the stop strings."""
+    return any(token in ends for token in ids) or (bool(stop_strings) and any(stop in tokenizer.decode(ids) for stop in stop_strings))
 
 
 def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
     """Keys and values of prompts, (prompts, length), each computed once and repeated for its ``samples``.
 
-    The last token is left to `generate`, which needs the logits behind it. None where there is nothing to
-    share, and for models with layers that keep anything but keys and values (linear attention, state spaces).
+    The last token is left to `generate`, which needs the logits behind it. None for prompts of that token
+    alone, and for models with layers that keep anything but keys and values (linear attention, state spaces).
     """
-    if samples == 1 or ids.shape[1] == 1:
+    if ids.shape[1] == 1:
         return None
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     output = model.get_decoder()(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True)
@@ -144,7 +170,7 @@ def end_tokens(model, tokenizer) -> list[int]:
     return sorted({tokenizer.eos_token_id, *own})
 
 
-def _response(tokenizer, ids: list[int], entropies: torch.Tensor, ends: list[int], stop_strings: list[str]) -> Response:
+def _response(tokenizer, ids: list[int], entropies: list[float], ends: list[int], stop_strings: list[str]) -> Response:
     length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
     finished = length > 0 and ids[length - 1] in ends
     ids = ids[:length]
@@ -153,4 +179,5 @@ def _response(tokenizer, ids: list[int], entropies: torch.Tensor, ends: list[int
     if places:  # behind the tokens that complete a stop string stands padding
         length = next(end for end in range(1, length + 1) if any(stop in tokenizer.decode(ids[:end]) for stop in stop_strings))
         ids, finished, text = ids[:length], True, text[: min(places)]
-    return Response(text, ids, finished, entropies[:length].mean().item(), [round(value, 4) for value in entropies[:length].tolist()])
+    entropies = entropies[:length]
+    return Response(text, ids, finished, sum(entropies) / length, [round(value, 4) for value in entropies])
