@@ -1,4 +1,4 @@
-"""The update, the reference pass, scoring and sampling, side by side with TRL and transformers.
+"""The update, the reference pass, scoring and sampling, side by side with TRL and transformers; SFT and a matrix product alone.
 
     python tests/benchmarks/benchmark.py --text shared/real [--repeat 3] [--out metrics/benchmark.json]
 
@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "stages"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
-from ours import reference_ours, sampling_ours, scoring_dropout, scoring_plain, update_ours  # noqa: E402
+from ours import reference_ours, sampling_ours, scoring_dropout, scoring_plain, sft_ours, update_ours  # noqa: E402
 from theirs import reference_trl, sampling_plain, update_trl  # noqa: E402
-from workload import on_gpu, real_pairs  # noqa: E402
+from workload import matrix_product, on_gpu, real_pairs  # noqa: E402
 
 COMPARISONS = {
     "update": (update_trl, update_ours),
@@ -35,7 +35,8 @@ COMPARISONS = {
     "sampling": (sampling_plain, sampling_ours),
     "mc_dropout": (scoring_plain, scoring_dropout),
 }
-MEASUREMENTS = {side.__name__: side for sides in COMPARISONS.values() for side in sides}
+ALONE = (matrix_product, sft_ours)  # with nothing to compare to: SFT is TRL's own
+MEASUREMENTS = {side.__name__: side for side in (*ALONE, *(side for sides in COMPARISONS.values() for side in sides))}
 
 
 def measured(name: str, args) -> dict:
@@ -55,8 +56,8 @@ def medians(rows: list[dict]) -> dict:
 
 
 def compare(args) -> dict:
-    """Every measurement, theirs and ours in turn; medians and their ratios."""
-    results: dict = {}
+    """Every measurement, theirs and ours in turn; medians, their ratios, and training's share of the speed of a matrix product."""
+    results: dict = {side.__name__: medians([measured(side.__name__, args) for _ in range(args.repeat)]) for side in ALONE}
     for name, functions in COMPARISONS.items():
         sides = [function.__name__ for function in functions]
         rows: dict[str, list[dict]] = {side: [] for side in sides}
@@ -71,6 +72,8 @@ def compare(args) -> dict:
             results[name]["tokens_per_second_ratio"] = round(ours["tokens_per_second"] / theirs["tokens_per_second"], 3)
         if "peak_memory_mib" in ours:
             results[name]["peak_memory_ratio"] = round(ours["peak_memory_mib"] / theirs["peak_memory_mib"], 3)
+    for training in (results["update"]["update_ours"], results["sft_ours"]):
+        training["flop_utilisation"] = round(training["tflops"] / results["matrix_product"]["tflops"], 3)
     return results
 
 

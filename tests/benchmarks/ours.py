@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from workload import Memory, build_policy, on_gpu, useful_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,10 +51,50 @@ def update_ours(pairs, args) -> dict:
         begun = None
         for start in range(0, len(pairs), args.batch):
             drawn = list(range(start, min(start + args.batch, len(pairs))))
-            update(accelerator, model, optimizer, start // args.batch + 1, weighed, drawn, [], layout, params)
-            begun = begun or time.perf_counter()
+            with contextlib.nullcontext() if begun else FlopCounterMode(display=False) as counter:
+                update(accelerator, model, optimizer, start // args.batch + 1, weighed, drawn, [], layout, params)
+            if not begun:
+                flops_a_token = counter.get_total_flops() / useful_tokens(pairs[: args.batch])
+                begun = time.perf_counter()
         seconds = time.perf_counter() - begun
-    return {"tokens_per_second": useful_tokens(pairs[args.batch :]) / seconds, "peak_memory_mib": memory.peak, "shared": layout.shared}
+    speed = useful_tokens(pairs[args.batch :]) / seconds
+    return {"tokens_per_second": speed, "peak_memory_mib": memory.peak, "tflops": speed * flops_a_token / 1e12, "shared": layout.shared}
+
+
+def sft_ours(pairs, args) -> dict:
+    """SFT as the stage does it, on full rows without gradient checkpointing; the first update is not counted."""
+    import tempfile
+
+    import yaml
+    from datasets import Dataset
+    from theirs import Clock, word_tokenizer
+    from trl import SFTConfig
+
+    from anchora.checkpoint import Checkpoints
+    from anchora.trainer import WholeUpdates, trainer_settings
+    from parameters.sft import SftParams
+    from sft import OrderedSFTTrainer
+
+    length, rows, updates = (1024, 8, 6) if on_gpu() else (256, 4, 4)
+    stream = [token for pair in pairs for part in pair for token in part]
+    starts = [number * length % (len(stream) - length) for number in range(rows * updates)]
+    texts = [stream[start : start + length] for start in starts]
+    changes = {"use_bf16": on_gpu(), "lora_rank": 32 if on_gpu() else 0, "batch_size": rows, "grad_accum_steps": 1}
+    params = SftParams.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SFTConfig(**trainer_settings(params, Checkpoints(folder), 1e-5, 1, 0), max_length=length, packing=False)
+        data = Dataset.from_list([{"input_ids": text, "labels": text} for text in texts])
+        trainer = OrderedSFTTrainer(model=build_policy(), args=settings, train_dataset=data, processing_class=word_tokenizer())
+        trainer.order = WholeUpdates([length] * len(texts), rows, 0)
+        clock = Clock()
+        trainer.add_callback(clock)
+        row = {name: value.to(trainer.model.device) for name, value in trainer.data_collator([data[0]]).items()}
+        with FlopCounterMode(display=False) as counter:
+            trainer.compute_loss(trainer.model, row).backward()
+        trainer.model.zero_grad()
+        trainer.train()
+    speed = rows * length * len(clock.seconds) / sum(clock.seconds)
+    return {"tokens_per_second": speed, "tflops": speed * counter.get_total_flops() / length / 1e12}
 
 
 def reference_ours(pairs, args) -> dict:

@@ -6,18 +6,40 @@ import tempfile
 import time
 
 import torch
+from transformers import TrainerCallback
 from workload import Memory, build_policy, on_gpu, useful_tokens
+
+
+class Clock(TrainerCallback):
+    """Seconds of every step but the first."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *_, **__):
+        self.begun = time.perf_counter()
+
+    def on_step_end(self, config, state, control, **__):
+        if on_gpu():
+            torch.cuda.synchronize()
+        if state.global_step > 1:
+            self.seconds.append(time.perf_counter() - self.begun)
+
+
+def word_tokenizer():
+    """What trainers ask for although their rows come as token ids."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<s>": 1, "</s>": 2, "<unk>": 0}, unk_token="<unk>")))
+    tokenizer.pad_token = tokenizer.eos_token = "</s>"
+    return tokenizer
 
 
 def trl_trainer(pairs, args, folder: str):
     """DPOTrainer in its best configuration for given pairs: reference precomputed, examples grouped by length."""
     from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
     from trl import DPOConfig, DPOTrainer
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<s>": 1, "</s>": 2, "<unk>": 0}, unk_token="<unk>")))
-    tokenizer.pad_token = tokenizer.eos_token = "</s>"
 
     class GivenTokens(DPOTrainer):
         """The pairs come as token ids; there is nothing to tokenise."""
@@ -37,23 +59,11 @@ def trl_trainer(pairs, args, folder: str):
         max_length=None, disable_tqdm=True, dataloader_pin_memory=False, remove_unused_columns=False,
     )  # fmt: skip
     columns = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r, "length": len(p) + max(len(c), len(r))} for p, c, r in pairs]
-    return GivenTokens(build_policy(), args=config, train_dataset=Dataset.from_list(columns), processing_class=tokenizer)
+    return GivenTokens(build_policy(), args=config, train_dataset=Dataset.from_list(columns), processing_class=word_tokenizer())
 
 
 def update_trl(pairs, args) -> dict:
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        """Useful tokens and seconds of all steps but the first."""
-
-        def on_step_begin(self, *_, **__):
-            self.begun = time.perf_counter()
-
-        def on_step_end(self, config, state, control, **__):
-            if state.global_step > 1:
-                seconds.append(time.perf_counter() - self.begun)
-
-    seconds, tokens = [], []
+    clock, tokens = Clock(), []
     with tempfile.TemporaryDirectory() as folder, Memory() as memory:
         trainer = trl_trainer(pairs, args, folder)
         weights = sum(w.numel() * w.element_size() for w in trainer.model.parameters()) / 2**20
@@ -64,10 +74,10 @@ def update_trl(pairs, args) -> dict:
             return collate(examples)
 
         trainer.data_collator = counting
-        trainer.add_callback(Clock())
+        trainer.add_callback(clock)
         trainer.train()
     counted = sum(tokens[args.batch // args.rows :])
-    return {"tokens_per_second": counted / sum(seconds), "peak_memory_mib": memory.peak - weights}
+    return {"tokens_per_second": counted / sum(clock.seconds), "peak_memory_mib": memory.peak - weights}
 
 
 def reference_trl(pairs, args) -> dict:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -51,13 +52,18 @@ def mistral_tokenizer():
     return sentencepiece.SentencePieceProcessor(model_file=str(file))
 
 
-def real_pairs(folder: Path, count: int) -> list[tuple[list[int], list[int], list[int]]]:
-    """Prompts, chosen and rejected cut from real text to lengths uniform in [SHORTEST, LONGEST], twice that on a GPU."""
-    tokenizer, rng, scale = mistral_tokenizer(), random.Random(0), 2 if on_gpu() else 1
+def real_tokens(folder: Path) -> list[int]:
+    """Real text as one stream of tokens."""
+    tokenizer = mistral_tokenizer()
     rows = json.loads((folder / "dpo_en_demo.json").read_text(encoding="utf-8"))
     instructions = json.loads((folder / "alpaca_en_demo.json").read_text(encoding="utf-8"))
     texts = [row[side]["value"] for row in rows for side in ("chosen", "rejected")] + [row["output"] for row in instructions]
-    stream = [token for text in texts for token in tokenizer.encode(text)]
+    return [token for text in texts for token in tokenizer.encode(text)]
+
+
+def real_pairs(folder: Path, count: int) -> list[tuple[list[int], list[int], list[int]]]:
+    """Prompts, chosen and rejected cut from real text to lengths uniform in [SHORTEST, LONGEST], twice that on a GPU."""
+    stream, rng, scale = real_tokens(folder), random.Random(0), 2 if on_gpu() else 1
     start, pairs = 0, []
     for _ in range(count):
         cut = []
@@ -71,6 +77,20 @@ def real_pairs(folder: Path, count: int) -> list[tuple[list[int], list[int], lis
 
 def useful_tokens(pairs) -> int:
     return sum(2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in pairs)
+
+
+def matrix_product(*_) -> dict:
+    """The fastest of several products of square matrices, in the number format of the benchmark: what the machine can do."""
+    size, dtype = (8192, torch.bfloat16) if on_gpu() else (2048, torch.float32)
+    left, right = (torch.randn(size, size, dtype=dtype, device="cuda" if on_gpu() else "cpu") for _ in range(2))
+    seconds = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        left @ right
+        if on_gpu():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+    return {"tflops": 2 * size**3 / min(seconds) / 1e12}
 
 
 class Memory:
