@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
 from parameters.update_policy import UpdatePolicyParams
@@ -45,6 +45,8 @@ def arms(params: dict) -> dict[str, dict]:
         "constant_beta": {"beta_mode": "constant"},
         "shuffled_uncertainty": {"beta_mode": "shuffled"},
         "uniform_replay": {"replay": "uniform"},
+        "constant_beta_min": {"beta_mode": "constant", "kl_beta_min": low, "kl_beta_max": low},
+        "constant_beta_max": {"beta_mode": "constant", "kl_beta_min": high},
         "best_of_n_sft": {"dpo_weight": 0.0, "case_weight": "none", "anchor_weight": 0.0},
         "no_dpo_term": {"dpo_weight": 0.0},
         "no_anchors": {"anchor_weight": 0.0},
@@ -54,8 +56,6 @@ def arms(params: dict) -> dict[str, dict]:
         "weight_by_rank": {"case_weight": "certainty"},
         "gated_weight_alone": {"kl_beta_min": middle, "kl_beta_max": middle},
         TRL: {},
-        "constant_beta_min": {"beta_mode": "constant", "kl_beta_min": low, "kl_beta_max": low},
-        "constant_beta_max": {"beta_mode": "constant", "kl_beta_min": high},
         "without_uncertain_cases": {"uncertainty_quantile": 1.0},
         "entropy_alone": {DROPOUT: 0.0, DISAGREEMENT: 0.0},
         "dropout_alone": {ENTROPY: 0.0, DISAGREEMENT: 0.0},
@@ -182,6 +182,31 @@ def summary(found: dict[str, dict[int, dict]]) -> dict:
     return result
 
 
+def against_constants(found: dict[str, dict[int, dict]]) -> dict:
+    """Our gains minus what a constant gate would have at our drift, by seed, and whether they differ.
+
+    The constant gates' own line leads from no drift and no gain through those at ``kl_beta_max``, the midpoint and
+    ``kl_beta_min``; between two of them a gain is taken to be linear in the root of the drift, as it is for small tilts.
+    Seeds that drift further than the last one are left out.
+    """
+    line = [found[arm] for arm in ("constant_beta", "constant_beta_min", "constant_beta_max") if arm in found]
+    gaps: dict[str, list[float]] = {"gain": [], "sampled_gain": []}
+    for seed, ours in sorted(found[OURS].items()):
+        points = sorted((arm[seed]["kl"], arm[seed]) for arm in line if seed in arm)
+        if len(points) < 2 or ours["kl"] > points[-1][0]:
+            continue
+        roots = np.sqrt([0.0, *(kl for kl, _ in points)])
+        for key, values in gaps.items():
+            values.append(ours[key] - float(np.interp(np.sqrt(ours["kl"]), roots, [0.0, *(outcome[key] for _, outcome in points)])))
+    if len(gaps["gain"]) < 2:
+        return {}
+    result: dict = {"seeds": len(gaps["gain"])}
+    for key, values in gaps.items():
+        low, high = ttest_1samp(values, 0).confidence_interval()
+        result[key] = {"mean": round(float(np.mean(values)), 6), "low": round(float(low), 6), "high": round(float(high), 6)}
+    return result
+
+
 def draw(study: dict, path: str) -> None:
     """Gain against KL, greedy and sampled: every seed as a dot, every arm's mean as a larger one."""
     import matplotlib
@@ -226,8 +251,10 @@ def main() -> None:
                     evaluation = run_trl(experiments()[names[OURS][seed]], beta)
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(evaluation))
-    study = summary(collect(names))
-    Path("metrics/study.json").write_text(json.dumps({"study": {"arms": study}}, indent=2) + "\n")
+    found = collect(names)
+    study = summary(found)
+    everything = {"study": {"arms": study, "ours_minus_constant_gates_at_equal_kl": against_constants(found)}}
+    Path("metrics/study.json").write_text(json.dumps(everything, indent=2) + "\n")
     draw(study, "metrics/study.svg")
     for arm, entry in study.items():
         figures = f"{entry['mean_gain']:+.3f} {entry['mean_sampled_gain']:+.3f}  KL {entry['mean_kl']:.3f}"
