@@ -117,3 +117,13 @@ def policy():
     from parameters.policy import PolicyParams
 
     return load_policy(folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))
+
+
+@pytest.fixture(params=["mistral", "llama", "qwen2", "gpt2"])
+def model(request):
+    """Each of the tiny models in turn, in eval mode."""
+    import torch
+    from tiny_models import MODELS
+
+    torch.manual_seed(0)
+    return MODELS[request.param]().eval()

@@ -1,0 +1,117 @@
+"""Sampling: entropies, ends, caches that are shared, and shards that do not depend on each other."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_models import PAIRS, SIZES
+from transformers import MistralConfig, MistralForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
+
+from anchora import generation
+from anchora.generation import generate
+from anchora.logps import collate, hidden_states, over_logits
+from anchora.prompts import encode_prompt
+
+
+def test_recorded_entropy_is_that_of_the_raw_distribution(policy):
+    """Sampling at another temperature and top-p leaves the entropy of the raw next-token distributions."""
+    model, tokenizer = policy
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], "")
+    rows = generate(model, tokenizer, [prompt] * 3, samples=2, temperature=1.7, top_p=0.9, max_new_tokens=12, shard_size=2, seed=0)
+    for response in [response for responses in rows for response in responses]:
+        batch = collate([(prompt, response.ids)], tokenizer.pad_token_id, "cpu")
+        with torch.no_grad():
+            entropies = over_logits(
+                model, hidden_states(model, batch), lambda logits: torch.distributions.Categorical(logits=logits).entropy()
+            )
+        assert response.entropy == pytest.approx(entropies.mean().item(), abs=1e-4)
+
+
+def test_sampling_stops_at_eos_and_marks_what_was_cut(policy):
+    model, tokenizer = policy
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], "")
+    (whole,), (cut,) = (generate(model, tokenizer, [prompt], max_new_tokens=length, shard_size=8, seed=0)[0] for length in (40, 3))
+    assert whole.finished and whole.ids[-1] == tokenizer.eos_token_id
+    assert whole.ids.count(tokenizer.eos_token_id) == 1
+    assert whole.text == "3 + 4 = 7. #### 7"
+    assert not cut.finished and len(cut.ids) == 3
+
+
+END = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: str(ids))
+
+
+def three_samples_each(model) -> list[generation.Response]:
+    prompts = [prompt for prompt, _ in PAIRS]
+    return sum(generate(model, END, prompts, samples=3, temperature=1.0, max_new_tokens=8, shard_size=3, seed=0), [])
+
+
+def agree(first: list[generation.Response], second: list[generation.Response]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert one.ids == other.ids
+        assert one.entropies == pytest.approx(other.entropies, abs=1e-3)
+
+
+def test_samples_of_a_prompt_share_its_cache_and_are_those_of_whole_rows(model, monkeypatch):
+    """With weights large enough that a position id off by one moves entropies by a tenth and more."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.mul_(8)
+    rows = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _, args, named: rows.append(tuple((args or [named["input_ids"]])[0].shape)), with_kwargs=True
+    )
+    shared = three_samples_each(model)
+    hook.remove()
+    assert rows[:2] == [(3, 4), (9, 1)]  # the longest prompt but its last token once, then that token of every sample
+    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    agree(shared, three_samples_each(model))
+
+
+@pytest.mark.parametrize("window", [2, 4])
+def test_a_sliding_window_shares_its_cache_too(window, monkeypatch):
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window, initializer_range=0.2)).eval()
+    shared = three_samples_each(model)
+    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    agree(shared, three_samples_each(model))
+
+
+def test_a_model_with_linear_attention_is_sampled_without_a_shared_cache(monkeypatch):
+    torch.manual_seed(0)
+    model = Qwen3NextForCausalLM(
+        Qwen3NextConfig(**SIZES, head_dim=8, linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=8,
+                        linear_value_head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
+                        shared_expert_intermediate_size=16)
+    ).eval()  # fmt: skip
+    found = three_samples_each(model)
+    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    agree(found, three_samples_each(model))
+
+
+@pytest.mark.parametrize("stop_strings", [[], ["####"]])
+def test_responses_that_have_ended_leave_the_batch_and_the_others_stay_as_they_are(policy, stop_strings, monkeypatch):
+    model, tokenizer = policy
+    texts = ["Work out 3 + 4.", "Mia has 31 eggs and 9 pens. Leo brings 12 eggs. How many eggs are there?", "Hello.", "Work out 12 - 5."]
+    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": text}], "") for text in texts]
+
+    def answers(segment: int) -> list[generation.Response]:
+        monkeypatch.setattr(generation, "SEGMENT", segment)
+        settings: dict = {"max_new_tokens": 40, "shard_size": 4, "seed": 0, "stop_strings": stop_strings}
+        return [row for (row,) in generate(model, tokenizer, prompts, **settings)]
+
+    together, sizes = answers(40), []
+    hook = model.get_decoder().register_forward_pre_hook(lambda _, args, named: sizes.append(len(named["input_ids"])), with_kwargs=True)
+    parted = answers(4)
+    hook.remove()
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 4 and sizes[-1] < 4
+    for one, other in zip(together, parted, strict=True):
+        assert (one.ids, one.text, one.finished) == (other.ids, other.text, other.finished)
+        assert one.entropies == pytest.approx(other.entropies, abs=1e-3)
+
+
+def test_a_shards_samples_do_not_depend_on_other_shards(policy):
+    model, tokenizer = policy
+    prompts = [encode_prompt(tokenizer, [{"role": "user", "content": f"Work out {i} + 4."}], "") for i in range(1, 7)]
+    settings = {"samples": 2, "temperature": 1.0, "max_new_tokens": 16, "shard_size": 3, "seed": 5}
+    assert generate(model, tokenizer, prompts, **settings)[:3] == generate(model, tokenizer, prompts[:3], **settings)
