@@ -52,18 +52,13 @@ def mistral_tokenizer():
     return sentencepiece.SentencePieceProcessor(model_file=str(file))
 
 
-def real_tokens(folder: Path) -> list[int]:
-    """Real text as one stream of tokens."""
-    tokenizer = mistral_tokenizer()
+def real_pairs(folder: Path, count: int) -> list[tuple[list[int], list[int], list[int]]]:
+    """Prompts, chosen and rejected cut from real text to lengths uniform in [SHORTEST, LONGEST], twice that on a GPU."""
+    tokenizer, rng, scale = mistral_tokenizer(), random.Random(0), 2 if on_gpu() else 1
     rows = json.loads((folder / "dpo_en_demo.json").read_text(encoding="utf-8"))
     instructions = json.loads((folder / "alpaca_en_demo.json").read_text(encoding="utf-8"))
     texts = [row[side]["value"] for row in rows for side in ("chosen", "rejected")] + [row["output"] for row in instructions]
-    return [token for text in texts for token in tokenizer.encode(text)]
-
-
-def real_pairs(folder: Path, count: int) -> list[tuple[list[int], list[int], list[int]]]:
-    """Prompts, chosen and rejected cut from real text to lengths uniform in [SHORTEST, LONGEST], twice that on a GPU."""
-    stream, rng, scale = real_tokens(folder), random.Random(0), 2 if on_gpu() else 1
+    stream = [token for text in texts for token in tokenizer.encode(text)]
     start, pairs = 0, []
     for _ in range(count):
         cut = []
