@@ -192,12 +192,12 @@ def against_constants(found: dict[str, dict[int, dict]]) -> dict:
     line = [found[arm] for arm in ("constant_beta", "constant_beta_min", "constant_beta_max") if arm in found]
     gaps: dict[str, list[float]] = {"gain": [], "sampled_gain": []}
     for seed, ours in sorted(found[OURS].items()):
-        points = sorted((arm[seed]["kl"], arm[seed]) for arm in line if seed in arm)
-        if len(points) < 2 or ours["kl"] > points[-1][0]:
+        points = sorted((arm[seed] for arm in line if seed in arm), key=lambda outcome: outcome["kl"])
+        if len(points) < 2 or ours["kl"] > points[-1]["kl"]:
             continue
-        roots = np.sqrt([0.0, *(kl for kl, _ in points)])
+        roots = np.sqrt([0.0, *(point["kl"] for point in points)])
         for key, values in gaps.items():
-            values.append(ours[key] - float(np.interp(np.sqrt(ours["kl"]), roots, [0.0, *(outcome[key] for _, outcome in points)])))
+            values.append(ours[key] - float(np.interp(np.sqrt(ours["kl"]), roots, [0.0, *(point[key] for point in points)])))
     if len(gaps["gain"]) < 2:
         return {}
     result: dict = {"seeds": len(gaps["gain"])}
