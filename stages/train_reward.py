@@ -78,7 +78,7 @@ def main() -> None:
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     trainer.order = WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
     train(trainer, checkpoints, [row["source"] for row in training])
-    model = gathered(trainer.accelerator.unwrap_model(model), lambda: load_verifier(source, params, num_labels=1)[0]).eval()
+    model = gathered(model, lambda: load_verifier(source, params, num_labels=1)[0]).eval()
     report = held_out_report(model, tokenizer, held_out, params)
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
     say(f"verifier {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs")
