@@ -114,6 +114,11 @@ def task_states() -> dict[str, str]:
     return {row[1]: state for row in rows if len(row) > 2 for state in ("Running", "Queued", "Failed", "Success") if state in row}
 
 
+def share_cache(folder: Path) -> None:
+    """Let a clone use this project's cache, wherever its configuration keeps it."""
+    (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {dvc('cache', 'dir').strip()}\n")
+
+
 def outcome(evaluation: dict) -> dict[str, float]:
     gsm8k = evaluation["gsm8k"]
     return {
@@ -133,9 +138,9 @@ def run_trl(commit: str, beta: float) -> dict:
         command("git", "clone", "-q", "--shared", str(root), str(folder))
         command("git", "-C", str(folder), "fetch", "-q", "origin", commit)
         command("git", "-C", str(folder), "checkout", "-q", commit)
-        (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n")
+        share_cache(folder)
         for words in (
-            ("-m", "dvc", "checkout", "-q"),
+            ("-m", "dvc", "checkout"),
             (str(Path(__file__).with_name("trl_dpo.py")), "--steps", str(steps), "--beta", str(beta), "--out", "models/trl"),
             ("stages/evaluate.py", "--policy", "models/trl", "--out", "logs/trl"),
         ):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from study import command, experiments, outcome, summary
+from study import command, experiments, outcome, share_cache, summary
 
 from anchora.cases import chances_right, select
 from anchora.files import read_json, read_jsonl, write_jsonl
@@ -75,10 +75,10 @@ def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
         commit = experiments()[f"study-ugrr-{seed}"]
         command("git", "clone", "-q", "--shared", str(root), str(folder))
         (folder / "dvc.lock").write_text(command("git", "show", f"{commit}:dvc.lock"))
-        (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n")
+        share_cache(folder)
         params = yaml.safe_load((folder / "params.yaml").read_text()) | {"seed": seed, "rounds": [{"k": 0, "after": "sft"}]}
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        run(folder, sys.executable, "-m", "dvc", "checkout", "-q")
+        run(folder, sys.executable, "-m", "dvc", "checkout")
         buffer = read_jsonl(folder / "data/regret_buffer/round0.jsonl")
         for strength in strengths:
             right = swap_pairs(folder, buffer, strength)
