@@ -7,9 +7,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
 
+# WORKERS: processes that share the tests; each takes two threads and up to 3 GiB.
+WORKERS ?= 2
 test: .venv/test.installed
 	@ruff check .
-	@python -m pytest
+	@python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 types: .venv/test.installed
 	@python -m mypy stages/*.py ugrr_pipeline.py

@@ -60,7 +60,8 @@ def main() -> None:
     for row in references + known_in_buffer(before):
         known.setdefault(row["id"], []).append(row)
     gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
-    cases, anchors, counts = select(rows, known, gate, calibration, params, args.round)
+    measuring = {row["id"] for row in before if row.get("kind") == "anchor" and row["held_out"]}  # the drift; never trained on
+    cases, anchors, counts = select([row for row in rows if row["id"] not in measuring], known, gate, calibration, params, args.round)
     old_cases = [row for row in before if row.get("kind") == "case"]
     open_ids = {case["id"] for case in cases}
     counts["retired"] = sum(case["id"] not in open_ids for case in old_cases)
@@ -97,7 +98,7 @@ def case_figures(cases: list[dict], counts: Counter) -> dict:
         "cases": len(cases),
         **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
         "by_source": dict(sorted(Counter(case["source"] for case in cases).items())),
-        "left_out": {name: counts[name] for name in ("no_better_response", "chosen_too_uncertain", "no_worse_sample")},
+        "left_out": {name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain", "no_worse_sample")},
         "mean_regret": round(float(np.mean([case["regret"] for case in cases])), 4),
         "mean_uncertainty": round(float(np.mean([case["uncertainty"] for case in cases])), 4),
         "mean_chosen_right": round(float(np.mean(chances)), 4) if chances else None,

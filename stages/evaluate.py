@@ -157,12 +157,14 @@ def compared(name: str, statistic, sides: list[tuple], seed: int) -> dict:
 def selective_metrics(policy: Answers, target_risk: float) -> dict:
     """What answering only below the threshold does on these problems; the threshold was set on the calibration split."""
     threshold = abstention_threshold(*policy.calibration, target_risk)
-    answered = policy.uncertainty <= (-np.inf if threshold is None else threshold)
+    lowest = -np.inf if policy.calibration[1] else np.inf  # as stages/ask.py has it: without known answers nothing is held back
+    answered = policy.uncertainty <= (lowest if threshold is None else threshold)
     wrong = int((~policy.correct[answered]).sum())
     low, high = wilson(wrong, int(answered.sum())) if answered.any() else (None, None)
     return rounded(
         {
-            "target_risk": target_risk, "threshold": threshold, "answered": answered.mean(),
+            "target_risk": target_risk, "calibration_answers": len(policy.calibration[1]), "threshold": threshold,
+            "answered": answered.mean(),
             "risk": wrong / answered.sum() if answered.any() else None, "risk_low": low, "risk_high": high,
         }
     )  # fmt: skip

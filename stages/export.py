@@ -31,7 +31,7 @@ from anchora.verifiers import member_sources
 from parameters.export import ExportParams
 
 SETTINGS = (  # on which the scales depend: whoever asks this model must measure in the same way
-    "prompt_template", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings",
+    "prompt_template", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings", "answer_reading",
     "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode",
 )  # fmt: skip
 

@@ -27,10 +27,12 @@ def main() -> None:
     evaluation = read_evaluation(params)
     counts = {"sft_rows": len(sft), "preference_rows": len(preferences)}
     own_calibration, own_regret = bool(calibration), bool(regret)
-    shots, calibration = take_shots(calibration, params)
     for rows in (sft, preferences, regret, calibration, evaluation):
         for row in rows:
             row["id"] = prompt_id(row["prompt"])
+    held = {row["id"] for row in evaluation}
+    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: row["id"] not in held)
+    shots, calibration = take_shots(calibration, params)
 
     sft, counts["sft_duplicates"] = unique_rows(sft, "completion")
     preferences, counts["preference_duplicates"] = unique_rows(preferences, "response_a", "response_b")
@@ -40,8 +42,6 @@ def main() -> None:
         preferences, lambda row: row["label"] != 0.5 and row["response_a"].strip() != row["response_b"].strip()
     )
 
-    held = {row["id"] for row in evaluation}
-    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: row["id"] not in held)
     held |= {row["id"] for row in calibration}
     regret, counts["regret_held_out"] = keep(regret, lambda row: row["id"] not in held)
     held |= {row["id"] for row in regret}
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def read_evaluation(params: PrepareDataParams) -> list[dict]:
-    """GSM8K, AlpacaEval and MT-Bench as rows with the name of their set; MT-Bench may be an empty file."""
+    """GSM8K, AlpacaEval and MT-Bench as rows with the name of their set; AlpacaEval and MT-Bench may be empty files."""
     sources = (
         ("gsm8k", params.gsm8k_path, formats.gsm8k_row),
         ("alpaca_eval", params.alpaca_eval_path, formats.alpaca_eval_row),

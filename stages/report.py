@@ -168,6 +168,8 @@ def with_verdict(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def selective(figures: dict) -> str:
+    if not figures["calibration_answers"]:
+        return "No answer of the calibration split is known: there is no threshold, and the policy answers everything."
     if figures["threshold"] is None:
         return f"No threshold keeps the error rate of the calibration split under {figures['target_risk']:.0%}: the policy always abstains."
     low, high, risk = figures["risk_low"], figures["risk_high"], figures["risk"]

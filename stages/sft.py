@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.machine import training_dtype, use_machine
-from anchora.models import add_lora, load_causal, save_policy
+from anchora.models import add_lora, check_positions, load_causal, save_policy
 from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.prompts import encode_prompt, encode_response
@@ -69,6 +69,7 @@ def main() -> None:
 def load_trainable(source: dict[str, str], params: SftParams) -> tuple:
     """The base model, with fresh LoRA adapters if asked for, and its tokenizer."""
     model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
+    check_positions(model, params.max_length, source)
     return add_lora(model, params.lora_rank, params.lora_alpha, params.seed), tokenizer
 
 

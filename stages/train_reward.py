@@ -31,6 +31,8 @@ from anchora.trainer import WholeUpdates, train, trainer_settings
 from anchora.verifiers import encode_pair, load_verifier, pad_inputs, pair_limit, score_pairs
 from parameters.train_reward import TrainRewardParams
 
+CUT_WARNING = 0.05  # share of a verifier's inputs that may be too long for it before a run says so
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -67,7 +69,9 @@ def main() -> None:
         max_length=None,
         remove_unused_columns=False,
     )
-    pairs = encode(training, tokenizer, pair_limit(model, params.max_length), params.prompt_template)
+    limit = pair_limit(model, params.max_length)
+    pairs = encode(training, tokenizer, limit, params.prompt_template)
+    cut = float(np.mean([len(ids) >= limit for side in ("chosen_ids", "rejected_ids") for ids in pairs[side]]))
     trainer = SoftRewardTrainer(
         model=model,
         args=settings,
@@ -79,9 +83,11 @@ def main() -> None:
     trainer.order = WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
     train(trainer, checkpoints, [row["source"] for row in training])
     model = gathered(model, lambda: load_verifier(source, params, num_labels=1)[0]).eval()
-    report = held_out_report(model, tokenizer, held_out, params)
+    report = {**held_out_report(model, tokenizer, held_out, params), "inputs_cut": round(cut, 4)}
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
     say(f"verifier {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs")
+    if cut > CUT_WARNING:
+        say(f"verifier {args.member}: {cut:.0%} of its inputs fill its {limit} tokens; what is longer loses the start of its prompt")
     if report["accuracy"] < params.verifier_accuracy_floor:
         raise UserError(
             f"member {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs is below "

@@ -11,6 +11,7 @@ the policy that was kept to metrics/update/round<k>.json.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,8 @@ def replay(
     bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="update", unit="step", mininterval=2, disable=None)
 
     def save(step: int) -> None:
-        tensors = training_state(trainable, snapshot if kept < step else None, optimizer, generator)
+        state = training_state(trainable, snapshot if kept < step else None, optimizer, generator)
+        tensors = {name: tensor for name, tensor in state if accelerator.is_main_process}  # all give their parts, one keeps the whole
         if accelerator.is_main_process:
             checkpoints.save(step, tensors, {"step": step, "kept": kept, "figures": figures})
 
@@ -169,11 +171,14 @@ def replay(
     return pd.DataFrame(figures), kept, stopped_at
 
 
-def training_state(trainable, snapshot: list[torch.Tensor] | None, optimizer, generator) -> dict[str, torch.Tensor]:
-    """All that the rest of a round depends on; ``snapshot`` where it is not the weights themselves."""
-    tensors = {f"weight.{index}": whole(weight) for index, weight in enumerate(trainable)}
-    tensors |= {f"snapshot.{index}": whole_of_part(part, trainable[index]) for index, part in enumerate(snapshot or [])}
-    return tensors | optimizer_tensors(optimizer) | {"sampler": generator.get_state()}
+def training_state(trainable, snapshot: list[torch.Tensor] | None, optimizer, generator) -> Iterator[tuple[str, torch.Tensor]]:
+    """All that the rest of a round depends on, by name; ``snapshot`` where it is not the weights themselves."""
+    for index, weight in enumerate(trainable):
+        yield f"weight.{index}", whole(weight)
+    for index, part in enumerate(snapshot or []):
+        yield f"snapshot.{index}", whole_of_part(part, trainable[index])
+    yield from optimizer_tensors(optimizer)
+    yield "sampler", generator.get_state()
 
 
 def put_back(checkpoint: tuple[dict[str, torch.Tensor], dict], trainable, optimizer, generator) -> tuple[tuple, list[torch.Tensor]]:

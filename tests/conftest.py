@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "real"
@@ -77,10 +78,16 @@ def copy_project(target: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory) -> Path:
-    """A copy of the project in which the whole DAG has run with the smoke preset and two rounds."""
-    folder = small_project(tmp_path_factory.mktemp("project"))
-    dvc(folder, "repro")
-    return folder
+    """A copy of the project in which the whole DAG has run with the smoke preset and two rounds.
+
+    It runs once; each process of pytest-xdist then works on a copy of its own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "ran.lock"):
+        if not (shared / "ran" / "metrics" / "report.html").exists():  # the last thing that a run writes
+            dvc(small_project(shared / "ran"), "repro")
+    return Path(shutil.copytree(shared / "ran", base / "project", symlinks=True)) if shared != base else shared / "ran"
 
 
 def small_project(target: Path) -> Path:

@@ -1,5 +1,6 @@
 """Models, machines and parameters that do not fit: one line each, that says what and what to do."""
 
+import copy
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from anchora import machine, stage
 from anchora.files import UserError, write_json
 from anchora.models import load_policy
 from anchora.pins import folder
+from anchora.prompts import encode_prompt
 from anchora.verifiers import load_verifier
 from parameters.policy import PolicyParams
 
@@ -98,6 +100,18 @@ def test_broken_models_get_one_line(tmp_path, name):
     assert "\n" not in str(error.value) and str(model) in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_policy_that_reads_less_than_max_length_is_refused():
+    with pytest.raises(UserError, match="max_length: 2048, but model .*models/base/policy reads 1024 tokens"):
+        load_policy(folder(BASE / "policy"), params_as(PolicyParams, max_length=2048))
+
+
+def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(UserError, match="refuses the turns system, user of the prompt 'Hello.': System role not supported"):
+        encode_prompt(tokenizer, [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello."}], "")
 
 
 def test_an_encoder_is_no_policy():

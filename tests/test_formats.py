@@ -52,6 +52,16 @@ def test_instruction_with_input(tmp_path):
     assert found["prompt"][0]["content"] == "Add.\n\n2 and 2"
 
 
+def test_an_instruction_follows_on_its_history(tmp_path):
+    row = {"system": "Be short.", "history": [["2 + 2?", "4"]], "instruction": "And twice that?", "output": "8"}
+    (found,) = formats.read_rows(write(tmp_path / "a.json", [row]), formats.sft_row)
+    assert [(message["role"], message["content"]) for message in found["prompt"]] == [
+        ("system", "Be short."), ("user", "2 + 2?"), ("assistant", "4"), ("user", "And twice that?"),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="field 'history': expected pairs"):
+        formats.read_rows(write(tmp_path / "b.json", [row | {"history": ["2 + 2?"]}]), formats.sft_row)
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet"])
 def test_preferences_with_labels(tmp_path, name):
     rows = [{"prompt": "2 + 2?", "response_a": "4", "response_b": "5", "label": label} for label in (1, 0, 0.7)]

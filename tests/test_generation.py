@@ -110,6 +110,34 @@ def test_responses_that_have_ended_leave_the_batch_and_the_others_stay_as_they_a
         assert one.entropies == pytest.approx(other.entropies, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("says", "stop", "kept", "text"),
+    [
+        ("7<|user|> 8", "<|user|>", "7<|user|>", "7"),  # a special token, which no text shows
+        ("\n7\n8", "\n\n", "\n7\n8", "\n7\n8"),  # the prompt ends in a line break: one more completes no stop string
+        ("7\n\n8", "\n\n", "7\n\n", "7"),
+    ],
+)
+def test_a_stop_string_ends_the_response_it_stands_in(policy, says, stop, kept, text, monkeypatch):
+    model, tokenizer = policy
+    script = [*tokenizer.encode(says, add_special_tokens=False), tokenizer.eos_token_id]
+    steps = iter(script + [script[-1]] * 40)
+
+    def scripted(head, inputs, logits):
+        forced = torch.full_like(logits, -30.0)
+        forced[..., next(steps)] = 0.0
+        return forced
+
+    hook = model.get_output_embeddings().register_forward_hook(scripted)
+    prompt = tokenizer.encode("Count.\n", add_special_tokens=False)
+    ((response,),) = generate(model, tokenizer, [prompt], max_new_tokens=24, shard_size=1, seed=0, stop_strings=[stop])
+    hook.remove()
+    stopped = stop in says
+    assert response.ids == tokenizer.encode(kept, add_special_tokens=False) + ([] if stopped else [tokenizer.eos_token_id])
+    assert (response.text, response.finished) == (text, True)
+    assert len(response.entropies) == len(response.ids) and response.entropy < 0.01
+
+
 def test_a_shards_samples_do_not_depend_on_other_shards(policy):
     model, tokenizer = policy
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": f"Work out {i} + 4."}], "") for i in range(1, 7)]

@@ -49,6 +49,18 @@ def left_out() -> dict[str, int]:
     return read_json("metrics/data.json")["data"]["left_out"]
 
 
+def test_no_evaluation_problem_is_an_example_in_the_prompts(project):
+    """The first two calibration problems are in the evaluation: the examples are the two after them, and one is left."""
+    problems = [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in (0, 1, 20, 21, 22)]
+    write("calibration.jsonl", problems)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    (project / "params.yaml").write_text(yaml.safe_dump(params | {"gsm8k_shots": 2}))
+    prepare_data.main()
+    (row,) = read_jsonl("data/prepared/calibration.jsonl")
+    assert [message["content"] for message in row["prompt"]] == ["Problem 20?", "#### 20", "Problem 21?", "#### 21", "Problem 22?"]
+    assert left_out()["calibration_in_evaluation"] == 2
+
+
 def test_without_files_for_them_shares_are_kept_for_regret_and_calibration(project):
     found = splits()
     assert all(found.values())

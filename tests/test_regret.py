@@ -98,6 +98,19 @@ def test_the_same_answer_is_read_as_the_evaluation_reads_it():
     assert not same_in_substance(*texts, "anchored")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("so 4 + 3 = 7 apples.", "#### 7", True),
+        ("1. Sleep well.\n2. Eat.\n3. Drink a lot of water.", "1. Run.\n2. Swim.\n3. Take a long walk.", False),  # lists of three
+        ("In 1969 people walked on the moon.", "Apollo 11 of 1969 was the first of six landings.", False),  # a year in passing
+        (" The same. ", "The same.", True),
+    ],
+)
+def test_a_number_in_passing_makes_no_two_texts_the_same(first, second, same):
+    assert same_in_substance(first, second, "last") == same_in_substance(second, first, "last") == same
+
+
 def cases_of(source: str, *uncertainties: float) -> list[dict]:
     return [{"source": source, "uncertainty": value} for value in uncertainties]
 

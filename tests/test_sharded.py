@@ -23,11 +23,11 @@ def on_each(rank: int, store: str) -> None:
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     weight.grad = cut(WEIGHT + 1, weight)
     optimizer.step()
-    kept = optimizer_tensors(optimizer)
+    kept = dict(optimizer_tensors(optimizer))
     assert torch.allclose(kept["optimizer.0.exp_avg"], 0.1 * (WEIGHT + 1))
     other = torch.optim.AdamW([weight], lr=0.1)
     load_optimizer(other, kept)
-    restored = optimizer_tensors(other)
+    restored = dict(optimizer_tensors(other))
     assert kept.keys() == restored.keys() and all(kept[name].equal(restored[name]) for name in kept)
     torch.distributed.destroy_process_group()
 

@@ -23,6 +23,7 @@ from anchora.machine import autocast
 from anchora.models import load_policy, save_policy
 from anchora.pins import folder
 from anchora.prompts import encode_prompt, encode_response
+from parameters.policy import PolicyParams
 from parameters.update_policy import UpdatePolicyParams
 
 
@@ -71,9 +72,11 @@ def buffer(policy):
     return small_buffer(*policy)
 
 
-def test_the_first_loss_is_s_ln_2_for_every_pair_and_the_kl_is_0(policy, buffer):
+@pytest.mark.parametrize(("form", "loss"), [("logistic", math.log(2)), ("bounded", 1.0)])
+def test_the_first_loss_is_s_ln_2_or_s_for_every_pair_and_the_kl_is_0(policy, buffer, form, loss):
+    """Of a margin of 0: -log sigmoid(0) = ln 2, and 2 sigmoid(0) = 1, times s."""
     model, tokenizer = policy
-    params = settings(case_weight="none", beta_scaling="inverse")
+    params = settings(case_weight="none", beta_scaling="inverse", dpo_loss=form)
     pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
     midpoint = sum(params.betas()) / 2
     model, layout = update.SequenceLogps(model), update.layout_for(model, tokenizer.pad_token_id, buffer, params)
@@ -81,7 +84,7 @@ def test_the_first_loss_is_s_ln_2_for_every_pair_and_the_kl_is_0(policy, buffer)
     for index in range(len(pairs.rows)):
         with torch.no_grad():
             terms = update.pair_terms(model, pairs, [index], layout)
-        assert terms["dpo"].item() == pytest.approx(midpoint / pairs.beta[index].item() * math.log(2), rel=5e-5)
+        assert terms["dpo"].item() == pytest.approx(midpoint / pairs.beta[index].item() * loss, rel=5e-5)
         assert terms["margin"].item() == pytest.approx(0, abs=1e-5)
     assert update.forward_kl(model, [row for row in buffer if row["kind"] == "anchor"], layout) == pytest.approx(0, abs=1e-6)
 
@@ -241,7 +244,7 @@ def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
     pair = [(case["prompt_ids"], case["chosen"]["ids"])]
     adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]
     save_policy(tmp_path / "merged", model, policy[1])
-    merged, _ = load_policy(folder(tmp_path / "merged"), params)
+    merged, _ = load_policy(folder(tmp_path / "merged"), params_as(PolicyParams))
     assert response_logps(merged, pair, policy[1].pad_token_id, 512)[0] == pytest.approx(adapted, abs=1e-4)
     assert sum(adapted) != pytest.approx(sum(case["chosen"]["reference_logps"]), abs=1e-3)
 
@@ -263,7 +266,7 @@ def mistral_tokenizer_folder(path: Path) -> Path:
 
 
 def test_a_policy_with_the_real_mistral_tokenizer_takes_an_update(tmp_path):
-    model, tokenizer = load_policy(folder(mistral_tokenizer_folder(tmp_path)), settings())
+    model, tokenizer = load_policy(folder(mistral_tokenizer_folder(tmp_path)), params_as(PolicyParams))
     template = yaml.safe_load((ROOT / "params.yaml").read_text())["prompt_template"]
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], template)
     assert prompt.count(tokenizer.bos_token_id) == 1 and prompt[0] == tokenizer.bos_token_id

@@ -78,7 +78,10 @@ def test_loss_and_gradients_are_those_of_trl(policy, rank, tmp_path):
         }
         for i, (row, logps) in enumerate(zip(ids, reference, strict=True))
     ]  # fmt: skip
-    params = settings(beta_mode="constant", case_weight="none", kl_beta_min=beta, kl_beta_max=beta, chosen_nll_weight=0, anchor_weight=0)
+    params = settings(
+        dpo_loss="logistic", beta_mode="constant", case_weight="none", kl_beta_min=beta, kl_beta_max=beta,
+        chosen_nll_weight=0, anchor_weight=0,
+    )  # fmt: skip
     pairs = update.weigh(cases, params)
     for shared in (True, False):
         ours.zero_grad()

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation, localcontext
 MARK = re.compile(r"####|\\boxed\{|the answer is:?", re.IGNORECASE)
 NUMBER = re.compile(
     r"""(?<![\w.])                        # not inside a word or a longer number
-    (?P<sign>[-\u2212]\s?)?\$?\s?
+    (?P<sign>[-\u2212][ ]?)?\$?[ ]?
     (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?
     (?P<fraction>\.\d+)?
     (?P<exponent>[eE][+-]?\d{1,3}(?![\w.]*\d))?
@@ -23,7 +23,8 @@ def last_number(text: str) -> Decimal | None:
     """The last number in ``text``, or None where it has none.
 
     Reads thousands separators, currency and percent signs, exponents, simple fractions and both
-    minus signs; a minus counts as a sign only where it does not stand between two numbers.
+    minus signs. A minus counts as a sign where it does not stand between two numbers and is no dash or
+    bullet: one with a space behind it must begin the text, or follow one of ``= ( [ : #``.
     """
     found = None
     for match in NUMBER.finditer(text):
@@ -60,10 +61,12 @@ def _value(match: re.Match, text: str) -> Decimal | None:
                 value = value / divisor if divisor else value
     except InvalidOperation:
         return None
-    return -value if match["sign"] and not _is_subtraction(text[: match.start()]) else value
+    return -value if match["sign"] and _is_sign(match["sign"], text[: match.start()]) else value
 
 
-def _is_subtraction(before: str) -> bool:
-    """Whether a minus after this text stands between two operands, as in ``7 - 5``."""
+def _is_sign(minus: str, before: str) -> bool:
+    """Whether a minus after the text ``before`` makes a number negative: it is neither ``7 - 5``, nor a dash, nor a bullet."""
+    if minus.endswith(" "):
+        return not before.strip() or before.rstrip(" ").endswith(("=", "(", "[", ":", "#"))
     stripped = before.rstrip()
-    return bool(stripped) and (stripped[-1].isdigit() or stripped[-1] in ")]%")
+    return not stripped or not (stripped[-1].isdigit() or stripped[-1] in ")]%")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from anchora.answers import READINGS
+from anchora.answers import READINGS, anchored_number, last_number
 from anchora.regret import conservative_gains, regret
 from anchora.reliability import fit_correctness
 from anchora.splits import split_share
@@ -14,6 +14,7 @@ from anchora.splits import split_share
 HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the drift
 FEWEST_REHEARSED = 20  # cases with known answers that a curve is fitted on
 LEAST_CHANCE = 0.05  # a handful of cases cannot show that a chosen response is never right
+CLOSING_WORDS = 3
 GIVEN = ("reference", "preferred")  # sources of responses that came with the data
 
 
@@ -31,9 +32,8 @@ def select(rows, known, gate: float, calibration, params, number: int) -> tuple[
         if not uncertain and not low_score:
             anchors.append({**anchor_fields(row, number), "response": response_fields(row["samples"][0])})
             continue
-        chosen, gain = best_candidate(candidates, gains, greedy, params)
+        chosen, gain, reason = best_candidate(candidates, gains, greedy, params)
         rejected: dict | None = greedy
-        reason = "no_better_response"
         if chosen is None and uncertain:
             chosen, gain, rejected, reason = greedy_over_sample(row["samples"], greedy, calibration, params)
         if chosen is None or rejected is None:
@@ -65,17 +65,20 @@ def gains_over(responses: list[dict], other: dict, calibration: dict, params) ->
     return conservative_gains(scores, np.array(other["scores"]), np.array(calibration["deviation"]), params.regret_penalty)
 
 
-def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, float]:
-    """The known response of highest gain that may be chosen over the greedy one, and its gain; or None."""
+def best_candidate(candidates, gains, greedy, params) -> tuple[dict | None, float, str]:
+    """The known response of highest gain that may be chosen over the greedy one, and its gain; or None, and the reason."""
+    reason = "no_better_response"
     for index in np.argsort(-gains, kind="stable"):
         if gains[index] <= params.chosen_margin:
             break
         candidate = candidates[index]
-        if candidate["entropy_rank"] <= params.chosen_uncertainty_cap and not same_in_substance(
-            candidate["text"], greedy["text"], params.answer_reading
-        ):
-            return candidate, float(gains[index])
-    return None, 0.0
+        if candidate["entropy_rank"] > params.chosen_uncertainty_cap:
+            reason = "chosen_too_uncertain"
+        elif same_in_substance(candidate["text"], greedy["text"], params.answer_reading):
+            reason = "same_answer"
+        else:
+            return candidate, float(gains[index]), ""
+    return None, 0.0, reason
 
 
 def greedy_over_sample(samples, greedy, calibration, params) -> tuple[dict | None, float, dict | None, str]:
@@ -87,17 +90,33 @@ def greedy_over_sample(samples, greedy, calibration, params) -> tuple[dict | Non
     """
     if greedy["entropy_rank"] > params.chosen_uncertainty_cap:
         return None, 0.0, None, "chosen_too_uncertain"
+    reason = "no_worse_sample"
     for sample in samples:
         (gain,) = gains_over([greedy], sample, calibration, params)
-        if gain > params.regret_threshold and not same_in_substance(sample["text"], greedy["text"], params.answer_reading):
-            return greedy, float(gain), sample, ""
-    return None, 0.0, None, "no_worse_sample"
+        if gain > params.regret_threshold:
+            if not same_in_substance(sample["text"], greedy["text"], params.answer_reading):
+                return greedy, float(gain), sample, ""
+            reason = "same_answer"
+    return None, 0.0, None, reason
 
 
 def same_in_substance(first: str, second: str, reading: str) -> bool:
-    """Whether two responses are the same text or give the same answer, read as ``READINGS`` say."""
-    numbers = READINGS[reading](first), READINGS[reading](second)
-    return first.strip() == second.strip() or (None not in numbers and numbers[0] == numbers[1])
+    """Whether two responses are the same text or give the same answer, read as ``READINGS`` say.
+
+    The last number of a text is its answer only where it is marked as such or the text closes with it: a year or
+    the number of a list's item, somewhere in both, does not make two texts the same.
+    """
+    if first.strip() == second.strip():
+        return True
+    if not all(reading == "anchored" or closes_with_number(text) for text in (first, second)):
+        return False
+    number = READINGS[reading](first)
+    return number is not None and number == READINGS[reading](second)
+
+
+def closes_with_number(text: str) -> bool:
+    """Whether a number is marked as the answer of ``text``, or stands among its last words."""
+    return anchored_number(text) is not None or last_number(" ".join(text.split()[-CLOSING_WORDS:])) is not None
 
 
 def anchor_fields(row: dict, number: int) -> dict:

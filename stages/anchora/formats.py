@@ -214,7 +214,7 @@ def _response(value, field: str, source: str) -> str:
 
 
 def sft_row(row: dict, source: str) -> dict:
-    """``prompt``/``completion``, ``instruction`` (+ ``input``)/``output``, or ``messages``."""
+    """``prompt``/``completion``, ``messages``, or ``instruction``/``output`` (+ ``input``, ``history``, ``system``)."""
     if row.get("messages") is not None:
         messages = _messages(row["messages"], "messages", source)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
@@ -225,7 +225,7 @@ def sft_row(row: dict, source: str) -> dict:
         text = _text(row, "instruction", source)
         if row.get("input"):
             text = f"{text}\n\n{_text(row, 'input', source)}"
-        prompt = [{"role": "user", "content": text}]
+        prompt = [*_turns_before(row, source), {"role": "user", "content": text}]
         return {"prompt": prompt, "completion": _text(row, "output", source), "source": source}
     if row.get("prompt") is None:
         raise UserError(f"{source}: expected prompt and completion, instruction and output, or messages; the row has {_fields(row)}")
@@ -234,6 +234,17 @@ def sft_row(row: dict, source: str) -> dict:
         "completion": _response(row.get("completion"), "completion", source),
         "source": source,
     }
+
+
+def _turns_before(row: dict, source: str) -> Messages:
+    """What an instruction follows on: the text of ``system`` and the pairs of instruction and response in ``history``."""
+    messages = [{"role": "system", "content": _text(row, "system", source)}] if row.get("system") else []
+    for turn in row.get("history") or []:
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise UserError(f"{source}: field 'history': expected pairs of instruction and response, found {str(turn)[:60]!r}")
+        user, assistant = (_text({"history": text}, "history", source) for text in turn)
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return messages
 
 
 def preference_row(row: dict, source: str) -> dict:

@@ -95,13 +95,13 @@ def generate_shard(
     """``samples`` responses for each prompt, one prompt after another, from torch's generator as it stands.
 
     Every ``SEGMENT`` tokens the responses that have ended leave the batch, with their keys and values: a few
-    that ramble on do not hold the others' memory and time.
+    that ramble on do not hold the others' memory and time. Stop strings are looked for then, too, in the response
+    alone; `generate` itself would find one that begins in the prompt.
     """
     ends, (ids, mask) = end_tokens(model, tokenizer), padded_on_the_left(prompts, tokenizer.pad_token_id, model.device)
     width, cache = ids.shape[1], prompt_cache(model, ids, mask, samples)
     ids, mask = ids.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0)
     options: dict = {"use_cache": True, "return_dict_in_generate": True, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
-    options |= {"stop_strings": stop_strings, "tokenizer": tokenizer} if stop_strings else {}
     drawn = (
         {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else dict.fromkeys(("temperature", "top_p", "top_k"))
     )
@@ -143,7 +143,12 @@ def padded_on_the_left(prompts: list[list[int]], pad_token_id: int, device) -> t
 
 def ended(ids: list[int], ends: list[int], tokenizer, stop_strings: list[str]) -> bool:
     """Whether a response has its end-of-sequence token or one of the stop strings."""
-    return any(token in ends for token in ids) or (bool(stop_strings) and any(stop in tokenizer.decode(ids) for stop in stop_strings))
+    return any(token in ends for token in ids) or has_stop(ids, tokenizer, stop_strings)
+
+
+def has_stop(ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
+    """Whether one of the stop strings, which may be special tokens, stands in a response."""
+    return bool(stop_strings) and any(stop in tokenizer.decode(ids) for stop in stop_strings)
 
 
 def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
@@ -171,13 +176,14 @@ def end_tokens(model, tokenizer) -> list[int]:
 
 
 def _response(tokenizer, ids: list[int], entropies: list[float], ends: list[int], stop_strings: list[str]) -> Response:
+    """The response up to its end: of what stands behind, padding or more of the segment, nothing is kept."""
     length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
-    finished = length > 0 and ids[length - 1] in ends
-    ids = ids[:length]
-    text = tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True)
-    places = [text.find(stop) for stop in stop_strings if stop in text]
-    if places:  # behind the tokens that complete a stop string stands padding
-        length = next(end for end in range(1, length + 1) if any(stop in tokenizer.decode(ids[:end]) for stop in stop_strings))
-        ids, finished, text = ids[:length], True, text[: min(places)]
+    if has_stop(ids[:length], tokenizer, stop_strings):
+        length = next(end for end in range(1, length + 1) if has_stop(ids[:end], tokenizer, stop_strings))
+        finished, text = True, tokenizer.decode(ids[:length], skip_special_tokens=True)
+        text = text[: min((text.find(stop) for stop in stop_strings if stop in text), default=len(text))]
+    else:
+        finished = length > 0 and ids[length - 1] in ends
+        text = tokenizer.decode(ids[: length - finished], skip_special_tokens=True)
     entropies = entropies[:length]
-    return Response(text, ids, finished, sum(entropies) / length, [round(value, 4) for value in entropies])
+    return Response(text, ids[:length], finished, sum(entropies) / length, [round(value, 4) for value in entropies])

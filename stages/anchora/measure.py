@@ -132,4 +132,4 @@ def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams,
     for (_, indices), responses in zip(parts, shared_out(parts, regenerate), strict=True):
         for index, text in zip(indices, responses, strict=True):
             texts[index].append(text)
-    return [mean_disagreement(responses) for responses in texts]
+    return [mean_disagreement(responses, params.answer_reading) for responses in texts]

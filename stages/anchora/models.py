@@ -13,6 +13,7 @@ from anchora.files import UserError, first_process, new_folder
 from anchora.machine import device
 from anchora.pins import name_of
 from parameters.compute import ComputeParams
+from parameters.policy import PolicyParams
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -82,9 +83,17 @@ def load_causal(source: dict[str, str], params: ComputeParams, dtype: torch.dtyp
     return model, tokenizer
 
 
-def load_policy(source: dict[str, str], params: ComputeParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+def check_positions(model, max_length: int, source: dict[str, str]) -> None:
+    """Raise UserError for a model that cannot read ``max_length`` tokens."""
+    positions = getattr(model.config, "max_position_embeddings", None) or max_length
+    if max_length > positions:
+        raise UserError(f"max_length: {max_length}, but model {name_of(source)} reads {positions} tokens at most; lower it")
+
+
+def load_policy(source: dict[str, str], params: PolicyParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """A policy to ask, in eval mode on the machine's device, and its tokenizer."""
     model, tokenizer = load_causal(source, params, dtype)
+    check_positions(model, params.max_length, source)
     own = model.generation_config  # its penalties and temperatures are not this pipeline's
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, bos_token_id=own.bos_token_id)
     return model.to(device()).eval(), tokenizer

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from jinja2 import TemplateError
+
+from anchora.files import UserError
+
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
 
 
@@ -10,9 +14,17 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
 
     The tokenizer's own chat template is used when it has one; otherwise ``template``, a text with
     ``{prompt}`` in it, is filled once per user turn, answers and system texts standing as they are.
+    Raises UserError where the chat template does not know such turns.
     """
     if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(
+                f"the model's chat template refuses the turns {roles} of the prompt {messages[-1]['content'][:60]!r}: {error}; take "
+                "such rows out, or a base_model_name whose template knows them"
+            ) from None
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     parts = []
     for message in messages:

@@ -5,13 +5,17 @@ Each function is a matter of all processes, and does nothing to weights that are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor  # which takes its time to import
 
-def is_sharded(weight: torch.Tensor) -> bool:
-    return hasattr(weight, "to_local")  # a DTensor, whose module takes its time to import
+
+def is_sharded(weight: torch.Tensor) -> TypeGuard[DTensor]:
+    return hasattr(weight, "to_local")
 
 
 def local(weight: torch.Tensor) -> torch.Tensor:
@@ -20,8 +24,8 @@ def local(weight: torch.Tensor) -> torch.Tensor:
 
 
 def whole(weight: torch.Tensor) -> torch.Tensor:
-    """All of a weight, on every process."""
-    return weight.full_tensor() if is_sharded(weight) else weight
+    """All of a weight, on every process; in main memory where it was in parts, for the device may hold no second one."""
+    return weight.full_tensor().cpu() if is_sharded(weight) else weight
 
 
 def whole_of_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -31,9 +35,7 @@ def whole_of_part(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     from torch.distributed.tensor import DTensor
 
     part = part.to(like.device)
-    return DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    ).full_tensor()
+    return whole(DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()))
 
 
 def cut(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -45,10 +47,11 @@ def cut(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The state of an optimiser as named tensors, whole: ``optimizer.<parameter>.<name>``."""
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{index}.{name}": whole(torch.as_tensor(value)) for index, values in state.items() for name, value in values.items()}
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    """The state of an optimiser as named tensors, ``optimizer.<parameter>.<name>``, made whole one after another."""
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            yield f"optimizer.{index}.{name}", whole(torch.as_tensor(value))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -63,15 +66,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+@torch.no_grad()
 def gathered(model, build: Callable[[], torch.nn.Module]):
-    """``model`` where its weights are whole; else a model that ``build`` makes, with all of its weights, on every process."""
+    """``model`` where its weights are whole; else a model that ``build`` makes, with all of its weights, on every process.
+
+    One weight after another: the device never holds more of them whole than that.
+    """
     if not any(is_sharded(weight) for weight in model.parameters()):
         return model
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     plain = build()
-    plain.load_state_dict(state)
+    places, parts = plain.state_dict(), model.state_dict()
+    if places.keys() != parts.keys():
+        raise ValueError(f"weights of one model alone: {sorted(places.keys() ^ parts.keys())}")
+    for name, part in parts.items():
+        places[name].copy_(whole(part))
     return plain
 
 

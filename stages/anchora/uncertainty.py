@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anchora.answers import last_number
+from anchora.answers import READINGS
 from anchora.files import UserError
 
 
@@ -64,22 +64,22 @@ def disagreement(centred: np.ndarray) -> np.ndarray:
     return centred.std(axis=0)
 
 
-def agreement(first: str, second: str) -> float:
+def agreement(first: str, second: str, reading: str) -> float:
     """Agreement of two responses in [0, 1].
 
-    By the extracted number where both have one: 1 when equal, else 0. Otherwise by the share of words
-    in common, in order (difflib's ratio).
+    By the number that each gives, read as ``READINGS`` say, where both have one: 1 when equal, else 0.
+    Otherwise by the share of words in common, in order (difflib's ratio).
     """
-    numbers = last_number(first), last_number(second)
+    numbers = READINGS[reading](first), READINGS[reading](second)
     if None not in numbers:
         return float(numbers[0] == numbers[1])
     return SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()
 
 
-def mean_disagreement(responses: list[str]) -> float:
+def mean_disagreement(responses: list[str], reading: str) -> float:
     """One minus the mean agreement over all pairs of responses; 0 for fewer than two."""
     pairs = list(combinations(responses, 2))
-    return 1.0 - sum(agreement(a, b) for a, b in pairs) / len(pairs) if pairs else 0.0
+    return 1.0 - sum(agreement(a, b, reading) for a, b in pairs) / len(pairs) if pairs else 0.0
 
 
 def auroc(wrong: np.ndarray, uncertainty: np.ndarray) -> float | None:

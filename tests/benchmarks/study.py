@@ -51,6 +51,7 @@ def arms(params: dict) -> dict[str, dict]:
         "no_dpo_term": {"dpo_weight": 0.0},
         "no_anchors": {"anchor_weight": 0.0},
         "no_chosen_nll": {"chosen_nll_weight": 0.0},
+        "logistic_loss": {"dpo_loss": "logistic"},
         "beta_scaling_none": {"beta_scaling": "none"},
         "gated_beta_alone": {"case_weight": "none"},
         "weight_by_rank": {"case_weight": "certainty"},

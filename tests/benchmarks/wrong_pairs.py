@@ -31,12 +31,12 @@ from parameters.build_regret_buffer import BuildRegretBufferParams
 
 ARMS = {
     "ugrr": {},
-    "ugrr_bounded": {"dpo_loss": "bounded"},
     "best_of_n_sft_anchors": {"dpo_weight": 0.0, "case_weight": "none"},
     "no_dpo_term": {"dpo_weight": 0.0},
     "constant_beta": {"beta_mode": "constant"},
-    "constant_beta_bounded": {"beta_mode": "constant", "dpo_loss": "bounded"},
     "shuffled_uncertainty": {"beta_mode": "shuffled"},
+    "logistic_loss": {"dpo_loss": "logistic"},
+    "constant_beta_logistic": {"beta_mode": "constant", "dpo_loss": "logistic"},
 }
 KEPT = Path("logs/wrong_pairs")
 
