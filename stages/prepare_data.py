@@ -60,22 +60,32 @@ def main() -> None:
         known = known_responses(regret_sft, regret_preferences)
         regret, _ = unique_rows([{key: row[key] for key in ("id", "prompt", "source")} for row in regret_sft + regret_preferences])
 
-    in_both = {row["id"] for row in sft} & {row["id"] for row in preferences}
-    to_sft = {key for key in in_both if split_share(key, "both") < 0.5}
-    sft, counts["sft_prompts_given_to_preferences"] = keep(sft, lambda row: row["id"] not in in_both - to_sft)
-    preferences, counts["preference_prompts_given_to_sft"] = keep(preferences, lambda row: row["id"] not in to_sft)
+    sft, preferences = part(sft, preferences, counts)
     judge, preferences = take_share(preferences, "judge", params.judge_share)
 
     for row in [*calibration, *(row for row in evaluation if row["set"] == "gsm8k")]:
         row["prompt"] = shots + row["prompt"]
-    splits = {
+    write_splits({
         "sft": sft,
         "preferences": [flip_side(row, params.seed) for row in preferences],
         "judge": [flip_side(row, params.seed) for row in judge],
         "prompts": few(regret, params.prompt_limit),
         "calibration": few(calibration, params.prompt_limit),
         "evaluation": evaluation,
-    }
+    }, known, counts)  # fmt: skip
+
+
+def part(sft: list[dict], preferences: list[dict], counts: dict[str, int]) -> tuple[list[dict], list[dict]]:
+    """Both without the prompts that they share: half of those, by their hash, stay with one, half with the other."""
+    in_both = {row["id"] for row in sft} & {row["id"] for row in preferences}
+    to_sft = {key for key in in_both if split_share(key, "both") < 0.5}
+    sft, counts["sft_prompts_given_to_preferences"] = keep(sft, lambda row: row["id"] not in in_both - to_sft)
+    preferences, counts["preference_prompts_given_to_sft"] = keep(preferences, lambda row: row["id"] not in to_sft)
+    return sft, preferences
+
+
+def write_splits(splits: dict[str, list[dict]], known: list[dict], counts: dict[str, int]) -> None:
+    """The files of data/prepared, the responses known beforehand, and how many rows went where or were left out."""
     for name, rows in splits.items():
         if not rows:
             raise UserError(

@@ -25,7 +25,7 @@ from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, new_file, read_jsonl, write_json
 from anchora.logps import response_logps
 from anchora.machine import autocast, device, training_dtype, use_machine
-from anchora.models import add_lora, load_causal, save_policy
+from anchora.models import add_lora, load_causal, merged, save_policy
 from anchora.parallel import any_process, whole_steps
 from anchora.params import read_params
 from anchora.pins import folder
@@ -35,6 +35,7 @@ from anchora.update import Layout, Pairs, SequenceLogps, chances_known, forward_
 from parameters.update_policy import UpdatePolicyParams
 
 WARMUP_SHARE = 0.1
+LEAST_KEPT = 0.7  # share of the KL that merging LoRA may leave before a run says so
 
 
 def main() -> None:
@@ -67,7 +68,9 @@ def main() -> None:
             check_reference(model, buffer, layout, params)
         curve, kept, stopped_at = replay(model, pairs, anchors, drift, layout, params, params.seed + args.round, checkpoints)
 
-    model = gathered(model, lambda: load_trainable(folder(source), params)[0])
+    model = merged(gathered(model, lambda: load_trainable(folder(source), params)[0]))
+    with autocast(params.use_bf16):
+        kl_saved = forward_kl(SequenceLogps(model), drift, layout) if params.lora_rank else None
     save_policy(Path(params.output_dir) / f"round{args.round}", model, tokenizer)
     log_figures(curve.pop("tokens_per_second"), params.log_dir)
     gate = {"uncertainty": [row["uncertainty"] for row in pairs.rows], "beta": pairs.beta.tolist(), "weight": pairs.weight.tolist()}
@@ -76,10 +79,16 @@ def main() -> None:
     with new_file(f"metrics/curves/round{args.round}.csv") as partial:
         curve.to_csv(partial, index=False, float_format="%.6g")
     metrics = {**kept_figures(curve, kept), "beta_mean": float(pairs.beta.mean()), "stopped_at": stopped_at, "pairs": len(pairs.rows)}
+    metrics["kl_saved"] = metrics["kl_forward"] if kl_saved is None else kl_saved
     metrics |= {"weight_min": float(pairs.weight.min()), "weight_max": float(pairs.weight.max())}
     metrics = {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {metrics['steps']} updates kept, forward KL {metrics['kl_forward']:.3f} nats a sequence")
+    if metrics["kl_saved"] < LEAST_KEPT * metrics["kl_forward"]:
+        say(
+            f"round {args.round}: merged into its weights the update keeps {metrics['kl_saved']:.3f} of these: it is too small for "
+            "their number format; raise update_learning_rate or rl_iterations, or set use_bf16: false"
+        )
 
 
 def kept_figures(curve: pd.DataFrame, kept: int) -> dict:

@@ -4,13 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import params_as
 from tiny_models import PAIRS, SIZES
 from transformers import MistralConfig, MistralForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
 
 from anchora import generation
+from anchora.benchmarks import answer_turns
 from anchora.generation import generate
 from anchora.logps import collate, hidden_states, over_logits
 from anchora.prompts import encode_prompt
+from parameters.answers import AnswerParams
 
 
 def test_recorded_entropy_is_that_of_the_raw_distribution(policy):
@@ -143,3 +146,12 @@ def test_a_shards_samples_do_not_depend_on_other_shards(policy):
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": f"Work out {i} + 4."}], "") for i in range(1, 7)]
     settings = {"samples": 2, "temperature": 1.0, "max_new_tokens": 16, "shard_size": 3, "seed": 5}
     assert generate(model, tokenizer, prompts, **settings)[:3] == generate(model, tokenizer, prompts[:3], **settings)
+
+
+def test_a_conversation_that_grew_too_long_loses_its_beginning(policy, capsys):
+    model, tokenizer = policy
+    rows = [{"turns": ["Mia has 31 eggs and 9 pens. Leo brings 12 eggs. How many eggs are there?", "Add 4 to that."]}]
+    params = params_as(AnswerParams, max_length=56, max_new_tokens=16)
+    ((first, second),) = answer_turns(model, tokenizer, rows, params, "short")
+    assert first and second
+    assert capsys.readouterr().out == "short, turn 2: 1 of 1 conversations lose their beginning, longer than 40 tokens\n"

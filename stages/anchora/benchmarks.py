@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anchora.generation import generate
 from anchora.prompts import Messages, encode_prompt
+from anchora.stage import say
 from parameters.answers import AnswerParams
 
 # FastChat's temperatures by category of question; 0 is greedy decoding.
@@ -25,7 +26,8 @@ def conversation(turns: list[str], answers: list[str]) -> Messages:
 def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label: str) -> list[list[str]]:
     """The answers to every turn of each row, each conditioned on the policy's own answers before it.
 
-    Greedy, but for questions with a ``category``, whose temperatures are MT-Bench's.
+    Greedy, but for questions with a ``category``, whose temperatures are MT-Bench's. Conversations that grew too
+    long for ``max_length`` lose their beginning; says how many.
     """
     answers: list[list[str]] = [[] for _ in rows]
     temperatures = [MT_BENCH_TEMPERATURES.get(row["category"], OTHER_TEMPERATURE) if "category" in row else 0.0 for row in rows]
@@ -33,9 +35,13 @@ def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label
         for temperature in sorted(set(temperatures)):
             group = [i for i, row in enumerate(rows) if temperatures[i] == temperature and len(row["turns"]) > turn]
             ids = [encode_prompt(tokenizer, conversation(rows[i]["turns"], answers[i]), params.prompt_template) for i in group]
+            room, too_long = params.room(), sum(len(row) > params.room() for row in ids)
+            if too_long:
+                say(f"{label}, turn {turn + 1}: {too_long} of {len(ids)} conversations lose their beginning, longer than {room} tokens")
             responses = generate(
-                model, tokenizer, ids, temperature=temperature, max_new_tokens=params.max_new_tokens, seed=params.seed + 2000,
-                shard_size=params.sampling_batch_size, stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
+                model, tokenizer, [row[-room:] for row in ids], temperature=temperature,
+                max_new_tokens=params.max_new_tokens, seed=params.seed + 2000, shard_size=params.sampling_batch_size,
+                stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
             )  # fmt: skip
             for index, (response,) in zip(group, responses, strict=True):
                 answers[index].append(response.text)

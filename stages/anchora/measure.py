@@ -13,6 +13,7 @@ from anchora.generation import Response, generate, generate_shard
 from anchora.parallel import shared_out
 from anchora.prompts import Messages, encode_prompt
 from anchora.regret import conservative_gains, regret
+from anchora.stage import say
 from anchora.uncertainty import centred_scores, disagreement, mean_disagreement
 from anchora.verifiers import score_ensemble
 from parameters.measure import MeasureParams
@@ -49,7 +50,7 @@ class Measured:
 
 
 def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[dict]:
-    """The rows whose ``prompt`` leaves room for a response.
+    """The rows whose ``prompt`` leaves room for a response; says how many do not.
 
     Raises UserError naming the first longer one, unless ``overlong_prompts`` is drop; and where none is left.
     """
@@ -65,6 +66,8 @@ def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[di
             )
     if rows and not kept:
         raise UserError(f"{rows[0]['source']} and all after it: prompts longer than max_length - max_new_tokens = {room} tokens")
+    if len(kept) < len(rows):
+        say(f"{rows[0]['source'].rsplit(':', 1)[0]}: {len(rows) - len(kept)} of {len(rows)} prompts dropped, longer than {room} tokens")
     return kept
 
 

@@ -100,14 +100,18 @@ def load_policy(source: dict[str, str], params: PolicyParams, dtype: torch.dtype
 
 
 def save_policy(path: str | Path, model, tokenizer) -> None:
-    """Write a model folder as a whole; LoRA weights are merged into the policy first."""
+    """Write a model folder as a whole, LoRA merged."""
     if not first_process():
         return
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+    model = merged(model)
     with new_folder(path) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+
+
+def merged(model):
+    """``model`` with its LoRA weights, if it has such, added to its own: what is small beside a bfloat16 weight is rounded away."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def add_lora(model, rank: int, alpha: int, seed: int):

@@ -160,8 +160,7 @@ def end_with(pid: int) -> None:
             time.sleep(GRACE_SECONDS)
         os._exit(STOPPED)
 
-    if pid is not None:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _use_scratch(declared: Declared | None) -> None:
