@@ -67,10 +67,10 @@ def arms(params: dict) -> dict[str, dict]:
     }
 
 
-def command(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True)
+def command(*words: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"study: {' '.join(words)}: {(done.stderr or done.stdout).strip()[-500:]}")
+        sys.exit(f"{Path(sys.argv[0]).stem}: {' '.join(words)}: {(done.stderr or done.stdout).strip()[-500:]}")
     return done.stdout
 
 
@@ -115,9 +115,14 @@ def task_states() -> dict[str, str]:
     return {row[1]: state for row in rows if len(row) > 2 for state in ("Running", "Queued", "Failed", "Success") if state in row}
 
 
-def share_cache(folder: Path) -> None:
-    """Let a clone use this project's cache, wherever its configuration keeps it."""
+def project_at(commit: str, folder: Path) -> Path:
+    """The project as one experiment left it, in a clone that uses this project's cache, wherever its configuration keeps it."""
+    command("git", "clone", "-q", "--shared", str(Path.cwd()), str(folder))
+    command("git", "fetch", "-q", "origin", commit, cwd=folder)
+    command("git", "checkout", "-q", commit, cwd=folder)
     (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {dvc('cache', 'dir').strip()}\n")
+    command(sys.executable, "-m", "dvc", "checkout", cwd=folder)
+    return folder
 
 
 def outcome(evaluation: dict) -> dict[str, float]:
@@ -132,22 +137,12 @@ def outcome(evaluation: dict) -> dict[str, float]:
 
 def run_trl(commit: str, beta: float) -> dict:
     """TRL's DPOTrainer on the pairs of one experiment, at as many updates; its evaluation."""
-    root = Path.cwd()
     steps = json.loads(command("git", "show", f"{commit}:metrics/update/round0.json"))["update"]["round0"]["steps"]
+    trl_dpo = str(Path(__file__).with_name("trl_dpo.py"))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name).resolve() / "project"
-        command("git", "clone", "-q", "--shared", str(root), str(folder))
-        command("git", "-C", str(folder), "fetch", "-q", "origin", commit)
-        command("git", "-C", str(folder), "checkout", "-q", commit)
-        share_cache(folder)
-        for words in (
-            ("-m", "dvc", "checkout"),
-            (str(Path(__file__).with_name("trl_dpo.py")), "--steps", str(steps), "--beta", str(beta), "--out", "models/trl"),
-            ("stages/evaluate.py", "--policy", "models/trl", "--out", "logs/trl"),
-        ):
-            done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"study: {' '.join(words)}: {done.stderr.strip()[-500:]}")
+        folder = project_at(commit, Path(name).resolve() / "project")
+        command(sys.executable, trl_dpo, "--steps", str(steps), "--beta", str(beta), "--out", "models/trl", cwd=folder)
+        command("sh", "stages/python", "stages/evaluate.py", "--policy", "models/trl", "--out", "logs/trl", cwd=folder)
         return json.loads((folder / "logs" / "trl" / "evaluation.json").read_text())["evaluation"]
 
 

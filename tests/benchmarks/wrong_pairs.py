@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import yaml
-from study import command, experiments, outcome, share_cache, summary
+from study import command, experiments, outcome, project_at, summary
 
 from anchora.cases import chances_right, select
 from anchora.files import read_json, read_jsonl, write_jsonl
@@ -71,14 +69,8 @@ def swap_pairs(folder: Path, buffer: list[dict], strength: float) -> float:
 def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
     """All arms and strengths of one seed, one after another, in a clone that has the seed's SFT policy and buffer."""
     with tempfile.TemporaryDirectory() as name:
-        root, folder = Path.cwd(), Path(name).resolve() / "project"
-        commit = experiments()[f"study-ugrr-{seed}"]
-        command("git", "clone", "-q", "--shared", str(root), str(folder))
-        (folder / "dvc.lock").write_text(command("git", "show", f"{commit}:dvc.lock"))
-        share_cache(folder)
-        params = yaml.safe_load((folder / "params.yaml").read_text()) | {"seed": seed, "rounds": [{"k": 0, "after": "sft"}]}
-        (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        run(folder, sys.executable, "-m", "dvc", "checkout")
+        folder = project_at(experiments()[f"study-ugrr-{seed}"], Path(name).resolve() / "project")
+        params = yaml.safe_load((folder / "params.yaml").read_text())
         buffer = read_jsonl(folder / "data/regret_buffer/round0.jsonl")
         for strength in strengths:
             right = swap_pairs(folder, buffer, strength)
@@ -88,17 +80,11 @@ def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
                     continue
                 (folder / "params.yaml").write_text(yaml.safe_dump(params | ARMS[arm]))
                 shutil.rmtree(folder / "models/round0", ignore_errors=True)
-                run(folder, "sh", "stages/python", "stages/update_policy.py", "--round", "0", "--after", "sft")
-                run(folder, "sh", "stages/python", "stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0")
+                command("sh", "stages/python", "stages/update_policy.py", "--round", "0", "--after", "sft", cwd=folder)
+                command("sh", "stages/python", "stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0", cwd=folder)
                 evaluation = read_json(folder / "logs/round0/evaluation.json")["evaluation"]
                 kept.write_text(json.dumps(outcome(evaluation) | {"chosen_right": right}))
                 print(kept.stem, kept.read_text(), flush=True)
-
-
-def run(folder: Path, *words: str) -> None:
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()[-500:]}")
 
 
 def main() -> None:
