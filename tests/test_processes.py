@@ -77,6 +77,21 @@ def test_training_gives_one_processs_weights(sides, processes, command, model):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("command", "model"), [(["stages/sft.py"], "sft"), (UPDATE, "round0")])
+def test_adapters_in_parts_give_one_processs_weights(sides, tmp_path, command, model):
+    """LoRA: the frozen weights and the adapters are cut alike, and what is saved is merged from the whole of both."""
+    for processes in ("one", "in parts"):
+        folder = Path(shutil.copytree(sides[processes], tmp_path / processes, symlinks=True))
+        params = (folder / "params.yaml").read_text()
+        assert "lora_rank: 0\n" in params
+        (folder / "params.yaml").write_text(params.replace("lora_rank: 0\n", "lora_rank: 4\n"))
+        shutil.rmtree(folder / "models" / model)
+        run_stage(folder, processes, *command)
+    largest, mean = drift(*(tmp_path / processes / "models" / model for processes in ("one", "in parts")))
+    assert largest < 1e-4 and mean < 1e-5
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("command", "stage", "model"), [(["stages/sft.py"], "sft", "sft"), (UPDATE, "update_policy@0", "round0")])
 def test_a_killed_training_in_parts_goes_on_to_the_same_weights(sides, command, stage, model):
     folder, variables = sides["in parts"], {"DVC_STAGE": stage, "ANCHORA_CHECKPOINT_SECONDS": "0"}
