@@ -22,7 +22,7 @@ from anchora.measure import measure
 from anchora.models import load_policy
 from anchora.params import read_params
 from anchora.pins import folder, identity
-from anchora.reliability import abstention_threshold, fit_correctness
+from anchora.reliability import abstention_threshold, fit_correctness, is_answered
 from anchora.stage import run_stage, say
 from anchora.uncertainty import combined, scale_of
 from anchora.verifiers import member_sources
@@ -57,8 +57,6 @@ def main() -> None:
 
 def verifiers_at_hand(params: AskParams, exported: list[str]) -> list[dict[str, str]]:
     """The ensemble that the policy was exported with, or none where it is not there, or is another by now."""
-    if not (Path(params.output_dir) / "verifiers" / "brought.json").is_file():
-        return []
     try:
         sources = member_sources(params.output_dir, params.verifiers)
         return sources if [identity(source) for source in sources] == exported else []
@@ -83,7 +81,7 @@ def judgement(parts: dict[str, np.ndarray], shipped: dict) -> dict:
         "uncertainty": uncertainty,
         "probability_correct": float(fit_correctness(before[known], correct)([uncertainty])[0]) if known else None,
         "threshold": threshold,
-        "abstains": bool(known) and (threshold is None or uncertainty > threshold),
+        "abstains": not is_answered(uncertainty, threshold, len(known)),
         "signals": names,
     }
 

@@ -34,6 +34,7 @@ from anchora.reliability import (
     brier,
     coverage_at_risk,
     expected_calibration_error,
+    is_answered,
     reliability_bins,
     risk_coverage,
 )
@@ -157,8 +158,7 @@ def compared(name: str, statistic, sides: list[tuple], seed: int) -> dict:
 def selective_metrics(policy: Answers, target_risk: float) -> dict:
     """What answering only below the threshold does on these problems; the threshold was set on the calibration split."""
     threshold = abstention_threshold(*policy.calibration, target_risk)
-    lowest = -np.inf if policy.calibration[1] else np.inf  # as stages/ask.py has it: without known answers nothing is held back
-    answered = policy.uncertainty <= (lowest if threshold is None else threshold)
+    answered = is_answered(policy.uncertainty, threshold, len(policy.calibration[1]))
     wrong = int((~policy.correct[answered]).sum())
     low, high = wilson(wrong, int(answered.sum())) if answered.any() else (None, None)
     return rounded(
@@ -215,11 +215,6 @@ def write_turns(folder: Path, model: str, rows: list[dict], answers: list[list[s
 def write_plots(path: Path, policy: Answers, baseline: Answers) -> None:
     """Tables that DVC and the report draw: reliability, risk against coverage, right and wrong against sure and unsure."""
     sides = {"SFT": baseline, "UGRR": policy}
-    bins = {name: reliability_bins(answers.probability, answers.correct) for name, answers in sides.items() if answers.has_probability()}
-    reliability = pd.DataFrame({"probability": (np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS})
-    reliability["calibrated"] = reliability["probability"]
-    for name, (share, answers) in bins.items():
-        reliability[name], reliability[f"{name}_answers"] = share, answers
     coverage = pd.DataFrame({name: risk_coverage(answers.uncertainty, ~answers.correct) for name, answers in sides.items()})
     coverage.insert(0, "coverage", (np.arange(len(coverage)) + 1) / len(coverage))
     confusion = pd.concat(
@@ -231,9 +226,17 @@ def write_plots(path: Path, policy: Answers, baseline: Answers) -> None:
         )
         for name, answers in sides.items()
     )
-    for name, table in (("reliability", reliability), ("risk_coverage", coverage), ("confusion", confusion)):
+    tables = {f"reliability_{name.lower()}": reliability(name, answers) for name, answers in sides.items()}
+    for name, table in {**tables, "risk_coverage": coverage, "confusion": confusion}.items():
         with new_file(path / f"{name}.csv") as partial:
             table.to_csv(partial, index=False, float_format="%.6g")
+
+
+def reliability(name: str, answers: Answers) -> pd.DataFrame:
+    """Share of right answers, in column ``name``, by bins of P(correct); those without answers are left out, as DVC draws blanks at 0."""
+    share, count = reliability_bins(answers.probability, answers.correct) if answers.has_probability() else np.zeros((2, RELIABILITY_BINS))
+    middle = (np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS
+    return pd.DataFrame({"probability": middle, "calibrated": middle, name: share, "answers": count})[count > 0]
 
 
 def summary(metrics: dict) -> dict:

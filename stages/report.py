@@ -34,7 +34,7 @@ def main() -> None:
     data = {
         "rounds": trade(rounds, exported),
         "sources": sources(rounds),
-        "reliability": table("metrics/plots/reliability.csv"),
+        "reliability": {name: table(f"metrics/plots/reliability_{name}.csv") for name in ("sft", "ugrr")},
         "coverage": table("metrics/plots/risk_coverage.csv"),
         "auroc": auroc(evaluation["calibration"], list(rounds[0]["uncertainty"]["auroc"])),
         "gate": [table(f"metrics/gate/round{entry.k}.csv") for entry in params.rounds],

@@ -77,7 +77,7 @@ def main() -> None:
     with new_file(f"metrics/gate/round{args.round}.csv") as partial:
         pd.DataFrame(gate).sort_values(["uncertainty", "beta"]).to_csv(partial, index=False, float_format="%.6g")
     with new_file(f"metrics/curves/round{args.round}.csv") as partial:
-        curve.to_csv(partial, index=False, float_format="%.6g")
+        drawable(curve).to_csv(partial, index=False, float_format="%.6g")
     metrics = {**kept_figures(curve, kept), "beta_mean": float(pairs.beta.mean()), "stopped_at": stopped_at, "pairs": len(pairs.rows)}
     metrics["kl_saved"] = metrics["kl_forward"] if kl_saved is None else kl_saved
     metrics |= {"weight_min": float(pairs.weight.min()), "weight_max": float(pairs.weight.max())}
@@ -89,6 +89,14 @@ def main() -> None:
             f"round {args.round}: merged into its weights the update keeps {metrics['kl_saved']:.3f} of these: it is too small for "
             "their number format; raise update_learning_rate or rl_iterations, or set use_bf16: false"
         )
+
+
+def drawable(curve: pd.DataFrame) -> pd.DataFrame:
+    """The updates of a curve without blanks, which DVC draws at 0: what a step did not measure is as last measured.
+
+    That are the KL between two checks, and margins of quartiles that no pair was drawn of; before its first pair, one is as then.
+    """
+    return curve.ffill()[curve["step"] > 0].bfill()
 
 
 def kept_figures(curve: pd.DataFrame, kept: int) -> dict:

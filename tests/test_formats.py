@@ -90,6 +90,21 @@ def test_conversations_form():
     assert (found["prompt"], found["response_a"], found["response_b"]) == (USER, "4", "5")
 
 
+def test_a_system_column_comes_first_in_every_format():
+    system, conversation = {"role": "system", "content": "Be short."}, {"conversations": [{"from": "human", "value": "2 + 2?"}]}
+    answered = {"conversations": [*conversation["conversations"], {"from": "gpt", "value": "4"}]}
+    for convert, row in (
+        (formats.sft_row, answered),
+        (formats.sft_row, {"prompt": "2 + 2?", "completion": "4"}),
+        (formats.preference_row, conversation | {"chosen": "4", "rejected": "5"}),
+        (formats.prompt_row, {"question": "2 + 2?"}),
+    ):
+        assert convert(row | {"system": ""}, "a:1")["prompt"] == USER
+        assert convert(row | {"system": "Be short."}, "a:1")["prompt"] == [system, *USER]
+    own = {"messages": [system, *USER, {"role": "assistant", "content": "4"}], "system": "Be long."}
+    assert formats.sft_row(own, "a:1")["prompt"] == [system, *USER]
+
+
 SFT, PREFERENCE, PROMPT, GSM8K, MT = (
     formats.sft_row, formats.preference_row, formats.prompt_row, formats.gsm8k_row, formats.mt_bench_row,
 )  # fmt: skip

@@ -108,6 +108,12 @@ def test_anchors_are_those_of_round_0(ran):
     assert measuring and not measuring & cases  # what measures the drift is never trained on
 
 
+def test_what_dvc_draws_has_no_blanks(ran):
+    """It would draw them at 0: a KL between two checks, the accuracy of a bin without answers."""
+    tables = [pd.read_csv(path) for folder in ("curves", "gate", "plots") for path in (ran / "metrics" / folder).glob("*.csv")]
+    assert len(tables) == 8 and all(len(table) and table.notna().all().all() for table in tables)
+
+
 def test_the_final_policy_loads_by_itself(ran):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -11,6 +11,7 @@ from anchora.reliability import (
     coverage_at_risk,
     expected_calibration_error,
     fit_correctness,
+    is_answered,
     reliability_bins,
     risk_coverage,
 )
@@ -91,6 +92,12 @@ def test_the_threshold_by_hand():
     assert abstention_threshold(uncertainty, correct, 0.25) == 0.4
     assert abstention_threshold(uncertainty, correct, 1.0) == 0.5
     assert abstention_threshold(np.zeros(4), np.array([True, True, False, True]), 0.05) is None
+
+
+def test_without_a_threshold_all_is_withheld_or_nothing_is_known_of_errors():
+    assert is_answered(np.array([0.1, 0.2, 0.3]), 0.2, known_answers=4).tolist() == [True, True, False]
+    assert not is_answered(np.array([0.1, 0.2]), None, known_answers=4).any()
+    assert is_answered(np.array([0.1, 0.2]), None, known_answers=0).all()
 
 
 def test_ties_are_halves():

@@ -14,7 +14,7 @@ from anchora.splits import split_share
 HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the drift
 FEWEST_REHEARSED = 20  # cases with known answers that a curve is fitted on
 LEAST_CHANCE = 0.05  # a handful of cases cannot show that a chosen response is never right
-CLOSING_WORDS = 3
+CLOSING_WORDS = 3  # "... is 12 apples altogether." still closes with its number
 GIVEN = ("reference", "preferred")  # sources of responses that came with the data
 
 

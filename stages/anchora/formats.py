@@ -214,31 +214,42 @@ def _response(value, field: str, source: str) -> str:
 
 
 def sft_row(row: dict, source: str) -> dict:
-    """``prompt``/``completion``, ``messages``, or ``instruction``/``output`` (+ ``input``, ``history``, ``system``)."""
-    if row.get("messages") is not None:
-        messages = _messages(row["messages"], "messages", source)
-        if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise UserError(f"{source}: field 'messages': expected the assistant's message last")
-        prompt = _prompt(messages[:-1], "messages", source)
-        return {"prompt": prompt, "completion": _response(messages[-1]["content"], "messages", source), "source": source}
+    """``prompt``/``completion``, ``messages`` (or ``conversations``), or ``instruction``/``output`` (+ ``input``, ``history``).
+
+    A ``system`` column comes first in the prompt, here and in the other rows with a prompt of their own.
+    """
+    for field in ("messages", "conversations"):
+        if row.get(field) is not None:
+            messages = _messages(row[field], field, source)
+            if len(messages) < 2 or messages[-1]["role"] != "assistant":
+                raise UserError(f"{source}: field {field!r}: expected the assistant's message last")
+            prompt = _after_system(_prompt(messages[:-1], field, source), row, source)
+            return {"prompt": prompt, "completion": _response(messages[-1]["content"], field, source), "source": source}
     if row.get("instruction") is not None:
         text = _text(row, "instruction", source)
         if row.get("input"):
             text = f"{text}\n\n{_text(row, 'input', source)}"
-        prompt = [*_turns_before(row, source), {"role": "user", "content": text}]
+        prompt = _after_system([*_history(row, source), {"role": "user", "content": text}], row, source)
         return {"prompt": prompt, "completion": _text(row, "output", source), "source": source}
     if row.get("prompt") is None:
         raise UserError(f"{source}: expected prompt and completion, instruction and output, or messages; the row has {_fields(row)}")
     return {
-        "prompt": _prompt(row["prompt"], "prompt", source),
+        "prompt": _after_system(_prompt(row["prompt"], "prompt", source), row, source),
         "completion": _response(row.get("completion"), "completion", source),
         "source": source,
     }
 
 
-def _turns_before(row: dict, source: str) -> Messages:
-    """What an instruction follows on: the text of ``system`` and the pairs of instruction and response in ``history``."""
-    messages = [{"role": "system", "content": _text(row, "system", source)}] if row.get("system") else []
+def _after_system(prompt: Messages, row: dict, source: str) -> Messages:
+    """A prompt behind the text of the row's ``system`` column, if there is one; a system message of its own stays instead."""
+    if not row.get("system") or prompt[0]["role"] == "system":
+        return prompt
+    return [{"role": "system", "content": _text(row, "system", source)}, *prompt]
+
+
+def _history(row: dict, source: str) -> Messages:
+    """The pairs of instruction and response that an instruction follows on."""
+    messages = []
     for turn in row.get("history") or []:
         if not isinstance(turn, list) or len(turn) != 2:
             raise UserError(f"{source}: field 'history': expected pairs of instruction and response, found {str(turn)[:60]!r}")
@@ -256,7 +267,7 @@ def preference_row(row: dict, source: str) -> dict:
     field = "conversations" if row.get("conversations") is not None else "prompt"
     if row.get(field) is None:
         raise UserError(f"{source}: field 'prompt' is missing; the row has {_fields(row)}")
-    prompt = _prompt(row[field], field, source)
+    prompt = _after_system(_prompt(row[field], field, source), row, source)
     if row.get("chosen") is not None or row.get("rejected") is not None:
         a, b = (_response(row.get(name), name, source) for name in ("chosen", "rejected"))
         return {"prompt": prompt, "response_a": a, "response_b": b, "label": 1.0, "sided": False, "source": source}
@@ -274,7 +285,7 @@ def prompt_row(row: dict, source: str) -> dict:
     """A prompt alone: ``prompt``, ``instruction``, ``question`` or ``messages``."""
     for field in ("prompt", "instruction", "question", "messages"):
         if row.get(field) is not None:
-            return {"prompt": _prompt(row[field], field, source), "source": source}
+            return {"prompt": _after_system(_prompt(row[field], field, source), row, source), "source": source}
     raise UserError(f"{source}: field 'prompt' is missing; the row has {_fields(row)}")
 
 

@@ -148,7 +148,10 @@ def ended(ids: list[int], ends: list[int], tokenizer, stop_strings: list[str]) -
 
 def has_stop(ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
     """Whether one of the stop strings, which may be special tokens, stands in a response."""
-    return bool(stop_strings) and any(stop in tokenizer.decode(ids) for stop in stop_strings)
+    if not stop_strings:
+        return False
+    text = tokenizer.decode(ids)
+    return any(stop in text for stop in stop_strings)
 
 
 def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):

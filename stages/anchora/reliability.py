@@ -71,6 +71,17 @@ def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk
     return None
 
 
+def is_answered(uncertainty: ArrayLike, threshold: float | None, known_answers: int) -> np.ndarray:
+    """Whether a response is given rather than withheld, bool of the shape of ``uncertainty``: up to the threshold.
+
+    No threshold means that even the most certain calibration answers err too often, and all is withheld; but
+    where the calibration split has no known answers, nothing speaks for withholding anything.
+    """
+    if threshold is None:
+        return np.full(np.shape(uncertainty), known_answers == 0)
+    return np.asarray(uncertainty) <= threshold
+
+
 def fit_correctness(uncertainty: ArrayLike, correct: ArrayLike):
     """P(correct) as a falling function of uncertainty, by isotonic regression on calibration data.
 

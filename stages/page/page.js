@@ -58,8 +58,8 @@ function drawCharts(data) {
   const curve = (rows, x, name) => known(rows.map((row) => ({ x: row[x], y: row[name] })));
   chart("chart-reliability", "scatter", [
     line("calibrated", [{ x: 0, y: 0 }, { x: 1, y: 1 }], colour("soft"), { pointRadius: 0, borderDash: [4, 4], borderWidth: 1 }),
-    line("SFT", curve(data.reliability, "probability", "SFT"), theirs),
-    line("UGRR", curve(data.reliability, "probability", "UGRR"), ours),
+    line("SFT", curve(data.reliability.sft, "probability", "SFT"), theirs),
+    line("UGRR", curve(data.reliability.ugrr, "probability", "UGRR"), ours),
   ], "P(correct)", "share right", { xAxis: { type: "linear", ...unit }, yAxis: unit });
   chart("chart-coverage", "scatter", [
     line("SFT", curve(data.coverage, "coverage", "SFT"), theirs, { pointRadius: 0 }),
