@@ -98,7 +98,7 @@ def run_all(wanted: dict[str, dict], jobs: int) -> None:
         subprocess.run(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     begun = time.monotonic()
     while missing:
-        time.sleep(10)
+        time.sleep(30)  # asking costs seconds of what the experiments run on
         left = [name for name in missing if name not in experiments()]
         tasks = task_states()
         failed = [name for name in left if tasks.get(name) == "Failed"]
