@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study wrong-pairs lock audit
+.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -34,6 +34,9 @@ study: .venv/test.installed
 
 wrong-pairs: .venv/test.installed
 	@python tests/benchmarks/wrong_pairs.py
+
+worlds: .venv/test.installed
+	@python tests/benchmarks/worlds.py
 
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed
