@@ -1,6 +1,6 @@
-"""Where each arm wins as the demo changes: verifiers that err more, fewer prompts, fewer samples, a policy less trained.
+"""Where each arm wins as the demo changes: fewer prompts, fewer samples, a policy less trained.
 
-    python tests/benchmarks/worlds.py --worlds weak_verifiers --seeds 0 1
+    python tests/benchmarks/worlds.py --worlds few_prompts --seeds 0 1
 
 Queued experiments like those of tests/benchmarks/study.py, named study-<world>-<arm>-<seed>, one round an arm; each
 world has an SFT policy, a buffer and gains of its own. Commit first. Writes metrics/worlds.json from all that is done.
@@ -17,7 +17,6 @@ import yaml
 from study import OURS, arms, collect, command, experiments, run_all, summary
 
 WORLDS = {
-    "weak_verifiers": {"member_share": 0.1},
     "few_prompts": {"prompt_limit": 150},
     "few_samples": {"samples_per_prompt": 2},
     "short_sft": {"sft_epochs": 1},
