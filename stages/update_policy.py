@@ -94,7 +94,8 @@ def main() -> None:
 def drawable(curve: pd.DataFrame) -> pd.DataFrame:
     """The updates of a curve without blanks, which DVC draws at 0: what a step did not measure is as last measured.
 
-    That are the KL between two checks, and margins of quartiles that no pair was drawn of; before its first pair, one is as then.
+    So it is with the KL between two checks, and with the margin of a quartile that no pair was drawn of; before the first
+    such pair, the margin is as with it.
     """
     return curve.ffill()[curve["step"] > 0].bfill()
 
