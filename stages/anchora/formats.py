@@ -193,15 +193,15 @@ def _messages(value, field: str, source: str) -> Messages:
     return messages
 
 
-def _prompt(value, field: str, source: str) -> Messages:
-    """A prompt as text or as messages; it must end with the user's turn."""
+def _prompt(value, field: str, row: dict, source: str) -> Messages:
+    """A prompt as text or as messages behind the system message of its row; it must end with the user's turn."""
     if isinstance(value, list):
         messages = _messages(value, field, source)
     else:
         messages = [{"role": "user", "content": _text({field: value}, field, source)}]
     if messages[-1]["role"] != "user":
         raise UserError(f"{source}: field {field!r}: expected a user's message last, found {messages[-1]['role']}")
-    return messages
+    return _after_system(messages, row, source)
 
 
 def _response(value, field: str, source: str) -> str:
@@ -223,7 +223,7 @@ def sft_row(row: dict, source: str) -> dict:
             messages = _messages(row[field], field, source)
             if len(messages) < 2 or messages[-1]["role"] != "assistant":
                 raise UserError(f"{source}: field {field!r}: expected the assistant's message last")
-            prompt = _after_system(_prompt(messages[:-1], field, source), row, source)
+            prompt = _prompt(messages[:-1], field, row, source)
             return {"prompt": prompt, "completion": _response(messages[-1]["content"], field, source), "source": source}
     if row.get("instruction") is not None:
         text = _text(row, "instruction", source)
@@ -234,7 +234,7 @@ def sft_row(row: dict, source: str) -> dict:
     if row.get("prompt") is None:
         raise UserError(f"{source}: expected prompt and completion, instruction and output, or messages; the row has {_fields(row)}")
     return {
-        "prompt": _after_system(_prompt(row["prompt"], "prompt", source), row, source),
+        "prompt": _prompt(row["prompt"], "prompt", row, source),
         "completion": _response(row.get("completion"), "completion", source),
         "source": source,
     }
@@ -267,7 +267,7 @@ def preference_row(row: dict, source: str) -> dict:
     field = "conversations" if row.get("conversations") is not None else "prompt"
     if row.get(field) is None:
         raise UserError(f"{source}: field 'prompt' is missing; the row has {_fields(row)}")
-    prompt = _after_system(_prompt(row[field], field, source), row, source)
+    prompt = _prompt(row[field], field, row, source)
     if row.get("chosen") is not None or row.get("rejected") is not None:
         a, b = (_response(row.get(name), name, source) for name in ("chosen", "rejected"))
         return {"prompt": prompt, "response_a": a, "response_b": b, "label": 1.0, "sided": False, "source": source}
@@ -285,7 +285,7 @@ def prompt_row(row: dict, source: str) -> dict:
     """A prompt alone: ``prompt``, ``instruction``, ``question`` or ``messages``."""
     for field in ("prompt", "instruction", "question", "messages"):
         if row.get(field) is not None:
-            return {"prompt": _after_system(_prompt(row[field], field, source), row, source), "source": source}
+            return {"prompt": _prompt(row[field], field, row, source), "source": source}
     raise UserError(f"{source}: field 'prompt' is missing; the row has {_fields(row)}")
 
 
