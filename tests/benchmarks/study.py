@@ -67,6 +67,19 @@ def arms(params: dict) -> dict[str, dict]:
     }
 
 
+def experiment(arm: str, seed: int) -> str:
+    return f"study-{arm}-{seed}".replace("_", "-")
+
+
+def arguments(description: str, arms: list[str]) -> argparse.ArgumentParser:
+    """The options that every comparison of arms has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--arms", nargs="+", choices=arms, default=arms)
+    parser.add_argument("--jobs", type=int, default=2)
+    return parser
+
+
 def command(*words: str, cwd: Path | None = None) -> str:
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
@@ -233,13 +246,10 @@ def draw(study: dict, path: str) -> None:
 def main() -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
     changes = arms(params)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--arms", nargs="+", choices=list(changes), default=list(changes))
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = arguments(__doc__.splitlines()[0], list(changes))
     parser.add_argument("--collect", action="store_true", help="run nothing: write what is done")
     args = parser.parse_args()
-    names = {arm: {seed: f"study-{arm.replace('_', '-')}-{seed}" for seed in args.seeds} for arm in changes}
+    names = {arm: {seed: experiment(arm, seed) for seed in args.seeds} for arm in changes}
     if not args.collect:
         for arm in dict.fromkeys([OURS, *args.arms]):  # ours first: what comes before the update is then in the cache
             if arm != TRL:

@@ -8,13 +8,12 @@ world has an SFT policy, a buffer and gains of its own. Commit first. Writes met
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import yaml
-from study import OURS, arms, collect, command, experiments, run_all, summary
+from study import OURS, arguments, arms, collect, command, experiment, experiments, run_all, summary
 
 WORLDS = {
     "few_prompts": {"prompt_limit": 150},
@@ -26,7 +25,6 @@ ARMS = ("ugrr", "best_of_n_sft_anchors", "constant_beta", "shuffled_uncertainty"
 
 def circumstances(name: str) -> dict[str, float]:
     """What the world of one experiment is like: its verifiers, its SFT policy, and how often a chosen response is wrong."""
-
     commit = experiments()[name]
 
     def read(path: str) -> dict:
@@ -43,16 +41,13 @@ def circumstances(name: str) -> dict[str, float]:
 
 def main() -> None:
     changes = arms(yaml.safe_load(Path("params.yaml").read_text()))
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__.splitlines()[0], list(ARMS))
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--collect", action="store_true", help="run nothing: write what is done")
     args = parser.parse_args()
     result = {}
     for world, setting in WORLDS.items():
-        names = {arm: {seed: f"study-{world}-{arm}-{seed}".replace("_", "-") for seed in args.seeds} for arm in ARMS}
+        names = {arm: {seed: experiment(f"{world}-{arm}", seed) for seed in args.seeds} for arm in ARMS}
         for arm in dict.fromkeys([OURS, *args.arms]):
             if world in args.worlds and not args.collect:
                 run_all({names[arm][seed]: {"seed": seed, **setting, **changes[arm]} for seed in args.seeds}, args.jobs)

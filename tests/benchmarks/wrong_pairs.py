@@ -10,7 +10,6 @@ Outcomes are kept in logs/wrong_pairs, so that a run that was stopped goes on; w
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from study import command, experiments, outcome, project_at, summary
+from study import OURS, arguments, command, experiment, experiments, outcome, project_at, summary
 
 from anchora.cases import chances_right, select
 from anchora.files import read_json, read_jsonl, write_jsonl
@@ -69,7 +68,7 @@ def swap_pairs(folder: Path, buffer: list[dict], strength: float) -> float:
 def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
     """All arms and strengths of one seed, one after another, in a clone that has the seed's SFT policy and buffer."""
     with tempfile.TemporaryDirectory() as name:
-        folder = project_at(experiments()[f"study-ugrr-{seed}"], Path(name).resolve() / "project")
+        folder = project_at(experiments()[experiment(OURS, seed)], Path(name).resolve() / "project")
         params = yaml.safe_load((folder / "params.yaml").read_text())
         buffer = read_jsonl(folder / "data/regret_buffer/round0.jsonl")
         for strength in strengths:
@@ -88,11 +87,8 @@ def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__.splitlines()[0], list(ARMS))
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.3, 0.6])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(args.jobs) as pool:
