@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "stages"))
 
-from anchora.files import UserError, new_file, read_json  # noqa: E402
+from anchora.files import UserError, new_file, parse_yaml, read_json, read_yaml  # noqa: E402
 from anchora.params import StageParams, refuse_unknown, validate  # noqa: E402
 from anchora.stage import run_stage, say  # noqa: E402
 from anchora.tables import comparison, summary_table  # noqa: E402
@@ -58,7 +58,7 @@ def main() -> None:
     overlay = read_overlay(Path(args.config)) if args.config else {}
     paths = [os.path.abspath(path) for path in (args.model_path, args.baseline_path) if path]
     os.chdir(ROOT)
-    before = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    before = read_yaml("params.yaml")
     check(before | overlay, args.config if overlay else "params.yaml")
     changes = {key: value for key, value in overlay.items() if key not in before or before[key] != value}
     if args.command == "configure" and args.print:
@@ -84,7 +84,7 @@ def read_overlay(path: Path) -> dict:
     """The keys and values of a configuration; a judge that is not named follows ``reward_model_name``."""
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        values = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, yaml.YAMLError) as error:
@@ -130,7 +130,7 @@ def apply(changes: dict) -> None:
 def evaluate_two(policy: str, baseline: str) -> None:
     """Evaluate any two policies with the pipeline's verifiers and judge; DVC's outs stay as they are."""
     run([sys.executable, "-m", "dvc", "repro", "train_judge", "calibrate_uncertainty"])
-    folder = Path(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["log_dir"]) / "comparison"
+    folder = Path(read_yaml("params.yaml")["log_dir"]) / "comparison"
     run([sys.executable, "stages/evaluate.py", "--policy", policy, "--baseline", baseline, "--out", str(folder)])
     say(comparison(read_json(folder / "evaluation.json")["evaluation"], "baseline", "policy"))
     say(f"\nall figures and outputs: {folder}")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from sklearn.isotonic import IsotonicRegression
 
 from anchora.reliability import (
     abstention_threshold,
@@ -83,6 +84,25 @@ def test_correctness_falls_with_uncertainty():
     correct = generator.uniform(size=4000) > uncertainty
     probability = fit_correctness(uncertainty, correct)
     assert probability(np.array([0.2, 0.5, 0.8])) == pytest.approx([0.8, 0.5, 0.2], abs=0.07)
+
+
+def test_correctness_by_hand():
+    """Right at 0 and .4, right and wrong at .3: their mean .5 rises to 1 at .4, so that the two places share (.5 * 2 + 1) / 3 = 2/3.
+
+    .1 + .2 is not .3 in the last bit, and ties with it all the same.
+    """
+    probability = fit_correctness([0.0, 0.1 + 0.2, 0.3, 0.4, 0.6], [True, True, False, True, False])
+    assert probability([-1, 0, 0.3, 0.4, 0.5, 0.6, 9]) == pytest.approx([1, 1, 2 / 3, 2 / 3, 1 / 3, 0, 0])
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 8])
+def test_correctness_is_scikit_learns_with_ties_too(decimals):
+    generator = np.random.default_rng(decimals)
+    uncertainty = generator.uniform(size=500).round(decimals)
+    correct = generator.uniform(size=500) > uncertainty
+    oracle = IsotonicRegression(y_min=0.0, y_max=1.0, increasing=False, out_of_bounds="clip").fit(uncertainty, correct)
+    places = np.linspace(-0.1, 1.1, 999)
+    assert fit_correctness(uncertainty, correct)(places) == pytest.approx(oracle.predict(places), abs=1e-12)
 
 
 def test_the_threshold_by_hand():

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pathspec import GitIgnoreSpec
 
-from anchora.files import UserError
+from anchora.files import UserError, read_yaml
 
 SMALL = 64 * 2**20  # files up to this many bytes are compared by their contents, larger ones by size and time
 
@@ -75,8 +74,8 @@ def look(stage: str) -> Declared:
 
 def declaration(stage: str) -> tuple[list[str], dict]:
     """Dependencies and parameters of a stage in dvc.yaml, with DVC's templates filled in."""
-    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    stages = read_yaml("dvc.yaml")["stages"]
+    values = read_yaml("params.yaml")
     name, _, key = stage.partition("@")
     entry = stages[name]
     if "foreach" in entry:
@@ -131,5 +130,5 @@ def locked_outs(path: str | Path = "dvc.lock") -> dict[str, str]:
     """The hashes that DVC recorded for what earlier stages wrote: no model is read just to be known again."""
     if not Path(path).is_file():
         return {}
-    stages = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("stages", {})
+    stages = read_yaml(path).get("stages", {})
     return {Path(out["path"]).as_posix(): out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 
 class UserError(Exception):
     """What went wrong in one line that names the file, the row or the field, and what to do."""
@@ -75,6 +77,18 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def parse_yaml(text: str):
+    """Plain values by libyaml, six times as fast as PyYAML's own parser, where PyYAML was built with it.
+
+    Every stage reads dvc.yaml, dvc.lock and params.yaml at its start and at its end.
+    """
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def read_yaml(path: str | Path):
+    return parse_yaml(Path(path).read_text(encoding="utf-8"))
 
 
 def read_json(path: str | Path):

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from anchora.files import UserError
+from anchora.files import UserError, read_yaml
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -67,7 +67,7 @@ def read_params(model: type[Params], path: str | Path = "params.yaml") -> Params
     reads as text.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run from the project's root") from None
     except yaml.YAMLError as error:
@@ -82,8 +82,7 @@ def refuse_unknown(values: dict, where: str, dag: str = "dvc.yaml") -> None:
     """Raise UserError for a key that dvc.yaml declares for no stage; nothing is checked where there is no dvc.yaml."""
     if not Path(dag).is_file():
         return
-    text = Path(dag).read_text(encoding="utf-8")
-    declared = [entry.get("do", entry) for entry in yaml.safe_load(text)["stages"].values()]
+    declared = [entry.get("do", entry) for entry in read_yaml(dag)["stages"].values()]
     known = {"launcher"}.union(*(stage["params"] for stage in declared))
     for key in values:
         if key not in known:

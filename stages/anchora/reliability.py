@@ -85,10 +85,13 @@ def is_answered(uncertainty: ArrayLike, threshold: float | None, known_answers: 
 def fit_correctness(uncertainty: ArrayLike, correct: ArrayLike):
     """P(correct) as a falling function of uncertainty, by isotonic regression on calibration data.
 
-    Returns a function from uncertainties to probabilities.
+    Returns a function from uncertainties to probabilities: straight lines between the calibration
+    uncertainties, level beyond them.
     """
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression
 
-    model = IsotonicRegression(y_min=0.0, y_max=1.0, increasing=False, out_of_bounds="clip")
-    model.fit(np.asarray(uncertainty, dtype=float), np.asarray(correct, dtype=float))
-    return lambda values: model.predict(np.asarray(values, dtype=float))
+    uncertainty = np.round(np.asarray(uncertainty, dtype=float), 12)  # means of equal ranks differ in the last bits, and are still ties
+    places, group, count = np.unique(uncertainty, return_inverse=True, return_counts=True)
+    share = np.bincount(group, weights=np.asarray(correct, dtype=float)) / count
+    falling = isotonic_regression(share, weights=count, increasing=False).x
+    return lambda values: np.interp(np.asarray(values, dtype=float), places, falling)
