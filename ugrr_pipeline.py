@@ -17,6 +17,8 @@ import argparse
 import importlib
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -62,7 +64,7 @@ def main() -> None:
     check(before | overlay, args.config if overlay else "params.yaml")
     changes = {key: value for key, value in overlay.items() if key not in before or before[key] != value}
     if args.command == "configure" and args.print:
-        say(" ".join(f"-S '{key}={json.dumps(value) if isinstance(value, bool | list) else value}'" for key, value in changes.items()))
+        say(" ".join(f"-S {shlex.quote(f'{key}={override(value)}')}" for key, value in changes.items()))
         return
     if changes:
         apply(changes)
@@ -94,6 +96,17 @@ def read_overlay(path: Path) -> dict:
     if "reward_model_name" in values:
         values.setdefault("judge_model_name", values["reward_model_name"])
     return values
+
+
+def override(value) -> str:
+    """A value in the grammar of Hydra's overrides, which `dvc exp run -S` reads: JSON, but for keys and plain words."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {override(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(override(item) for item in value) + "]"
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[A-Za-z][\w./-]*", value) else '"' + value.replace('"', '\\"') + '"'
+    return json.dumps(value)
 
 
 def parameter_models() -> list[type[StageParams]]:

@@ -1,6 +1,7 @@
 """Presets and configurations laid over params.yaml."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import ugrr_pipeline
 import yaml
 from conftest import ROOT, environment
+from dvc.utils.hydra import apply_overrides
 
 CONFIG = """{"base_model_name": "mistral-7b", "reward_model_name": "bert-base-uncased", "sft_data_path": "data/sft.json", \
 "preference_data_path": "data/preferences.json", "output_dir": "models", "log_dir": "logs", "batch_size": 2, "sft_epochs": 1, \
@@ -94,8 +96,20 @@ def test_arguments_that_do_not_go_together_change_nothing(tmp_path):
 def test_configure_prints_the_options_of_an_experiment():
     done = pipeline("configure", "--print", "--config", str(ROOT / "presets" / "smoke.yaml"))
     assert done.returncode == 0
-    assert "-S 'rl_iterations=2'" in done.stdout
-    assert '-S \'rounds=[{"k": 0, "after": "sft"}]\'' in done.stdout
+    assert "-S rl_iterations=2 " in done.stdout and "-S 'rounds=[{k: 0, after: sft}]'" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_dvc_reads_the_printed_options_as_the_presets_values(path, tmp_path):
+    """Through the shell's quotes and DVC's own reader, written over params.yaml as `dvc exp run` writes them."""
+    odd = {"prompt_template": "### \"Q\": {prompt}\n\n'A':\n", "calibration_path": "", "limit": None}
+    changes = {**odd, **ugrr_pipeline.read_overlay(path)}
+    words = shlex.split(" ".join(f"-S {shlex.quote(f'{key}={ugrr_pipeline.override(value)}')}" for key, value in changes.items()))
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    apply_overrides(tmp_path / "params.yaml", words[1::2])
+    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    numbers = {key: float(written[key]) for key, value in changes.items() if isinstance(value, float)}  # DVC writes 3e-05, text in YAML 1.1
+    assert {key: written[key] for key in changes} | numbers == changes
 
 
 def test_the_demo_preset_undoes_every_other_one(here):
