@@ -29,14 +29,15 @@ TEXT ?= ../shared/real
 benchmark: .venv/test.installed
 	@python tests/benchmarks/benchmark.py --text $(TEXT)
 
+# ARGS: which seeds and arms, as each script's head says; all of them without.
 study: .venv/test.installed
-	@python tests/benchmarks/study.py
+	@python tests/benchmarks/study.py $(ARGS)
 
 wrong-pairs: .venv/test.installed
-	@python tests/benchmarks/wrong_pairs.py
+	@python tests/benchmarks/wrong_pairs.py $(ARGS)
 
 worlds: .venv/test.installed
-	@python tests/benchmarks/worlds.py
+	@python tests/benchmarks/worlds.py $(ARGS)
 
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed

@@ -5,7 +5,8 @@
 
 One round an arm. The experiments are named study-<arm>-<seed>: what is done is kept, so that a study that
 was stopped goes on, and stages that an arm does not change come from the run cache. Commit first: queued
-experiments see what git has. Writes metrics/study.json and metrics/study.svg from all that is done.
+experiments see what git has; and after a change of the method begin in a new clone, where nothing is done yet.
+Writes metrics/study.json and metrics/study.svg from all that is done.
 """
 
 from __future__ import annotations
