@@ -22,7 +22,7 @@ from anchora.measure import measure
 from anchora.models import load_policy
 from anchora.params import read_params
 from anchora.pins import folder, identity
-from anchora.reliability import abstention_threshold, fit_correctness, is_answered
+from anchora.reliability import abstention_threshold, fit_correctness, is_answered, with_known_answers
 from anchora.stage import run_stage, say
 from anchora.uncertainty import combined, scale_of
 from anchora.verifiers import member_sources
@@ -73,15 +73,14 @@ def judgement(parts: dict[str, np.ndarray], shipped: dict) -> dict:
     scale = {name: np.array(shipped["parts"][name]) for name in names}
     calibration = {"parts": scale, "combined": scale_of(scale, weights)}
     before = combined({name: np.array(shipped["calibration_parts"][name]) for name in names}, calibration, weights)
-    known = [index for index, correct in enumerate(shipped["calibration_correct"]) if correct is not None]
-    correct = [shipped["calibration_correct"][index] for index in known]
-    threshold = abstention_threshold(before[known], correct, shipped["target_risk"]) if known else None
+    known = with_known_answers(before, shipped["calibration_correct"])
+    threshold = abstention_threshold(*known, shipped["target_risk"])
     uncertainty = float(combined(parts, calibration, weights)[0])
     return {
         "uncertainty": uncertainty,
-        "probability_correct": float(fit_correctness(before[known], correct)([uncertainty])[0]) if known else None,
+        "probability_correct": float(fit_correctness(*known)([uncertainty])[0]) if known[0] else None,
         "threshold": threshold,
-        "abstains": not is_answered(uncertainty, threshold, len(known)),
+        "abstains": not is_answered(uncertainty, threshold, len(known[0])),
         "signals": names,
     }
 

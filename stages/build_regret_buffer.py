@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from anchora.buffer import buffer_line, response_names
-from anchora.cases import chances_right, select
+from anchora.cases import chances_right, select, uncertainty_gate
 from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from anchora.generation import end_tokens
 from anchora.logps import can_share_prompts, check_head, response_logps, row_length
@@ -59,7 +59,7 @@ def main() -> None:
     known: dict[str, list[dict]] = {}
     for row in references + known_in_buffer(before):
         known.setdefault(row["id"], []).append(row)
-    gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
+    gate = uncertainty_gate([row["uncertainty"] for row in rows], params.uncertainty_quantile)
     measuring = {row["id"] for row in before if row.get("kind") == "anchor" and row["held_out"]}  # the drift; never trained on
     cases, anchors, counts = select([row for row in rows if row["id"] not in measuring], known, gate, calibration, params, args.round)
     old_cases = [row for row in before if row.get("kind") == "case"]
@@ -71,7 +71,7 @@ def main() -> None:
     if not cases:
         raise UserError(
             f"round {args.round}: no regret case is left out of {len(rows)} prompts ({dict(counts)}); lower regret_threshold or "
-            "uncertainty_quantile, or use fewer rounds"
+            "uncertainty_quantile, raise chosen_uncertainty_cap where chosen_too_uncertain is many, or use fewer rounds"
         )
     rehearsed, _, _ = select(probes, {}, gate, calibration, params, args.round)
     answers = {row["id"]: row for row in probes}
@@ -79,8 +79,7 @@ def main() -> None:
     for case, chance in zip(cases, chances_right(cases, rehearsed, right), strict=True):
         case["chosen_right"] = chance
         case["rejected"]["pieces"] = token_texts(tokenizer, case["rejected"]["ids"])
-    learnt = [case["chosen"] for case in cases] + [anchor["response"] for anchor in anchors]
-    end_by_token(learnt, end_tokens(reference, tokenizer), tokenizer)
+    end_by_token([case["chosen"] for case in cases], end_tokens(reference, tokenizer), tokenizer)
     with autocast(params.use_bf16):
         add_reference_logps(cases + anchors, reference, tokenizer, params)
     everything = sorted(cases + anchors + references, key=lambda row: (row["kind"], row["id"]))
@@ -150,7 +149,10 @@ def by_priority(cases: list[dict], params) -> list[dict]:
 
 
 def end_by_token(responses: list[dict], ends: list[int], tokenizer) -> None:
-    """Let responses that a stop string ended end by the EOS token: the policy shall learn to stop, not to write the stop string."""
+    """Let responses that a stop string ended end by the EOS token: the policy shall learn to stop, not to write the stop string.
+
+    Not for anchors: the drift is measured on what the SFT policy sampled, to which such an EOS may be as good as impossible.
+    """
     for response in responses:
         if response["finished"] and response["ids"][-1] not in ends:
             response["ids"] = encode_response(tokenizer, response["text"])

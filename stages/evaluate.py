@@ -62,7 +62,7 @@ def main() -> None:
     model = load_policy(folder(paths[0]), params)
     sets = evaluation_sets(model[1], params)
     policy = answer(paths[0], *model, sets, params)
-    baseline_model = load_policy(folder(paths[1]), params)  # sampling had the memory to itself
+    baseline_model = load_policy(folder(paths[1]), params)  # not before: sampling wants the memory
     baseline = answer(paths[1], *baseline_model, sets, params) if args.baseline else read_answers(output / "sft_answers.json")
     metrics = {
         "gsm8k": gsm8k_metrics(policy, baseline, sets["gsm8k"], params),

@@ -24,7 +24,7 @@ from anchora.models import load_policy
 from anchora.params import read_params
 from anchora.pins import folder, identity
 from anchora.references import correctness, sampled_correctness
-from anchora.reliability import abstention_threshold
+from anchora.reliability import abstention_threshold, with_known_answers
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import combined
 from anchora.verifiers import member_sources
@@ -57,8 +57,7 @@ def main() -> None:
     parts = measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
     correct = correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
-    known = [index for index, value in enumerate(correct) if value is not None]
-    threshold = abstention_threshold(uncertainty[known], [correct[index] is True for index in known], params.target_risk) if known else None
+    threshold = abstention_threshold(*with_known_answers(uncertainty, correct), params.target_risk)
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         if first_process():  # copyfile: the cache's files are read-only and shared
             shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from anchora import formats
 from anchora.files import UserError, write_json, write_jsonl
 from anchora.params import read_params
-from anchora.splits import flip_side, prompt_id, split_share, unique_rows
+from anchora.splits import flip_side, prompt_id, question_id, split_share, unique_rows
 from anchora.stage import log_params, run_stage, say
 from parameters.prepare_data import PrepareDataParams
 
@@ -30,8 +30,8 @@ def main() -> None:
     for rows in (sft, preferences, regret, calibration, evaluation):
         for row in rows:
             row["id"] = prompt_id(row["prompt"])
-    held = {row["id"] for row in evaluation}
-    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: row["id"] not in held)
+    held = {question_id(row) for row in evaluation}
+    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: question_id(row) not in held)
     shots, calibration = take_shots(calibration, params)
 
     sft, counts["sft_duplicates"] = unique_rows(sft, "completion")
@@ -42,17 +42,17 @@ def main() -> None:
         preferences, lambda row: row["label"] != 0.5 and row["response_a"].strip() != row["response_b"].strip()
     )
 
-    held |= {row["id"] for row in calibration}
-    regret, counts["regret_held_out"] = keep(regret, lambda row: row["id"] not in held)
-    held |= {row["id"] for row in regret}
-    sft, counts["sft_held_out"] = keep(sft, lambda row: row["id"] not in held)
-    preferences, counts["preferences_held_out"] = keep(preferences, lambda row: row["id"] not in held)
+    held |= {question_id(row) for row in calibration}
+    regret, counts["regret_held_out"] = keep(regret, lambda row: question_id(row) not in held)
+    held |= {question_id(row) for row in regret}
+    sft, counts["sft_held_out"] = keep(sft, lambda row: question_id(row) not in held)
+    preferences, counts["preferences_held_out"] = keep(preferences, lambda row: question_id(row) not in held)
 
     if not own_calibration:
         calibration, sft = take_share(sft, "calibration", params.calibration_share)
         calibration, _ = unique_rows([{**row, "reference": row["completion"]} for row in calibration])
-        taken = {row["id"] for row in calibration}
-        preferences, counts["preferences_in_calibration"] = keep(preferences, lambda row: row["id"] not in taken)
+        taken = {question_id(row) for row in calibration}
+        preferences, counts["preferences_in_calibration"] = keep(preferences, lambda row: question_id(row) not in taken)
     known: list[dict] = []
     if not own_regret:
         regret_sft, sft = take_share(sft, "regret", params.regret_share)
@@ -77,10 +77,10 @@ def main() -> None:
 
 def part(sft: list[dict], preferences: list[dict], counts: dict[str, int]) -> tuple[list[dict], list[dict]]:
     """Both without the prompts that they share: half of those, by their hash, stay with one, half with the other."""
-    in_both = {row["id"] for row in sft} & {row["id"] for row in preferences}
+    in_both = {question_id(row) for row in sft} & {question_id(row) for row in preferences}
     to_sft = {key for key in in_both if split_share(key, "both") < 0.5}
-    sft, counts["sft_prompts_given_to_preferences"] = keep(sft, lambda row: row["id"] not in in_both - to_sft)
-    preferences, counts["preference_prompts_given_to_sft"] = keep(preferences, lambda row: row["id"] not in to_sft)
+    sft, counts["sft_prompts_given_to_preferences"] = keep(sft, lambda row: question_id(row) not in in_both - to_sft)
+    preferences, counts["preference_prompts_given_to_sft"] = keep(preferences, lambda row: question_id(row) not in to_sft)
     return sft, preferences
 
 
@@ -133,8 +133,8 @@ def keep(rows: list[dict], condition) -> tuple[list[dict], int]:
 
 def take_share(rows: list[dict], purpose: str, share: float) -> tuple[list[dict], list[dict]]:
     """Rows whose prompt falls into a share kept for a purpose, and the others."""
-    taken = [row for row in rows if split_share(row["id"], purpose) < share]
-    return taken, [row for row in rows if split_share(row["id"], purpose) >= share]
+    taken = [row for row in rows if split_share(question_id(row), purpose) < share]
+    return taken, [row for row in rows if split_share(question_id(row), purpose) >= share]
 
 
 def few(rows: list[dict], limit: int) -> list[dict]:

@@ -45,21 +45,10 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    data, pin = Path(f"data/prepared/{args.data}.jsonl"), Path(params.output_dir) / "pins" / f"{args.pin}.json"
-    rows = read_jsonl(data)
-    held_out = [row for row in rows if split_share(row["id"], "held out") < params.heldout_share]
-    training = [row for row in rows if split_share(row["id"], "held out") >= params.heldout_share]
     seed = member_seed(args.member, params.seed)
-    if args.data == "preferences":
-        training = [row for row in training if split_share(row["id"], f"member {seed}") < params.member_share]
-    if not held_out or not training:
-        raise UserError(
-            f"data/prepared/{args.data}.jsonl: {len(rows)} pairs leave {len(training)} to train member {args.member} on and "
-            f"{len(held_out)} held out (heldout_share = {params.heldout_share}, member_share = {params.member_share}); both need "
-            "at least one"
-        )
+    training, held_out = pairs_of(args, seed, params)
     torch.manual_seed(seed)  # before the new head is drawn
-    source = source_of(pin)
+    source = source_of(Path(params.output_dir) / "pins" / f"{args.pin}.json")
     model, tokenizer = load_verifier(source, params, num_labels=1)
     model._no_split_modules = layers_to_cut(model)
     model.train()
@@ -98,6 +87,22 @@ def main() -> None:
         if first_process():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+
+
+def pairs_of(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> tuple[list[dict], list[dict]]:
+    """The pairs that this member is trained on, its own share where it is one of the ensemble, and those that measure it."""
+    rows = read_jsonl(f"data/prepared/{args.data}.jsonl")
+    held_out = [row for row in rows if split_share(row["id"], "held out") < params.heldout_share]
+    training = [row for row in rows if split_share(row["id"], "held out") >= params.heldout_share]
+    if args.data == "preferences":
+        training = [row for row in training if split_share(row["id"], f"member {seed}") < params.member_share]
+    if not held_out or not training:
+        raise UserError(
+            f"data/prepared/{args.data}.jsonl: {len(rows)} pairs leave {len(training)} to train member {args.member} on and "
+            f"{len(held_out)} held out (heldout_share = {params.heldout_share}, member_share = {params.member_share}); both need "
+            "at least one"
+        )
+    return training, held_out
 
 
 def member_seed(member: str, seed: int) -> int:

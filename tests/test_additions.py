@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import dvc, environment
@@ -62,7 +63,7 @@ def test_a_data_format_and_an_evaluation_set(project):
         "stages/anchora/formats.py",
         '    if row.get("instruction") is not None:\n        text =',
         '    if row.get("ask") is not None:\n'
-        '        return {"prompt": _prompt(row["ask"], "ask", source), "completion": _text(row, "reply", source), "source": source}\n',
+        '        return {"prompt": _prompt(row["ask"], "ask", row, source), "completion": _text(row, "reply", source), "source": source}\n',
     )
 
     project.write("data/trivia.jsonl", "".join(json.dumps({"question": f"Add {i} and 2."}) + "\n" for i in range(9)))
@@ -118,17 +119,18 @@ def test_a_loss_term(project):
     )
     project.insert("stages/anchora/update.py", '        "chosen_nll": -(weight', '        "squared": squared(margins).sum(),\n')
     project.insert("stages/anchora/update.py", "kl_estimates, pair_betas\n", "squared, ")
-    project.insert(
-        "stages/anchora/update.py",
-        "                if not extra:\n                    margins[part]",
-        '                loss = loss + params.squared_weight * terms["squared"] / len(drawn)\n',
-    )
+    project.insert("stages/anchora/update.py", '        "chosen_nll": (params', '        "squared": (params.squared_weight, pairs),\n')
     project.insert("stages/parameters/update_policy.py", "    chosen_nll_weight:", "    squared_weight: NotNegative\n")
     project.insert("params.yaml", "chosen_nll_weight:", "squared_weight: 5.0\n")
     project.declare("chosen_nll_weight", "squared_weight")
     project.check_dag()
     project.repro("--single-item", "update_policy@0")
     assert weights(project) != before
+    step = pd.read_csv(project.folder / "metrics" / "curves" / "round0.csv").iloc[-1]
+    params = yaml.safe_load(project.read("params.yaml"))
+    weight = {"dpo": "dpo_weight", "chosen_nll": "chosen_nll_weight", "anchor_nll": "anchor_weight", "squared": "squared_weight"}
+    assert step["squared"] > 0
+    assert step["loss"] == pytest.approx(sum(params[key] * step[term] for term, key in weight.items()), rel=1e-4)
 
 
 def weights(project: Project) -> list[dict]:

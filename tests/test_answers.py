@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchora.answers import anchored_number, last_number
-from anchora.references import correctness
+from anchora.references import correctness, known_answer
 
 CASES = [
     ("#### 1,234", "1234"), ("#### 72.", "72"), ("#### $18", "18"), ("The answer is 18", "18"), ("18.0", "18"),
@@ -57,3 +57,15 @@ def test_the_reading_decides():
 def test_right_and_unknown():
     rows = [{"reference": "so\n#### 1,000"}, {"reference": "#### 3"}, {"reference": "$4.0"}, {"reference": "founded in 1998"}, {}]
     assert correctness(rows, ["it is 1000.0", "none", "4", "1998", "4"], "last") == [True, False, True, None, None]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        ("3 + 4 = 7. #### 7", 7), ("Long.\n#### 1,000\n", 1000), ("#### 5 apples", 5), ("42", 42), ("$3.50", Decimal("3.5")),
+        ("#### 1. Preparation\nPeel 3 onions.\n#### 2. Baking\n45 minutes at 180 degrees.", None), ("seven", None), ("COVID-19", None),
+        ("I have 3 of them", None), ("####", None), ("", None),
+    ],
+)  # fmt: skip
+def test_the_answer_that_a_reference_gives(reference, answer):
+    assert known_answer(reference) == answer

@@ -14,6 +14,7 @@ import ugrr_pipeline
 import yaml
 from conftest import ROOT, copy_project, environment, params_as
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from anchora import machine, stage
 from anchora.files import UserError, write_json
@@ -107,6 +108,12 @@ def test_a_policy_that_reads_less_than_max_length_is_refused():
         load_policy(folder(BASE / "policy"), params_as(PolicyParams, max_length=2048))
 
 
+def test_a_chat_template_that_tells_the_date_tells_the_same_one_every_day(policy, monkeypatch):
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}"
+    assert tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": "?"}], "")).replace(" ", "") == "26Jul2024"
+
+
 def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
     tokenizer = copy.deepcopy(policy[1])
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
@@ -128,6 +135,17 @@ def test_a_brought_verifier_needs_its_head():
 def test_a_hub_model_without_a_network():
     with pytest.raises(UserError, match="model nobody/nothing@0{40}: cannot be loaded: "):
         load_policy({"pretrained_model_name_or_path": "nobody/nothing", "revision": "0" * 40}, params_as(PolicyParams))
+
+
+def test_weights_that_are_no_safetensors_are_not_read(tmp_path):
+    """A sound pytorch_model.bin, which transformers would load by itself."""
+    model = tmp_path / "model"
+    shutil.copytree(BASE / "policy", model, copy_function=shutil.copyfile)
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(model)
+    with pytest.raises(UserError, match="cannot be loaded: .*safetensors"):
+        load_policy(folder(model), params_as(PolicyParams))
 
 
 def test_remote_code_needs_its_parameter(tmp_path):

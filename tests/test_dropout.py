@@ -122,5 +122,7 @@ def test_regenerated_responses_disagree_repeatably(policy, monkeypatch, tmp_path
     monkeypatch.setattr(parallel, "_calls", itertools.count())
     assert measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
     assert len(list((tmp_path / "parts-2").iterdir())) == 6  # three copies of two shards
+    longer = params_as(MeasureParams, **mode | {"max_new_tokens": 40})  # some responses end long before others, and masks have places
+    assert len(measure.measure(*policy, prompts, [], longer, seed=1, samples=1).mc_dropout) == 3
     sure = params_as(MeasureParams, **mode, uncertainty_dropout_rate=0.0, temperature=0.001)
     assert measure.measure(*policy, prompts, [], sure, seed=1, samples=1).mc_dropout.tolist() == [0, 0, 0]

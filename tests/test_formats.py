@@ -191,3 +191,29 @@ def test_real_files_are_read_whole(name, convert, count):
     rows = formats.read_rows(str(REAL / name), convert)
     assert len(rows) == count
     assert all(row["prompt"][-1]["role"] == "user" and row["prompt"][-1]["content"] for row in rows)
+
+
+def test_an_instruction_brings_its_input_and_history_to_every_format():
+    row = {
+        "instruction": "Translate.",
+        "input": "dog",
+        "history": [["Hello?", "Yes."]],
+        "output": "chien",
+        "chosen": "chien",
+        "rejected": "cat",
+    }
+    prompt = formats.sft_row(row, "a:1")["prompt"]
+    assert prompt[-1]["content"] == "Translate.\n\ndog" and len(prompt) == 3
+    assert formats.prompt_row(row, "a:1")["prompt"] == formats.preference_row(row, "a:1")["prompt"] == prompt
+
+
+def test_chosen_and_rejected_may_hold_the_whole_conversation():
+    conversations = {name: [*USER, {"role": "assistant", "content": text}] for name, text in (("chosen", "4"), ("rejected", "5"))}
+    system = [{"role": "system", "content": "Be short."}]
+    for prompt in ("2 + 2?", USER, system + USER):
+        found = formats.preference_row({"prompt": prompt, **conversations}, "a:1")
+        assert (found["response_a"], found["response_b"]) == ("4", "5")
+    with pytest.raises(UserError, match="a:1: field 'chosen': expected the prompt's messages and the assistant's answer"):
+        formats.preference_row({"prompt": "3 + 3?", **conversations}, "a:1")
+    with pytest.raises(UserError, match="field 'rejected': expected the prompt's messages"):
+        formats.preference_row({"prompt": USER, **conversations, "rejected": [*USER, *USER]}, "a:1")

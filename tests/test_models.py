@@ -6,7 +6,7 @@ from tiny_models import MODELS, PAIRS
 
 from anchora import logps
 from anchora.files import UserError
-from anchora.logps import Batch, can_share_prompts, check_head, collate, response_logps, sequence_logps, token_budget_batches
+from anchora.logps import Batch, can_share_prompts, check_head, collate, response_logps, row_length, sequence_logps, token_budget_batches
 from anchora.prompts import encode_prompt, encode_response, token_texts
 
 
@@ -105,3 +105,11 @@ def test_the_texts_of_tokens_are_the_whole(policy):
         ids = encode_response(tokenizer, text)
         pieces = token_texts(tokenizer, ids)
         assert "".join(pieces) == tokenizer.decode(ids[:-1]) and len(pieces) == len(ids) and pieces[-1] == ""
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_token_budget_holds_for_what_a_batch_takes_with_its_padding(shared):
+    """Chosen of 100 tokens and rejected of 5: two lines of 110 each where they stand apart, both as long as the longer one."""
+    rows = [(list(range(10)), [1] * (100 - number), [2] * 5) for number in range(12)]
+    for indices in token_budget_batches([row_length(row, shared) for row in rows], 700):
+        assert collate([rows[index] for index in indices], 0, "cpu", shared).input_ids.numel() <= 700

@@ -15,6 +15,9 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import dvc, environment, small_project
+from transformers import AutoTokenizer
+
+from anchora.files import read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +118,7 @@ def test_what_dvc_draws_has_no_blanks(ran):
 
 
 def test_the_final_policy_loads_by_itself(ran):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = ran / "models" / "ugrr_final"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -315,3 +318,23 @@ def test_the_official_readers_take_the_outputs(ran, monkeypatch):
     for question in questions[:limit]:
         turns = answers["ugrr"][question["question_id"]]["choices"][0]["turns"]
         assert len(turns) == len(question["turns"])
+
+
+def test_stop_strings_end_what_is_learnt_and_leave_alone_what_measures_the_drift(ran, tmp_path):
+    """Chosen responses end by EOS; anchors as the SFT policy sampled them, by the stop string, which its reference log-probs say."""
+    shutil.copytree(ran, tmp_path, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(".dvc"))
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | {"stop_strings": ["####"]}, sort_keys=False))
+    for path in ("data/responses/round0.jsonl", "data/responses/calibration_round0.jsonl", "data/regret_buffer/round0.jsonl"):
+        (tmp_path / path).unlink()
+    for stage in ("score_uncertainty", "build_regret_buffer"):
+        command = [sys.executable, f"stages/{stage}.py", "--round", "0", "--after", "sft"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    buffer = read_jsonl(tmp_path / "data/regret_buffer/round0.jsonl")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "models" / "sft")
+    ends = {
+        kind: {row[name]["ids"][-1] == tokenizer.eos_token_id for row in buffer if row["kind"] == kind and row[name]["finished"]}
+        for kind, name in (("case", "chosen"), ("anchor", "response"))
+    }
+    assert ends == {"case": {True}, "anchor": {False}}

@@ -123,3 +123,11 @@ def test_fewer_prompts_are_some_of_all(project):
     assert len(found["prompts"]) == 7 and found["prompts"] < everything["prompts"]
     assert len(found["calibration"]) == 7 and found["calibration"] < everything["calibration"]
     assert found["sft"] == everything["sft"]
+
+
+def test_a_system_message_does_not_smuggle_a_held_out_question_into_training(project):
+    system = {"system": "You are a helpful assistant."}
+    write("sft.json", [*sft_rows(300), {"prompt": "Problem 3?", "completion": "3", **system}])
+    write("preferences.json", [*preference_rows(300), {"prompt": "Problem 4?", "chosen": "4", "rejected": "5", **system}])
+    prepare_data.main()
+    assert left_out()["sft_held_out"] == 1 and left_out()["preferences_held_out"] == 1

@@ -5,7 +5,7 @@ import pytest
 from conftest import params_as
 
 import build_regret_buffer
-from anchora.cases import chances_right, same_in_substance, select
+from anchora.cases import chances_right, same_in_substance, select, uncertainty_gate
 from anchora.prompts import encode_response
 from anchora.regret import conservative_gains, importance_weights, priorities, ranks, regret
 
@@ -140,3 +140,10 @@ def test_what_a_stop_string_ended_is_learnt_with_an_end(policy):
     ended, cut = {"text": "4", "ids": [7, eos], "finished": True}, {"text": "4", "ids": [7, 8], "finished": False}
     build_regret_buffer.end_by_token([stopped, ended, cut], [eos], tokenizer)
     assert stopped["ids"] == encode_response(tokenizer, "4") and ended["ids"] == [7, eos] and cut["ids"] == [7, 8]
+
+
+def test_the_gate_is_a_quantile_also_where_most_prompts_stand_at_the_top():
+    assert uncertainty_gate([0.1, 0.2, 0.3, 0.4, 0.5], 0.5) == pytest.approx(0.3)
+    assert uncertainty_gate([0.1, 0.2, 1.0, 1.0, 1.0], 0.5) == 0.2  # of prompts above it: all three
+    assert uncertainty_gate([0.1, 0.2, 1.0, 1.0, 1.0], 1.0) == 1.0  # nobody
+    assert uncertainty_gate([1.0, 1.0], 0.5) == 1.0  # all alike

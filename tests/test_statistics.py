@@ -15,6 +15,7 @@ from anchora.reliability import (
     is_answered,
     reliability_bins,
     risk_coverage,
+    with_known_answers,
 )
 from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, wilson, win_rate
 
@@ -122,3 +123,12 @@ def test_without_a_threshold_all_is_withheld_or_nothing_is_known_of_errors():
 
 def test_ties_are_halves():
     assert win_rate([1, 2, 3], [0, 2, 5]).tolist() == [1, 0.5, 0]
+
+
+def test_a_handful_of_known_answers_says_nothing():
+    """20 of 22 are known: enough; one fewer is none."""
+    uncertainty, correct = np.linspace(0, 1, 22), [None, *[True, False] * 10, None]
+    assert with_known_answers(uncertainty, correct) == (uncertainty[1:21].tolist(), correct[1:21])
+    assert with_known_answers(uncertainty, [None, *correct[:-1]]) == (uncertainty[2:22].tolist(), correct[1:21])
+    assert with_known_answers(uncertainty[:20], correct[:20]) == ([], [])
+    assert abstention_threshold([], [], 0.05) is None and is_answered([0.9], None, 0).all()

@@ -54,6 +54,9 @@ def test_long_pairs_lose_the_start_of_their_prompt(encoder):
     whole = encode_pair(tokenizer, PROMPT, "it is 3", 512, "")
     cut = encode_pair(tokenizer, PROMPT, "it is 3", len(whole) - 2, "")
     assert cut == [whole[0], *whole[3:]]
+    answer = tokenizer("it is 3", add_special_tokens=False)["input_ids"]
+    (cls, sep), few = (tokenizer.cls_token_id, tokenizer.sep_token_id), encode_pair(tokenizer, PROMPT, "it is 3", 5, "")
+    assert few == [cls, sep, *answer[-2:], sep]  # the answer to a question stands at the end of a response
 
 
 def test_decoders_read_what_their_policy_would():

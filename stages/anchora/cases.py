@@ -8,14 +8,24 @@ import numpy as np
 
 from anchora.answers import READINGS, anchored_number, last_number
 from anchora.regret import conservative_gains, regret
-from anchora.reliability import fit_correctness
+from anchora.reliability import FEWEST_KNOWN, fit_correctness
 from anchora.splits import split_share
 
 HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the drift
-FEWEST_REHEARSED = 20  # cases with known answers that a curve is fitted on
 LEAST_CHANCE = 0.05  # a handful of cases cannot show that a chosen response is never right
 CLOSING_WORDS = 3  # "... is 12 apples altogether." still closes with its number
 GIVEN = ("reference", "preferred")  # sources of responses that came with the data
+
+
+def uncertainty_gate(uncertainties: list[float], quantile: float) -> float:
+    """The uncertainty above which prompts are uncertain for their round: a quantile of it, or 1.0 for none.
+
+    Prompts unlike the calibration split may stand at the upper end of its scale in such number that the quantile does, too:
+    then all of those are uncertain.
+    """
+    gate, highest = float(np.quantile(uncertainties, quantile)), max(uncertainties)
+    lower = [value for value in uncertainties if value < highest]
+    return max(lower) if quantile < 1 and gate == highest and lower else gate
 
 
 def select(rows, known, gate: float, calibration, params, number: int) -> tuple[list[dict], list[dict], Counter]:
@@ -136,7 +146,7 @@ def chances_right(cases: list[dict], rehearsed: list[dict], right: list[bool | N
 
     ``rehearsed`` are the cases that prompts with known answers gave by the same rules, ``right`` whether
     their chosen responses are. Cases that choose the greedy response have a curve of their own where that
-    rests on ``FEWEST_REHEARSED`` of them, and so have the others; else both share one. A response that came
+    rests on ``FEWEST_KNOWN`` of them, and so have the others; else both share one. A response that came
     with the data is taken to be right.
     """
     known = [(case, is_right) for case, is_right in zip(rehearsed, right, strict=True) if is_right is not None]
@@ -144,8 +154,8 @@ def chances_right(cases: list[dict], rehearsed: list[dict], right: list[bool | N
     for greedy in (True, False):
         wanted = [index for index, case in enumerate(cases) if chances[index] is None and (case["source"] == "greedy") == greedy]
         alike = [(case, is_right) for case, is_right in known if (case["source"] == "greedy") == greedy]
-        basis = alike if len(alike) >= FEWEST_REHEARSED else known
-        if not wanted or len(basis) < FEWEST_REHEARSED:
+        basis = alike if len(alike) >= FEWEST_KNOWN else known
+        if not wanted or len(basis) < FEWEST_KNOWN:
             continue
         curve = fit_correctness([case["uncertainty"] for case, _ in basis], [is_right for _, is_right in basis])
         for index, chance in zip(wanted, curve([cases[index]["uncertainty"] for index in wanted]), strict=True):

@@ -213,6 +213,16 @@ def _response(value, field: str, source: str) -> str:
     return _text({field: value}, field, source)
 
 
+def _last_of(value, prompt: Messages, field: str, source: str):
+    """The last message of a conversation that begins with ``prompt``, its system message aside; any other value as it is."""
+    if not isinstance(value, list) or len(value) < 2:
+        return value
+    *before, last = (message for message in _messages(value, field, source) if message["role"] != "system")
+    if last["role"] != "assistant" or before != [message for message in prompt if message["role"] != "system"]:
+        raise UserError(f"{source}: field {field!r}: expected the prompt's messages and the assistant's answer to them")
+    return [last]
+
+
 def sft_row(row: dict, source: str) -> dict:
     """``prompt``/``completion``, ``messages`` (or ``conversations``), or ``instruction``/``output`` (+ ``input``, ``history``).
 
@@ -226,11 +236,7 @@ def sft_row(row: dict, source: str) -> dict:
             prompt = _prompt(messages[:-1], field, row, source)
             return {"prompt": prompt, "completion": _response(messages[-1]["content"], field, source), "source": source}
     if row.get("instruction") is not None:
-        text = _text(row, "instruction", source)
-        if row.get("input"):
-            text = f"{text}\n\n{_text(row, 'input', source)}"
-        prompt = _after_system([*_history(row, source), {"role": "user", "content": text}], row, source)
-        return {"prompt": prompt, "completion": _text(row, "output", source), "source": source}
+        return {"prompt": _instruction(row, source), "completion": _text(row, "output", source), "source": source}
     if row.get("prompt") is None:
         raise UserError(f"{source}: expected prompt and completion, instruction and output, or messages; the row has {_fields(row)}")
     return {
@@ -238,6 +244,14 @@ def sft_row(row: dict, source: str) -> dict:
         "completion": _response(row.get("completion"), "completion", source),
         "source": source,
     }
+
+
+def _instruction(row: dict, source: str) -> Messages:
+    """The prompt of ``instruction``, with its ``input`` below and its ``history`` before it."""
+    text = _text(row, "instruction", source)
+    if row.get("input"):
+        text = f"{text}\n\n{_text(row, 'input', source)}"
+    return _after_system([*_history(row, source), {"role": "user", "content": text}], row, source)
 
 
 def _after_system(prompt: Messages, row: dict, source: str) -> Messages:
@@ -261,15 +275,16 @@ def _history(row: dict, source: str) -> Messages:
 def preference_row(row: dict, source: str) -> dict:
     """A pair as ``prompt, response_a, response_b, label``: label 1 = A preferred, 0 = B, fractions between.
 
-    ``prompt`` (or ``conversations``), ``chosen``, ``rejected`` becomes A = chosen with label 1; the
-    side is drawn later, by seed.
+    ``chosen`` and ``rejected`` in their place become A = chosen with label 1; the side is drawn later, by seed. Either may
+    hold the whole conversation, the prompt's messages first. The prompt may also stand as ``conversations``, or as
+    ``instruction`` (+ ``input``, ``history``).
     """
-    field = "conversations" if row.get("conversations") is not None else "prompt"
-    if row.get(field) is None:
+    field = next((name for name in ("conversations", "prompt", "instruction") if row.get(name) is not None), None)
+    if field is None:
         raise UserError(f"{source}: field 'prompt' is missing; the row has {_fields(row)}")
-    prompt = _prompt(row[field], field, row, source)
+    prompt = _instruction(row, source) if field == "instruction" else _prompt(row[field], field, row, source)
     if row.get("chosen") is not None or row.get("rejected") is not None:
-        a, b = (_response(row.get(name), name, source) for name in ("chosen", "rejected"))
+        a, b = (_response(_last_of(row.get(name), prompt, name, source), name, source) for name in ("chosen", "rejected"))
         return {"prompt": prompt, "response_a": a, "response_b": b, "label": 1.0, "sided": False, "source": source}
     a, b = (_response(row.get(name), name, source) for name in ("response_a", "response_b"))
     label = row.get("label")
@@ -282,8 +297,10 @@ def preference_row(row: dict, source: str) -> dict:
 
 
 def prompt_row(row: dict, source: str) -> dict:
-    """A prompt alone: ``prompt``, ``instruction``, ``question`` or ``messages``."""
-    for field in ("prompt", "instruction", "question", "messages"):
+    """A prompt alone: ``prompt``, ``question``, ``messages`` (``conversations``), or ``instruction`` (+ ``input``, ``history``)."""
+    if row.get("instruction") is not None:
+        return {"prompt": _instruction(row, source), "source": source}
+    for field in ("prompt", "question", "messages", "conversations"):
         if row.get(field) is not None:
             return {"prompt": _prompt(row[field], field, row, source), "source": source}
     raise UserError(f"{source}: field 'prompt' is missing; the row has {_fields(row)}")
@@ -293,8 +310,8 @@ def gsm8k_row(row: dict, source: str) -> dict:
     """GSM8K's own format: ``question`` and ``answer``, which ends with ``#### number``."""
     prompt = [{"role": "user", "content": _text(row, "question", source)}]
     reference = _text(row, "answer", source)
-    if not re.search(r"####\s*-?[\d,.]*\d", reference):
-        raise UserError(f"{source}: field 'answer': expected a number after ####")
+    if not re.search(r"####[^\n]*\d[^\n]*\s*\Z", reference):
+        raise UserError(f"{source}: field 'answer': expected a number after ####, in the last line")
     return {"prompt": prompt, "reference": reference, "source": source}
 
 

@@ -90,13 +90,14 @@ def generate(
 @torch.no_grad()
 def generate_shard(
     model, tokenizer, prompts: list[list[int]], *, samples: int, temperature: float, top_p: float, max_new_tokens: int,
-    stop_strings: list[str],
+    stop_strings: list[str], all_stay: bool = False,
 ) -> list[Response]:  # fmt: skip
     """``samples`` responses for each prompt, one prompt after another, from torch's generator as it stands.
 
     Every ``SEGMENT`` tokens the responses that have ended leave the batch, with their keys and values: a few
     that ramble on do not hold the others' memory and time. Stop strings are looked for then, too, in the response
-    alone; `generate` itself would find one that begins in the prompt.
+    alone; `generate` itself would find one that begins in the prompt. With ``all_stay`` nothing leaves: for a network whose
+    masks belong to the places of the batch.
     """
     ends, (ids, mask) = end_tokens(model, tokenizer), padded_on_the_left(prompts, tokenizer.pad_token_id, model.device)
     width, cache = ids.shape[1], prompt_cache(model, ids, mask, samples)
@@ -111,7 +112,8 @@ def generate_shard(
     while going:
         recorder, left = EntropyRecorder(), max_new_tokens - (ids.shape[1] - width)
         output = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=left if cache is None else min(SEGMENT, left),
+            input_ids=ids, attention_mask=mask, past_key_values=cache,
+            max_new_tokens=left if cache is None or all_stay else min(SEGMENT, left),
             logits_processor=LogitsProcessorList([recorder]), do_sample=temperature > 0, **drawn, **options,
         )  # fmt: skip
         new = output.sequences[:, ids.shape[1] :].tolist()

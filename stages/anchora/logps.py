@@ -168,8 +168,8 @@ def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
 
 
 def row_length(row: Row, shared: bool) -> int:
-    """Tokens that a row takes, without padding: its own line, or a line for every response."""
-    return sum(map(len, row)) if shared else sum(len(row[0]) + len(response) for response in row[1:])
+    """Tokens that a row takes in a batch: those of its line, or for every response a line as long as the longest one's."""
+    return sum(map(len, row)) if shared else (len(row) - 1) * (len(row[0]) + max(map(len, row[1:])))
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ def use_machine(params: ComputeParams) -> None:
 
     ``cpu_threads`` decides in which parts sums are taken, so that OMP_NUM_THREADS and the number of cores change
     no byte. ``deterministic`` takes algorithms that repeat on a GPU where there are such and warns where not; cuBLAS
-    then chooses workspaces that repeat. Raises UserError where ``device: cuda`` finds no GPU, and where ``use_bf16``
-    finds one that lacks bfloat16.
+    then chooses workspaces that repeat. Raises UserError where ``device: cuda`` or ``liger_kernels`` finds no GPU,
+    and where ``use_bf16`` finds one that lacks bfloat16.
     """
     torch.set_num_threads(params.cpu_threads)
     if params.device == "cpu":
@@ -35,6 +35,8 @@ def use_machine(params: ComputeParams) -> None:
             "device: cuda, but torch sees no GPU (torch.cuda.is_available() is false): check the driver by nvidia-smi and that "
             "torch is a CUDA build, or set device: auto"
         )
+    if params.liger_kernels and not gpu and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("liger_kernels: true, but Triton's kernels run on a GPU and torch sees none: set liger_kernels: false")
     if params.use_bf16 and gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"use_bf16: true, but {torch.cuda.get_device_name()} has no bfloat16: set use_bf16: false")
 

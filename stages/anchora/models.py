@@ -80,7 +80,24 @@ def load_causal(source: dict[str, str], params: ComputeParams, dtype: torch.dtyp
     dtype = dtype or (torch.bfloat16 if params.use_bf16 else torch.float32)
     model = load_weights(AutoModelForCausalLM, source, params, dtype=dtype)
     check_vocabulary(model, tokenizer, source)
+    if params.liger_kernels:
+        use_liger(model, source)
     return model, tokenizer
+
+
+def use_liger(model, source: dict[str, str]) -> None:
+    """Liger's RMSNorm, rotary embedding and SwiGLU in place of the model's own; log-probs stay ``sequence_logps``'s.
+
+    Raises UserError where liger-kernel is not installed or knows no such model.
+    """
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    except ImportError as error:
+        raise UserError(f"liger_kernels: true, but {error}: `pip install liger-kernel`, or set liger_kernels: false") from None
+    if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"liger_kernels: true, but Liger has none for {model.config.model_type} (model {name_of(source)}): set it to false")
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 def check_positions(model, max_length: int, source: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from anchora.files import read_json, read_jsonl, write_json
 from anchora.generation import Response
 from anchora.measure import Measured, measure, within_length
 from anchora.references import correctness, sampled_correctness
-from anchora.reliability import fit_correctness
+from anchora.reliability import fit_correctness, with_known_answers
 from anchora.uncertainty import combined
 from anchora.verifiers import member_sources
 from parameters.answers import AnswerParams
@@ -104,9 +104,8 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     deviation = np.array(calibration["deviation"])
     parts = measured.parts(deviation, params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
-    known = [(u, c) for u, c in zip(*fit, strict=True) if c is not None]
-    calibrated = [u for u, _ in known], [c for _, c in known]
-    probability = fit_correctness(*calibrated)(uncertainty) if known else np.full(len(rows), np.nan)
+    calibrated = with_known_answers(*fit)
+    probability = fit_correctness(*calibrated)(uncertainty) if calibrated[0] else np.full(len(rows), np.nan)
     samples = [[response.text for response in responses[: params.evaluation_samples]] for responses in measured.samples]
     return Answers(
         greedy=measured.greedy,

@@ -6,6 +6,8 @@ from jinja2 import TemplateError
 
 from anchora.files import UserError
 
+# Stands before chat templates that tell the date, for prompts must not change overnight: the day that Llama 3's fall back on.
+SAME_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
 
 
@@ -17,8 +19,11 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
     Raises UserError where the chat template does not know such turns.
     """
     if getattr(tokenizer, "chat_template", None):
+        chat_template = tokenizer.get_chat_template()
+        if "strftime_now" in chat_template:
+            chat_template = SAME_DAY + chat_template
         try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(

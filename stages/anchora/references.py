@@ -8,13 +8,14 @@ from anchora.answers import READINGS, last_number
 
 
 def known_answer(reference: str) -> Decimal | None:
-    """The number that a reference gives as its answer: after ``####``, or the whole of it; else None.
+    """The number that a reference gives as its answer: behind ``####`` in its last line, or the whole of it; else None.
 
-    A number somewhere in a text is not its answer.
+    A number somewhere in a text is not its answer, nor is that of a heading of Markdown's fourth level, or COVID-19.
     """
     if "####" in reference:
-        return last_number(reference.rsplit("####", 1)[1])
-    return last_number(reference) if len(reference.split()) == 1 else None
+        last = reference.rsplit("####", 1)[1].strip()
+        return last_number(last) if "\n" not in last else None
+    return last_number(reference) if len(reference.split()) == 1 and not any(map(str.isalpha, reference)) else None
 
 
 def sampled_correctness(rows: list[dict], samples: list[list[str]], reading: str) -> list[list[bool | None]]:

@@ -10,8 +10,8 @@ def conservative_gains(known: np.ndarray, greedy: np.ndarray, deviation: np.ndar
     """How much better each known response is than the greedy one, less what the members dispute.
 
     With member-wise differences d_m = (s_m(y) - s_m(greedy)) / deviation_m, the gain is
-    mean_m d_m - penalty * std_m d_m: the uncertainty-weighted reward of Coste et al. 2024 (section 3),
-    applied to differences, because each member's offset is free for each prompt.
+    mean_m d_m - penalty * std_m d_m: the uncertainty-weighted reward of Coste et al. 2024 (section 3), with the deviation
+    in place of their variance, and of differences, because each member's offset is free for each prompt.
 
     ``known``: (members, responses); ``greedy``, ``deviation``: (members,). Returns (responses,).
     """

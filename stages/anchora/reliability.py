@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 RELIABILITY_BINS = 10
+FEWEST_KNOWN = 20  # calibration answers known to be right or wrong that a curve or a threshold rests on
 
 
 def expected_calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = RELIABILITY_BINS) -> float:
@@ -57,6 +60,13 @@ def coverage_at_risk(uncertainty: np.ndarray, wrong: np.ndarray, risk: float) ->
     """The largest share of responses, most certain first, whose error rate is at most ``risk``."""
     within = np.flatnonzero(risk_coverage(uncertainty, wrong) <= risk)
     return float((within[-1] + 1) / len(wrong)) if len(within) else 0.0
+
+
+def with_known_answers(uncertainty: Sequence[float] | np.ndarray, correct: Sequence[bool | None]) -> tuple[list[float], list[bool]]:
+    """The calibration answers that are known to be right or wrong; none where they are fewer than ``FEWEST_KNOWN``."""
+    known = [(float(value), bool(is_right)) for value, is_right in zip(uncertainty, correct, strict=True) if is_right is not None]
+    known = known if len(known) >= FEWEST_KNOWN else []
+    return [value for value, _ in known], [is_right for _, is_right in known]
 
 
 def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk: float) -> float | None:

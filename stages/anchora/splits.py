@@ -14,6 +14,11 @@ def prompt_id(prompt: Messages) -> str:
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
+def question_id(row: dict) -> str:
+    """The id of a row's prompt without its system messages: a question stays the same one whatever is said before it."""
+    return prompt_id([message for message in row["prompt"] if message["role"] != "system"])
+
+
 def split_share(key: str, purpose: str) -> float:
     """A number in [0, 1) for a prompt id, uniform and independent for each purpose."""
     digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()

@@ -25,7 +25,7 @@ from anchora.regret import importance_weights, ranks
 from parameters.update_policy import UpdatePolicyParams
 
 QUARTILES = (1, 2, 3, 4)
-SUMS = ("dpo", "chosen_nll", "anchor_nll", "margin", "chosen_logp_change", "rejected_logp_change", "anchor_kl")
+LOGGED = ("margin", "chosen_logp_change", "rejected_logp_change", "anchor_kl")  # sums that are no terms of the loss
 
 
 class SequenceLogps(torch.nn.Module):
@@ -131,6 +131,15 @@ def anchor_terms(model, anchors: list[dict], layout: Layout) -> dict[str, torch.
     return {"anchor_nll": -ours.sum(), "anchor_kl": kl_estimates(reference - ours.detach())["k3"].sum()}
 
 
+def loss_terms(params, pairs: int, chosen_tokens: int, anchor_tokens: int) -> dict[str, tuple[float, int]]:
+    """The terms of the loss: each one's weight, and the figure of the whole optimiser batch that its sum is divided by."""
+    return {
+        "dpo": (params.dpo_weight, pairs),
+        "chosen_nll": (params.chosen_nll_weight, chosen_tokens),
+        "anchor_nll": (params.anchor_weight, max(1, anchor_tokens)),
+    }
+
+
 def update(accelerator, model, optimizer, step: int, pairs: Pairs, drawn: list[int], anchors: list[dict], layout: Layout, params) -> dict:
     """Optimiser step ``step`` on the pairs ``drawn`` and the anchors; its figures.
 
@@ -144,7 +153,8 @@ def update(accelerator, model, optimizer, step: int, pairs: Pairs, drawn: list[i
     work += [("anchors", part) for part in parts([buffer_line(row) for row in anchors], layout)]
     processes, mine = accelerator.num_processes, work[accelerator.process_index :: accelerator.num_processes]
     rounds = -(-len(work) // processes)
-    totals = dict.fromkeys(SUMS, 0.0)
+    of_loss = loss_terms(params, len(drawn), chosen_tokens, anchor_tokens)
+    totals = dict.fromkeys((*of_loss, *LOGGED), 0.0)
     margins = torch.zeros(len(drawn), dtype=torch.float64)
     for number in range(rounds):
         extra = number >= len(mine)
@@ -152,12 +162,11 @@ def update(accelerator, model, optimizer, step: int, pairs: Pairs, drawn: list[i
         with contextlib.nullcontext() if number == rounds - 1 else accelerator.no_sync(model):
             if kind == "pairs":
                 terms = pair_terms(model, pairs, [drawn[index] for index in part], layout)
-                loss = params.dpo_weight * terms["dpo"] / len(drawn) + params.chosen_nll_weight * terms["chosen_nll"] / chosen_tokens
                 if not extra:
                     margins[part] = terms.pop("margins").double().cpu()
             else:
                 terms = anchor_terms(model, [anchors[index] for index in part], layout)
-                loss = params.anchor_weight * terms["anchor_nll"] / anchor_tokens
+            loss = sum(weight * terms[name] / divisor for name, (weight, divisor) in of_loss.items() if name in terms)
             accelerator.backward(loss * (0 if extra else processes))  # the processes' gradients are averaged
         if not extra:
             for name in terms.keys() & totals.keys():
@@ -173,8 +182,10 @@ def update(accelerator, model, optimizer, step: int, pairs: Pairs, drawn: list[i
         )
     optimizer.step()
     optimizer.zero_grad()
-    tokens = sum(row_length(buffer_line(row), False) for row in [pairs.rows[index] for index in drawn] + anchors)
-    figures = step_figures(totals, margins, pairs, drawn, chosen_tokens, anchor_tokens, params)
+    lines = [buffer_line(row) for row in [pairs.rows[index] for index in drawn] + anchors]
+    tokens = sum(len(prompt) + len(response) for prompt, *responses in lines for response in responses)
+    figures = step_figures(totals, margins, pairs, drawn, of_loss)
+    figures["kl_per_token"] = totals["anchor_kl"] / max(1, anchor_tokens)
     return figures | {"gradient_norm": float(norm), "tokens_per_second": tokens / (time.perf_counter() - begun)}
 
 
@@ -182,19 +193,16 @@ def summed(accelerator, totals: dict[str, float], margins: torch.Tensor) -> tupl
     """The figures of all processes added up."""
     if accelerator.num_processes == 1:
         return totals, margins
-    flat = torch.cat([torch.tensor([totals[name] for name in SUMS], dtype=torch.float64), margins]).to(accelerator.device)
+    flat = torch.cat([torch.tensor(list(totals.values()), dtype=torch.float64), margins]).to(accelerator.device)
     flat = accelerator.reduce(flat, reduction="sum").cpu()
-    return dict(zip(SUMS, flat[: len(SUMS)].tolist(), strict=True)), flat[len(SUMS) :]
+    return dict(zip(totals, flat[: len(totals)].tolist(), strict=True)), flat[len(totals) :]
 
 
-def step_figures(totals, margins, pairs: Pairs, drawn: list[int], chosen_tokens: int, anchor_tokens: int, params) -> dict[str, float]:
-    """Means of one step: losses, log-prob changes in nats a sequence, reward margins (beta times margin), betas."""
-    figures = {name: totals[name] / len(drawn) for name in ("dpo", "margin", "chosen_logp_change", "rejected_logp_change")}
-    figures["chosen_nll"] = totals["chosen_nll"] / chosen_tokens
-    figures["anchor_nll"], figures["kl_per_token"] = (totals[name] / max(1, anchor_tokens) for name in ("anchor_nll", "anchor_kl"))
-    figures["loss"] = (
-        params.dpo_weight * figures["dpo"] + params.chosen_nll_weight * figures["chosen_nll"] + params.anchor_weight * figures["anchor_nll"]
-    )
+def step_figures(totals, margins, pairs: Pairs, drawn: list[int], of_loss: dict[str, tuple[float, int]]) -> dict[str, float]:
+    """Means of one step: loss and its terms, log-prob changes in nats a sequence, reward margins (beta times margin), betas."""
+    figures = {name: totals[name] / divisor for name, (_, divisor) in of_loss.items()}
+    figures["loss"] = sum(weight * figures[name] for name, (weight, _) in of_loss.items())
+    figures |= {name: totals[name] / len(drawn) for name in ("margin", "chosen_logp_change", "rejected_logp_change")}
     beta, rank = pairs.beta[drawn].double(), pairs.rank[drawn]
     for name, share in (("beta_p10", 0.1), ("beta_median", 0.5), ("beta_p90", 0.9)):
         figures[name] = float(beta.quantile(share))

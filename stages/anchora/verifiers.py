@@ -54,13 +54,13 @@ def member_sources(output_dir: str, members: list[int]) -> list[dict[str, str]]:
 
 
 def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, template: str) -> list[int]:
-    """Token ids of prompt and response; what is too long loses the start of its prompt.
+    """Token ids of prompt and response; what is too long loses the start of its prompt, and then that of the response.
 
     An encoder reads ``[CLS] prompt [SEP] response [SEP]``, with its tokenizer's own marks between the two; a
     decoder reads them as its policy would.
     """
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-        answer = encode_response(tokenizer, response)[:max_length]
+        answer = encode_response(tokenizer, response)[-max_length:]
         question = encode_prompt(tokenizer, prompt, template)
         return question[max(0, len(question) + len(answer) - max_length) :] + answer
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -68,7 +68,7 @@ def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, tem
     room = max_length - len(between) - 2
     text = "\n\n".join(message["content"] for message in prompt)
     question = tokenizer(text, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(response, add_special_tokens=False)["input_ids"][:room]
+    answer = tokenizer(response, add_special_tokens=False)["input_ids"][-room:]
     question = question[max(0, len(question) + len(answer) - room) :]
     return [cls, *question, *between, *answer, sep]
 

@@ -11,3 +11,4 @@ class ComputeParams(ModelStageParams):
     use_bf16: bool
     deterministic: bool
     trust_remote_code: bool
+    liger_kernels: bool

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 from study import OURS, arguments, command, experiment, experiments, outcome, project_at, summary
 
-from anchora.cases import chances_right, select
+from anchora.cases import chances_right, select, uncertainty_gate
 from anchora.files import read_json, read_jsonl, write_jsonl
 from anchora.references import correctness
 from anchora.splits import split_share
@@ -52,7 +52,7 @@ def swap_pairs(folder: Path, buffer: list[dict], strength: float) -> float:
     """Write the buffer with swapped pairs and the chances that they are right; the share of the rehearsed that is."""
     params = BuildRegretBufferParams.model_validate(yaml.safe_load((folder / "params.yaml").read_text()))
     rows, probes = (read_jsonl(folder / f"data/responses/{name}round0.jsonl") for name in ("", "calibration_"))
-    gate = float(np.quantile([row["uncertainty"] for row in rows], params.uncertainty_quantile))
+    gate = uncertainty_gate([row["uncertainty"] for row in rows], params.uncertainty_quantile)
     rehearsed, _, _ = select(probes, {}, gate, read_json(folder / "models/calibration.json"), params, 0)
     uncertainties = np.sort([row["uncertainty"] for row in buffer if row["kind"] == "case"])
     rehearsed = swapped(rehearsed, uncertainties, strength)
