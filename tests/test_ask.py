@@ -39,12 +39,27 @@ def test_a_policy_answers_or_abstains_with_its_uncertainty(ran):
     assert missing.returncode == 1 and "no exported policy" in missing.stderr and len(missing.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_any_two_policies_are_compared_and_the_runs_own_figures_stay(ran):
+    """A policy against itself: no difference in exact match, every win rate one half, no drift."""
+    before = (ran / "metrics" / "evaluation.json").read_bytes()
+    command = [sys.executable, "ugrr_pipeline.py", "evaluate", "--model_path", "models/round0", "--baseline_path", "models/round0"]
+    done = subprocess.run(command, cwd=ran, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "baseline" in done.stdout and "No difference in exact match is shown" in done.stdout
+    found = json.loads((ran / "logs" / "comparison" / "evaluation.json").read_text())["evaluation"]
+    assert found["gsm8k"]["difference"] == found["gsm8k"]["sampled_difference"] == 0
+    assert found["alpaca_eval"]["win_rate"] == found["mt_bench"]["win_rate"] == 0.5
+    assert abs(found["drift"]["kl_sequence"]) < 1e-6
+    assert (ran / "metrics" / "evaluation.json").read_bytes() == before
+
+
 def test_without_verifiers_the_scale_is_that_of_the_other_signals():
-    """Entropies 1 to 4 of four calibration prompts, the last two wrong: 2.5 ranks at 1/2, the last place that is safe."""
-    parts = {"token_entropy": [1.0, 2.0, 3.0, 4.0], "verifier_disagreement": [4.0, 3.0, 2.0, 1.0]}
+    """Entropies 1 to 4 of five calibration prompts each, the last ten wrong: 2.5 ranks at 1/2, the last place that is safe."""
+    parts = {"token_entropy": [1.0, 2.0, 3.0, 4.0] * 5, "verifier_disagreement": [4.0, 3.0, 2.0, 1.0] * 5}
     shipped = {
         "weights": {"token_entropy": 1.0, "mc_dropout": 0.0, "verifier_disagreement": 1.0}, "parts": parts, "calibration_parts": parts,
-        "calibration_correct": [True, True, False, False], "target_risk": 0.0,
+        "calibration_correct": [True, True, False, False] * 5, "target_risk": 0.0,
     }  # fmt: skip
     found = ask.judgement({"token_entropy": np.array([2.5])}, shipped)
     assert (found["uncertainty"], found["threshold"], found["abstains"], found["signals"]) == (0.5, 0.5, False, ["token_entropy"])
