@@ -10,9 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import dvc, environment
-
-pytestmark = pytest.mark.long
+from conftest import copy_project, dvc, environment
 
 
 class Project:
@@ -55,17 +53,16 @@ def project(ran, tmp_path) -> Project:
     return Project(tmp_path / "project")
 
 
-def test_a_data_format_and_an_evaluation_set(project):
-    before = project.read("data/prepared/sft.jsonl")
-    rows = [{"ask": row["prompt"], "reply": row["completion"]} for row in json.loads(project.read("data/sft.json"))]
-    project.write("data/sft.json", json.dumps(rows))
+def add_format(project: Project) -> None:
     project.insert(
         "stages/anchora/formats.py",
-        '    if row.get("instruction") is not None:\n        text =',
+        '    if row.get("instruction") is not None:\n        return {"prompt": _instruction(row, source), "completion"',
         '    if row.get("ask") is not None:\n'
         '        return {"prompt": _prompt(row["ask"], "ask", row, source), "completion": _text(row, "reply", source), "source": source}\n',
     )
 
+
+def add_evaluation_set(project: Project) -> None:
     project.write("data/trivia.jsonl", "".join(json.dumps({"question": f"Add {i} and 2."}) + "\n" for i in range(9)))
     project.insert(
         "stages/anchora/formats.py",
@@ -79,7 +76,15 @@ def test_a_data_format_and_an_evaluation_set(project):
     project.insert("params.yaml", "mt_bench_path:", "trivia_path: data/trivia.jsonl\n")
     project.declare("mt_bench_path", "trivia_path")
     project.declare("${mt_bench_path}", "${trivia_path}")
-    project.check_dag()
+
+
+@pytest.mark.long
+def test_a_data_format_and_an_evaluation_set(project):
+    before = project.read("data/prepared/sft.jsonl")
+    rows = [{"ask": row["prompt"], "reply": row["completion"]} for row in json.loads(project.read("data/sft.json"))]
+    project.write("data/sft.json", json.dumps(rows))
+    add_format(project)
+    add_evaluation_set(project)
     shown = project.repro("report")
     assert project.read("data/prepared/sft.jsonl") == before and "Running stage 'sft'" not in shown
     evaluation = json.loads(project.read("metrics/evaluation.json"))["evaluation"]
@@ -88,7 +93,7 @@ def test_a_data_format_and_an_evaluation_set(project):
     assert len(project.read("models/evaluation/trivia/ugrr.jsonl").splitlines()) == 9
 
 
-def test_an_uncertainty_signal(project):
+def add_signal(project: Project) -> None:
     project.write(
         "stages/anchora/length.py",
         '"""How long a response is."""\n\nimport numpy as np\n\n\n'
@@ -104,14 +109,17 @@ def test_an_uncertainty_signal(project):
     project.insert("params.yaml", "weight_verifier_disagreement:", "weight_length: 0.1\n")
     project.declare("weight_mc_dropout", "weight_length")
     project.declare("stages/anchora/measure.py", "stages/anchora/length.py")
-    project.check_dag()
+
+
+@pytest.mark.long
+def test_an_uncertainty_signal(project):
+    add_signal(project)
     project.repro("calibrate_uncertainty", "score_uncertainty@0")
     figures = json.loads(project.read("metrics/uncertainty/round0.json"))["uncertainty"]["round0"]["auroc"]
     assert 0 <= figures["length"] <= 1 and set(figures) > {"token_entropy", "combined"}
 
 
-def test_a_loss_term(project):
-    before = weights(project)
+def add_loss_term(project: Project) -> None:
     project.insert(
         "stages/anchora/losses.py",
         "def dpo_losses(",
@@ -123,7 +131,12 @@ def test_a_loss_term(project):
     project.insert("stages/parameters/update_policy.py", "    chosen_nll_weight:", "    squared_weight: NotNegative\n")
     project.insert("params.yaml", "chosen_nll_weight:", "squared_weight: 5.0\n")
     project.declare("chosen_nll_weight", "squared_weight")
-    project.check_dag()
+
+
+@pytest.mark.long
+def test_a_loss_term(project):
+    before = weights(project)
+    add_loss_term(project)
     project.repro("--single-item", "update_policy@0")
     assert weights(project) != before
     step = pd.read_csv(project.folder / "metrics" / "curves" / "round0.csv").iloc[-1]
@@ -136,3 +149,16 @@ def test_a_loss_term(project):
 def weights(project: Project) -> list[dict]:
     """What DVC recorded of the first round's policy."""
     return yaml.safe_load(project.read("dvc.lock"))["stages"]["update_policy@0"]["outs"]
+
+
+@pytest.mark.slow
+def test_the_places_of_all_four_are_there_and_the_dag_stays_true(tmp_path):
+    """The quick half of the tests above: what they edit stands where CONTRIBUTING says, and dvc.yaml agrees with the code."""
+    project = Project(copy_project(tmp_path / "project"))
+    for add in (add_format, add_evaluation_set, add_signal, add_loss_term):
+        add(project)
+    project.check_dag()
+    command = "from anchora.formats import sft_row; print(sft_row({'ask': 'Why?', 'reply': 'So.'}, 'a:1')['completion'])"
+    stages = environment() | {"PYTHONPATH": "stages"}
+    done = subprocess.run([sys.executable, "-c", command], cwd=project.folder, env=stages, capture_output=True, text=True)
+    assert done.stdout == "So.\n", done.stderr
