@@ -63,7 +63,7 @@ def add_format(project: Project) -> None:
 
 
 def add_evaluation_set(project: Project) -> None:
-    project.write("data/trivia.jsonl", "".join(json.dumps({"question": f"Add {i} and 2."}) + "\n" for i in range(9)))
+    project.write("data/trivia.jsonl", "".join(json.dumps({"question": f"Add {i} and 2."}) + "\n" for i in range(7)))
     project.insert(
         "stages/anchora/formats.py",
         "def mt_bench_row(",
@@ -88,9 +88,9 @@ def test_a_data_format_and_an_evaluation_set(project):
     shown = project.repro("report")
     assert project.read("data/prepared/sft.jsonl") == before and "Running stage 'sft'" not in shown
     evaluation = json.loads(project.read("metrics/evaluation.json"))["evaluation"]
-    assert evaluation["trivia"]["examples"] == 9 and 0 <= evaluation["trivia"]["win_rate_low"] <= evaluation["trivia"]["win_rate_high"] <= 1
+    assert evaluation["trivia"]["examples"] == 7 and 0 <= evaluation["trivia"]["win_rate_low"] <= evaluation["trivia"]["win_rate_high"] <= 1
     assert "win rate, trivia" in shown
-    assert len(project.read("models/evaluation/trivia/ugrr.jsonl").splitlines()) == 9
+    assert len(project.read("models/evaluation/trivia/ugrr.jsonl").splitlines()) == 7
 
 
 def add_signal(project: Project) -> None:
