@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from test_update import run, settings, small_buffer, weights
 from trl import DPOConfig, DPOTrainer
@@ -91,6 +92,28 @@ def test_loss_and_gradients_are_those_of_trl(policy, rank, tmp_path):
         assert mean.item() == pytest.approx(loss.item(), abs=1e-5)
         assert abs(mean.item() - torch.log(torch.tensor(2.0)).item()) > 1e-3
         assert (gradients(ours) - gradients(theirs)).abs().max() < 1e-5
+
+
+def test_a_step_goes_down_the_stated_loss(policy, buffer):
+    """The gradient of .7 * 1/N sum DPO + .3 * 1/T sum w NLL(chosen) + 2 * NLL(anchors) a token, whole; the step takes it in parts."""
+    model = copy.deepcopy(policy[0])
+    move(model)
+    params = settings(dpo_weight=0.7, chosen_nll_weight=0.3, anchor_weight=2.0, update_batch_tokens=60)
+    pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
+    anchors, drawn = [row for row in buffer if row["kind"] == "anchor"][:3], [0, 1, 2, 5, 5]
+    layout, wrapped = update.layout_for(model, policy[1].pad_token_id, buffer, params), update.SequenceLogps(model)
+    terms = update.pair_terms(wrapped, pairs, drawn, layout) | update.anchor_terms(wrapped, anchors, layout)
+    chosen_tokens = sum(len(pairs.rows[index]["chosen"]["ids"]) for index in drawn)
+    anchor_tokens = sum(len(row["response"]["ids"]) for row in anchors)
+    loss = 0.7 * terms["dpo"] / 5 + 0.3 * terms["chosen_nll"] / chosen_tokens + 2.0 * terms["anchor_nll"] / anchor_tokens
+    loss.backward()
+    expected, before = gradients(model).clone(), weights(model)
+    model.zero_grad()
+    figures = update.update(Accelerator(), wrapped, torch.optim.SGD(model.parameters(), lr=1.0), 1, pairs, drawn, anchors, layout, params)
+    assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert figures["gradient_norm"] == pytest.approx(expected.norm().item(), rel=1e-4)
+    clipped = expected / max(1.0, expected.norm().item())
+    assert (before - weights(model) - clipped).abs().max() < 1e-5
 
 
 def equal(first, second) -> None:
