@@ -64,7 +64,7 @@ def main() -> None:
     check(before | overlay, args.config if overlay else "params.yaml")
     changes = {key: value for key, value in overlay.items() if key not in before or before[key] != value}
     if args.command == "configure" and args.print:
-        say(" ".join(f"-S {shlex.quote(f'{key}={override(value)}')}" for key, value in changes.items()))
+        say(options(changes))
         return
     if changes:
         apply(changes)
@@ -96,6 +96,11 @@ def read_overlay(path: Path) -> dict:
     if "reward_model_name" in values:
         values.setdefault("judge_model_name", values["reward_model_name"])
     return values
+
+
+def options(changes: dict) -> str:
+    """The changes as options of `dvc exp run`, quoted for the shell."""
+    return " ".join(f"-S {shlex.quote(f'{key}={override(value)}')}" for key, value in changes.items())
 
 
 def override(value) -> str:

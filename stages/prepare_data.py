@@ -133,8 +133,11 @@ def keep(rows: list[dict], condition) -> tuple[list[dict], int]:
 
 def take_share(rows: list[dict], purpose: str, share: float) -> tuple[list[dict], list[dict]]:
     """Rows whose prompt falls into a share kept for a purpose, and the others."""
-    taken = [row for row in rows if split_share(question_id(row), purpose) < share]
-    return taken, [row for row in rows if split_share(question_id(row), purpose) >= share]
+    taken: list[dict] = []
+    left: list[dict] = []
+    for row in rows:
+        (taken if split_share(question_id(row), purpose) < share else left).append(row)
+    return taken, left
 
 
 def few(rows: list[dict], limit: int) -> list[dict]:

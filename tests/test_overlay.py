@@ -104,7 +104,7 @@ def test_dvc_reads_the_printed_options_as_the_presets_values(path, tmp_path):
     """Through the shell's quotes and DVC's own reader, written over params.yaml as `dvc exp run` writes them."""
     odd = {"prompt_template": "### \"Q\": {prompt}\n\n'A':\n", "calibration_path": "", "limit": None}
     changes = {**odd, **ugrr_pipeline.read_overlay(path)}
-    words = shlex.split(" ".join(f"-S {shlex.quote(f'{key}={ugrr_pipeline.override(value)}')}" for key, value in changes.items()))
+    words = shlex.split(ugrr_pipeline.options(changes))
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     apply_overrides(tmp_path / "params.yaml", words[1::2])
     written = yaml.safe_load((tmp_path / "params.yaml").read_text())
