@@ -7,6 +7,7 @@ import torch
 from conftest import params_as
 from tiny_models import PAIRS, SIZES
 from transformers import MistralConfig, MistralForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from anchora import generation
 from anchora.benchmarks import answer_turns
@@ -139,6 +140,20 @@ def test_a_stop_string_ends_the_response_it_stands_in(policy, says, stop, kept, 
     assert response.ids == tokenizer.encode(kept, add_special_tokens=False) + ([] if stopped else [tokenizer.eos_token_id])
     assert (response.text, response.finished) == (text, True)
     assert len(response.entropies) == len(response.ids) and response.entropy < 0.01
+
+
+def test_a_layer_with_room_holds_what_a_growing_one_does_and_writes_in_place():
+    torch.manual_seed(0)
+    growing, rows = DynamicLayer(), torch.tensor([2, 0])
+    growing.update(torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4))
+    roomy = generation.LayerWithRoom(growing, rows, 7)
+    growing.batch_select_indices(rows)
+    place = roomy.keys.data_ptr()
+    for tokens in (1, 4, 2):
+        new = torch.randn(2, 2, tokens, 4), torch.randn(2, 2, tokens, 4)
+        for ours, theirs in zip(roomy.update(*new), growing.update(*new), strict=True):
+            assert torch.equal(ours, theirs)
+    assert roomy.get_seq_length() == 12 and roomy.keys.data_ptr() == place
 
 
 def test_a_shards_samples_do_not_depend_on_other_shards(policy):

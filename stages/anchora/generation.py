@@ -109,11 +109,14 @@ def generate_shard(
     tokens: list[list[int]] = [[] for _ in ids]
     entropies: list[list[float]] = [[] for _ in ids]
     going = list(range(len(ids)))  # the response that each row of the batch belongs to
+    kept = torch.arange(len(ids), device=model.device)  # rows of the batch before that are in it still
     while going:
         recorder, left = EntropyRecorder(), max_new_tokens - (ids.shape[1] - width)
+        segment = left if cache is None or all_stay else min(SEGMENT, left)
+        if cache is not None:
+            give_room(cache, kept, segment)
         output = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache,
-            max_new_tokens=left if cache is None or all_stay else min(SEGMENT, left),
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=segment,
             logits_processor=LogitsProcessorList([recorder]), do_sample=temperature > 0, **drawn, **options,
         )  # fmt: skip
         new = output.sequences[:, ids.shape[1] :].tolist()
@@ -128,7 +131,6 @@ def generate_shard(
             kept = torch.tensor(keep, device=model.device)
             ids, cache = output.sequences[kept], output.past_key_values
             mask = torch.cat([mask[kept], mask.new_ones(len(keep), len(new[0]))], dim=1)
-            cache.batch_select_indices(kept)
     return [_response(tokenizer, *row, ends, stop_strings) for row in zip(tokens, entropies, strict=True)]
 
 
@@ -171,6 +173,44 @@ def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
         return None
     cache.batch_repeat_interleave(samples)
     return cache
+
+
+class LayerWithRoom(DynamicLayer):
+    """Keys and values, (rows, heads, tokens, size), with room for ``room`` tokens that are written in place.
+
+    DynamicLayer copies all of them at every token, which on a GPU takes longer than reading them does.
+    """
+
+    def __init__(self, layer: DynamicLayer, rows: torch.Tensor, room: int):
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.length = layer.keys.shape[2]
+        self.stored = [with_room(old, rows, room) for old in (layer.keys, layer.values)]
+        self.keys, self.values = (stored[:, :, : self.length] for stored in self.stored)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self.length + key_states.shape[2]
+        for stored, new in zip(self.stored, (key_states, value_states), strict=True):
+            stored[:, :, self.length : end] = new
+        self.length = end
+        self.keys, self.values = (stored[:, :, :end] for stored in self.stored)
+        return self.keys, self.values
+
+
+def with_room(old: torch.Tensor, rows: torch.Tensor, room: int) -> torch.Tensor:
+    """``rows`` of ``old``, (rows, heads, tokens, size), with space for ``room`` tokens behind them."""
+    new = old.new_empty(len(rows), old.shape[1], old.shape[2] + room, old.shape[3])
+    new[:, :, : old.shape[2]] = old if len(rows) == len(old) else old[rows]
+    return new
+
+
+def give_room(cache, rows: torch.Tensor, tokens: int) -> None:
+    """Keep ``rows`` of ``cache`` alone, and let its layers take ``tokens`` more without copying; one after the other."""
+    for place, layer in enumerate(cache.layers):
+        if layer.is_sliding:
+            layer.batch_select_indices(rows)
+        else:
+            cache.layers[place] = LayerWithRoom(layer, rows, tokens)
 
 
 def end_tokens(model, tokenizer) -> list[int]:
