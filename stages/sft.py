@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.machine import training_dtype, use_machine
-from anchora.models import add_lora, check_positions, load_causal, save_policy
+from anchora.models import add_lora, check_positions, compile_layers, load_causal, save_policy
 from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.prompts import encode_prompt, encode_response
@@ -37,6 +37,8 @@ def main() -> None:
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
     source = source_of(pin)
     model, tokenizer = load_trainable(source, params)
+    if params.compile_layers:
+        compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
     sources = [row.pop("source") for row in rows]
     checkpoints = Checkpoints()

@@ -25,7 +25,7 @@ from anchora.checkpoint import Checkpoints
 from anchora.files import UserError, new_file, read_jsonl, write_json
 from anchora.logps import response_logps
 from anchora.machine import autocast, device, training_dtype, use_machine
-from anchora.models import add_lora, load_causal, merged, save_policy
+from anchora.models import add_lora, compile_layers, load_causal, merged, save_policy
 from anchora.parallel import any_process, whole_steps
 from anchora.params import read_params
 from anchora.pins import folder
@@ -70,6 +70,7 @@ def main() -> None:
 
     model = merged(gathered(model, lambda: load_trainable(folder(source), params)[0]))
     with autocast(params.use_bf16):
+        torch.compiler.set_stance("force_eager")  # merged layers are others: not worth compiling for one measurement
         kl_saved = forward_kl(SequenceLogps(model), drift, layout) if params.lora_rank else None
     save_policy(Path(params.output_dir) / f"round{args.round}", model, tokenizer)
     log_figures(curve.pop("tokens_per_second"), params.log_dir)
@@ -143,6 +144,8 @@ def replay(
     run the same as if it had never stopped.
     """
     accelerator = Accelerator()
+    if params.compile_layers:
+        compile_layers(policy)
     policy.eval()  # no dropout of the model's own: the policy is the reference at step 0
     for module in policy.modules():
         module.training = getattr(module, "gradient_checkpointing", False)  # which works in training mode alone

@@ -9,9 +9,10 @@ from tiny_models import MODELS, PAIRS, SIZES
 from transformers import GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
 from anchora import dropout, measure, parallel
-from anchora.dropout import decoder_layers, dropout_information, injected_dropout
+from anchora.dropout import dropout_information, injected_dropout
 from anchora.files import UserError
 from anchora.logps import collate
+from anchora.models import decoder_layers
 from parameters.measure import MeasureParams
 
 

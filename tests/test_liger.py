@@ -8,10 +8,12 @@ import sys
 
 import pytest
 from conftest import ROOT, params_as
+from pydantic import ValidationError
 
 from anchora import machine, models
 from anchora.files import UserError
 from parameters.policy import PolicyParams
+from parameters.update_policy import UpdatePolicyParams
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("liger_kernel", "triton"))
 
@@ -36,6 +38,11 @@ def test_liger_without_a_gpu_is_refused_before_a_model_is_loaded(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(UserError, match="^liger_kernels: true, but .* GPU .*: set liger_kernels: false$"):
         machine.use_machine(params_as(PolicyParams, liger_kernels=True, device="cpu"))
+
+
+def test_liger_and_compiled_layers_are_refused_together():
+    with pytest.raises(ValidationError, match="compile_layers: true .* set liger_kernels: false"):
+        params_as(UpdatePolicyParams, liger_kernels=True, compile_layers=True)
 
 
 def test_liger_that_is_not_installed_is_named(monkeypatch, policy):

@@ -1,12 +1,16 @@
 """Log-probs of responses against the models' own logits, on four architectures."""
 
+import shutil
+
 import pytest
 import torch
+from peft.tuners.lora import Linear
 from tiny_models import MODELS, PAIRS
 
 from anchora import logps
 from anchora.files import UserError
 from anchora.logps import Batch, can_share_prompts, check_head, collate, response_logps, row_length, sequence_logps, token_budget_batches
+from anchora.models import add_lora, compile_layers
 from anchora.prompts import encode_prompt, encode_response, token_texts
 
 
@@ -27,6 +31,55 @@ def test_chunks_do_not_change_the_gradient(model, monkeypatch):
         sequence_logps(model, collate(PAIRS, 0, "cpu")).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert torch.allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_compiled_layers_give_the_same_log_probs_and_gradients(model, checkpointed):
+    """Of lines of one row and of several, of any length, chosen and rejected behind one prompt and apart."""
+    if checkpointed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model = add_lora(model, 4, 4, 0)
+    for module in model.modules():
+        module.training = getattr(module, "gradient_checkpointing", False)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    several = [(prompt, response, response[:2]) for prompt, response in PAIRS]
+    lines = [several, *([(list(range(2, 2 + n)), [7] * n, [8])] for n in (9, 30, 50))]
+
+    def figures() -> list[torch.Tensor]:
+        found = []
+        for batch in [collate(rows, 0, "cpu", shared) for rows in lines for shared in (True, False)]:
+            model.zero_grad()
+            ours = sequence_logps(model, batch)
+            ours.sum().backward()
+            found += [ours.detach(), torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])]
+        return found
+
+    apart = figures()
+    compile_layers(model)
+    for ours, expected in zip(figures(), apart, strict=True):
+        assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lora_under_autocast_reads_its_input_as_it_is():
+    """PEFT would cast it to float32, the adapters' own format, for autocast to cast it back: the same numbers, more memory."""
+    seen, outputs = [], []
+    for cast in (False, True):
+        torch.manual_seed(0)
+        model = add_lora(MODELS["mistral"]().to(torch.bfloat16), 4, 4, 0)
+        for module in model.modules():
+            if isinstance(module, Linear):
+                torch.nn.init.normal_(module.lora_B["default"].weight, std=0.1)
+                module.cast_input_dtype_enabled |= cast
+                module.lora_A["default"].register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            outputs.append(sequence_logps(model, collate(PAIRS, 0, "cpu")))
+    layers = len(seen) // 2
+    assert layers == 28 and set(seen[:layers]) == {torch.bfloat16} and set(seen[layers:]) == {torch.float32}
+    assert torch.equal(*outputs)
 
 
 def test_a_model_that_scales_its_logits_is_refused():

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from test_update import run, settings, small_buffer, weights
+from torch._dynamo.utils import counters
 from trl import DPOConfig, DPOTrainer
 
 import update_policy
@@ -143,6 +145,16 @@ def test_gradient_checkpointing_changes_nothing(policy, buffer, plain):
     model = copy.deepcopy(policy[0])
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     equal(run((model, policy[1]), buffer, settings(**TWENTY, gradient_checkpointing=True))[0], plain[0])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_change_nothing_and_are_compiled_once_for_all(policy, buffer, plain):
+    """Lines of one row and of several, and with gradients and without: four graphs at most, whatever the number of layers."""
+    torch.compiler.reset()
+    counters.clear()
+    equal(run(policy, buffer, settings(**TWENTY, compile_layers=True))[0], plain[0])
+    assert 1 <= counters["stats"]["unique_graphs"] <= 4
+    assert not counters["graph_break"]
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(policy, buffer, plain, tmp_path, monkeypatch):

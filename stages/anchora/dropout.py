@@ -18,20 +18,10 @@ import torch
 
 from anchora.files import UserError
 from anchora.logps import Batch, collate, over_logits, token_budget_batches
+from anchora.models import decoder_layers
 from anchora.parallel import shared_out
 
-LAYER_LISTS = ("layers", "h")  # Llama, Mistral, Qwen; GPT-2
 CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of their states
-
-
-def decoder_layers(model) -> torch.nn.ModuleList:
-    """The decoder layers of a causal language model; raises UserError where they cannot be found."""
-    backbone = model.get_decoder()
-    for name in LAYER_LISTS:
-        layers = getattr(backbone, name, None)
-        if isinstance(layers, torch.nn.ModuleList) and all(hasattr(layer, "mlp") for layer in layers):
-            return layers
-    raise UserError(f"{type(model).__name__}: no decoder layers with an mlp block were found for MC dropout")
 
 
 @torch.no_grad()

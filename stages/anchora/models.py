@@ -15,6 +15,8 @@ from anchora.pins import name_of
 from parameters.compute import ComputeParams
 from parameters.policy import PolicyParams
 
+LAYER_LISTS = ("layers", "h")  # Llama, Mistral, Qwen; GPT-2
+
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -136,7 +138,32 @@ def add_lora(model, rank: int, alpha: int, seed: int):
     if rank == 0:
         return model
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+    model = get_peft_model(model, config)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # autocast does it; PEFT would write a float32 copy of every input first
+    return model
+
+
+def decoder_layers(model) -> torch.nn.ModuleList:
+    """The decoder layers of a causal language model; raises UserError where they cannot be found."""
+    backbone = model.get_decoder()
+    for name in LAYER_LISTS:
+        layers = getattr(backbone, name, None)
+        if isinstance(layers, torch.nn.ModuleList) and all(hasattr(layer, "mlp") for layer in layers):
+            return layers
+    raise UserError(f"{type(model).__name__}: no decoder layers with an mlp block were found")
+
+
+def compile_layers(model) -> None:
+    """Put each decoder layer through torch.compile, for rows of any length.
+
+    The layers share their code, so that one is compiled for all of them, once for training and once for measuring: in bfloat16
+    what lies between the matrix products is one kernel instead of dozens that each read and write the hidden states.
+    """
+    for layer in decoder_layers(model):
+        layer.compile(dynamic=True)

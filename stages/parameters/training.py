@@ -1,5 +1,7 @@
 """Parameters of every stage that trains."""
 
+from pydantic import model_validator
+
 from anchora.params import Count, CountOrZero, Seed
 from parameters.compute import ComputeParams
 
@@ -14,3 +16,10 @@ class TrainingParams(ComputeParams):
 class LoraParams(TrainingParams):
     lora_rank: CountOrZero
     lora_alpha: Count
+    compile_layers: bool
+
+    @model_validator(mode="after")
+    def fused_once(self):
+        if self.compile_layers and self.liger_kernels:
+            raise ValueError("compile_layers: true fuses what Liger's kernels do, and cannot compile them: set liger_kernels: false")
+        return self
