@@ -1,6 +1,7 @@
 """The update, the reference pass, scoring and sampling, side by side with TRL and transformers; SFT and a matrix product alone.
 
     python tests/benchmarks/benchmark.py --text shared/real [--repeat 3] [--out metrics/benchmark.json]
+    python tests/benchmarks/benchmark.py --text shared/real --rows 4 --tokens 8192 --ours compile_layers=true      # on a GPU
 
 Every measurement is a process of its own, ours and theirs in turn, several times; medians are kept. The
 same pairs are counted on both sides, by their useful tokens: the prompt once for each response. Memory is
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "stages"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
+import yaml  # noqa: E402
 from ours import reference_ours, sampling_ours, scoring_dropout, scoring_plain, sft_ours, update_ours  # noqa: E402
 from theirs import reference_trl, sampling_plain, update_trl  # noqa: E402
 from workload import matrix_product, on_gpu, real_pairs  # noqa: E402
@@ -41,8 +43,7 @@ MEASUREMENTS = {side.__name__: side for side in (*ALONE, *(side for sides in COM
 
 def measured(name: str, args) -> dict:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--measure", name, "--text", str(args.text), "--batch", str(args.batch)]
-    command += ["--rows", str(args.rows), "--tokens", str(args.tokens), "--pairs", str(args.pairs)]
+    command = [sys.executable, __file__, "--measure", name, *sys.argv[1:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
@@ -84,6 +85,11 @@ def machine() -> str:
     return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def assigned(text: str) -> tuple:
+    name, _, value = text.partition("=")
+    return name, yaml.safe_load(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -92,11 +98,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "benchmark.json")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=48)
+    parser.add_argument("--prompts", type=int, default=48, help="of the pairs, to sample from")
     parser.add_argument("--batch", type=int, default=16, help="pairs an optimiser step")
     parser.add_argument("--rows", type=int, default=1, help="pairs that TRL holds at once")
     parser.add_argument("--tokens", type=int, default=512, help="our token budget for one pass")
+    parser.add_argument("--ours", type=assigned, nargs="*", default=[], help="our parameters, NAME=VALUE")
+    parser.add_argument("--theirs", type=assigned, nargs="*", default=[], help="settings of TRL's DPOConfig, NAME=VALUE")
     parser.add_argument("--measure", choices=list(MEASUREMENTS), help="one alone, as JSON")
     args = parser.parse_args()
+    args.ours, args.theirs = dict(args.ours), dict(args.theirs)
     if args.measure:
         pairs = real_pairs(args.text, args.pairs)
         with contextlib.redirect_stdout(io.StringIO()):

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from workload import Memory, build_policy, on_gpu, useful_tokens
+from workload import Memory, build_policy, on_gpu, sampling, useful_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 DROPOUT_COPIES, DROPOUT_LAYERS = 8, 0.125
+
+
+def settings(model, args, **changes):
+    """The project's parameters, with bfloat16 and LoRA on a GPU, with what the measurement changes and what was asked for."""
+    import yaml
+
+    changes |= {"use_bf16": on_gpu(), "lora_rank": 32 if on_gpu() else 0}
+    given = {name: value for name, value in args.ours.items() if name in model.model_fields}
+    return model.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes | given)
 
 
 def as_buffer(pairs) -> list[dict]:
@@ -27,33 +37,39 @@ def as_buffer(pairs) -> list[dict]:
 
 def update_ours(pairs, args) -> dict:
     """Optimiser steps over the pairs, a batch at a time; the first batch warms up and is not counted."""
-    import yaml
     from accelerate import Accelerator
 
     from anchora.machine import autocast
+    from anchora.models import compile_layers
     from anchora.update import SequenceLogps, layout_for, update, weigh
     from parameters.update_policy import UpdatePolicyParams
 
     changes = {
-        "beta_mode": "constant", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "use_bf16": on_gpu(),
-        "lora_rank": 32 if on_gpu() else 0, "update_batch_tokens": args.tokens,
+        "beta_mode": "constant", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "update_batch_tokens": args.tokens,
     }  # fmt: skip
-    params = UpdatePolicyParams.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
-    policy = build_policy()
+    params = settings(UpdatePolicyParams, args, **changes)
+    policy = build_policy(params)
+    for module in policy.modules():
+        module.training = getattr(module, "gradient_checkpointing", False)
     buffer = as_buffer(pairs)
     accelerator = Accelerator()
     with Memory() as memory, autocast(on_gpu()):
         layout = layout_for(policy, 2, buffer, params)
+        if params.compile_layers:
+            compile_layers(policy)
         optimizer = torch.optim.AdamW([w for w in policy.parameters() if w.requires_grad], lr=1e-5)
         model, optimizer = accelerator.prepare(SequenceLogps(policy), optimizer)
         weighed = weigh(buffer, params)
-        begun = None
-        for start in range(0, len(pairs), args.batch):
+        first, alone = list(range(args.batch)), replace(layout, budget=1)
+        update(accelerator, model, optimizer, 0, weighed, first[:2], [], alone, params)  # compiled once for a row, once for several
+        update(accelerator, model, optimizer, 1, weighed, first, [], layout, params)
+        begun = time.perf_counter()
+        for start in range(args.batch, len(pairs), args.batch):
             drawn = list(range(start, min(start + args.batch, len(pairs))))
             update(accelerator, model, optimizer, start // args.batch + 1, weighed, drawn, [], layout, params)
-            begun = begun or time.perf_counter()
         seconds = time.perf_counter() - begun
     drawn = list(range(min(args.batch, len(pairs))))
+    torch.compiler.set_stance("force_eager")  # what is compiled is not counted
     with FlopCounterMode(display=False) as counter, autocast(on_gpu()):  # by itself, for the counter holds on to memory
         update(accelerator, model, optimizer, 1, weighed, drawn, [], layout, params)
     flops_a_token = counter.get_total_flops() / useful_tokens(pairs[: args.batch])
@@ -62,15 +78,15 @@ def update_ours(pairs, args) -> dict:
 
 
 def sft_ours(pairs, args) -> dict:
-    """SFT as the stage does it, on full rows without gradient checkpointing; the first update is not counted."""
+    """SFT as the stage does it, on full rows; the first update is not counted."""
     import tempfile
 
-    import yaml
     from datasets import Dataset
     from theirs import Clock, word_tokenizer
     from trl import SFTConfig
 
     from anchora.checkpoint import Checkpoints
+    from anchora.models import compile_layers
     from anchora.trainer import WholeUpdates, trainer_settings
     from parameters.sft import SftParams
     from sft import OrderedSFTTrainer
@@ -79,12 +95,11 @@ def sft_ours(pairs, args) -> dict:
     stream = [token for pair in pairs for part in pair for token in part]
     starts = [number * length % (len(stream) - length) for number in range(rows * updates)]
     texts = [stream[start : start + length] for start in starts]
-    changes = {"use_bf16": on_gpu(), "lora_rank": 32 if on_gpu() else 0, "batch_size": rows, "grad_accum_steps": 1}
-    params = SftParams.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
+    params = settings(SftParams, args, batch_size=rows, grad_accum_steps=1)
     with tempfile.TemporaryDirectory() as folder:
-        settings = SFTConfig(**trainer_settings(params, Checkpoints(folder), 1e-5, 1, 0), max_length=length, packing=False)
+        config = SFTConfig(**trainer_settings(params, Checkpoints(folder), 1e-5, 1, 0), max_length=length, packing=False)
         data = Dataset.from_list([{"input_ids": text, "labels": text} for text in texts])
-        trainer = OrderedSFTTrainer(model=build_policy(), args=settings, train_dataset=data, processing_class=word_tokenizer())
+        trainer = OrderedSFTTrainer(model=build_policy(params), args=config, train_dataset=data, processing_class=word_tokenizer())
         trainer.order = WholeUpdates([length] * len(texts), rows, 0)
         clock = Clock()
         trainer.add_callback(clock)
@@ -92,6 +107,8 @@ def sft_ours(pairs, args) -> dict:
         with FlopCounterMode(display=False) as counter:
             trainer.compute_loss(trainer.model, row).backward()
         trainer.model.zero_grad()
+        if params.compile_layers:
+            compile_layers(trainer.model)
         trainer.train()
     speed = rows * length * len(clock.seconds) / sum(clock.seconds)
     return {"tokens_per_second": speed, "tflops": speed * counter.get_total_flops() / length / 1e12}
@@ -123,8 +140,9 @@ def sampling_ours(pairs, args) -> dict:
     from anchora.generation import generate
 
     policy = build_policy().eval()
+    prompts = [prompt for prompt, _, _ in pairs[: args.prompts]]
     begun = time.perf_counter()
-    rows = generate(policy, EndlessTokenizer, [p for p, _, _ in pairs], temperature=1.0, max_new_tokens=64, shard_size=16, seed=0)
+    rows = generate(policy, EndlessTokenizer, prompts, temperature=1.0, seed=0, **sampling())
     return {"tokens_per_second": sum(len(r.ids) for responses in rows for r in responses) / (time.perf_counter() - begun)}
 
 

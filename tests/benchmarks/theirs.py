@@ -7,7 +7,7 @@ import time
 
 import torch
 from transformers import TrainerCallback
-from workload import Memory, build_policy, on_gpu, useful_tokens
+from workload import Memory, build_policy, on_gpu, sampling, useful_tokens
 
 
 class Clock(TrainerCallback):
@@ -39,6 +39,7 @@ def word_tokenizer():
 def trl_trainer(pairs, args, folder: str):
     """DPOTrainer in its best configuration for given pairs: reference precomputed, examples grouped by length."""
     from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
     from trl import DPOConfig, DPOTrainer
 
     class GivenTokens(DPOTrainer):
@@ -56,10 +57,13 @@ def trl_trainer(pairs, args, folder: str):
         folder, per_device_train_batch_size=args.rows, gradient_accumulation_steps=args.batch // args.rows, learning_rate=1e-5,
         num_train_epochs=1, precompute_ref_log_probs=True, train_sampling_strategy="group_by_length", length_column_name="length",
         logging_strategy="no", save_strategy="no", report_to=[], use_cpu=not on_gpu(), gradient_checkpointing=False, bf16=on_gpu(),
-        max_length=None, disable_tqdm=True, dataloader_pin_memory=False, remove_unused_columns=False,
+        max_length=None, disable_tqdm=True, dataloader_pin_memory=False, remove_unused_columns=False, **args.theirs,
     )  # fmt: skip
     columns = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r, "length": len(p) + max(len(c), len(r))} for p, c, r in pairs]
-    return GivenTokens(build_policy(), args=config, train_dataset=Dataset.from_list(columns), processing_class=word_tokenizer())
+    policy = build_policy()
+    if on_gpu():
+        policy = get_peft_model(policy, LoraConfig(r=32, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return GivenTokens(policy, args=config, train_dataset=Dataset.from_list(columns), processing_class=word_tokenizer())
 
 
 def update_trl(pairs, args) -> dict:
@@ -94,19 +98,21 @@ def reference_trl(pairs, args) -> dict:
 
 
 def sampling_plain(pairs, args) -> dict:
-    """transformers' generate in the order given; the entropy of every step from the scores it returns."""
-    policy, count = build_policy().eval(), 0
+    """transformers' generate in the order given; the entropy of every step from the logits it returns."""
+    policy, asked, count = build_policy().eval(), sampling(), 0
+    prompts = [prompt for prompt, _, _ in pairs[: args.prompts]]
     begun = time.perf_counter()
-    for start in range(0, len(pairs), 16):
-        prompts = [p for p, _, _ in pairs[start : start + 16]]
-        width = max(map(len, prompts))
-        ids = torch.tensor([[2] * (width - len(p)) + p for p in prompts], device=policy.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
+    for start in range(0, len(prompts), asked["shard_size"]):
+        shard = prompts[start : start + asked["shard_size"]]
+        width = max(map(len, shard))
+        ids = torch.tensor([[2] * (width - len(p)) + p for p in shard], device=policy.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in shard], device=policy.device)
         output = policy.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=64, eos_token_id=2, pad_token_id=2,
-            return_dict_in_generate=True, output_logits=True,
+            input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=asked["max_new_tokens"],
+            num_return_sequences=asked["samples"], eos_token_id=2, pad_token_id=2, return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
-        log_p = torch.stack(output.logits, 1).float().log_softmax(-1)
-        -(log_p.exp() * log_p).sum(-1)
+        for logits in output.logits:
+            log_p = logits.float().log_softmax(-1)
+            -(log_p.exp() * log_p).sum(-1)
         count += int((output.sequences[:, width:] != 2).sum())
     return {"tokens_per_second": count / (time.perf_counter() - begun)}

@@ -18,6 +18,11 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def sampling() -> dict[str, int]:
+    """How the measurements of sampling sample."""
+    return {"samples": 8, "shard_size": 32, "max_new_tokens": 256} if on_gpu() else {"samples": 1, "shard_size": 16, "max_new_tokens": 64}
+
+
 def shape():
     """Mistral-7B's shape on a GPU; on a CPU one of 30.9M parameters with the same vocabulary."""
     from transformers import MistralConfig
@@ -30,17 +35,25 @@ def shape():
     )  # fmt: skip
 
 
-def build_policy():
+def build_policy(params=None):
+    """A policy with random weights, on a GPU in bfloat16: with ``params``, to be trained by them."""
     from transformers import MistralForCausalLM
 
-    from anchora.models import add_lora
+    from anchora.models import add_lora, use_liger
 
     torch.manual_seed(0)
     with torch.device("cuda" if on_gpu() else "cpu"):
         torch.set_default_dtype(torch.bfloat16 if on_gpu() else torch.float32)
         model = MistralForCausalLM(shape())
         torch.set_default_dtype(torch.float32)
-    return add_lora(model, 32 if on_gpu() else 0, 32, 0)
+    if params is None:
+        return model
+    if params.liger_kernels:
+        use_liger(model, {})
+    if params.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return add_lora(model, params.lora_rank, params.lora_alpha, 0)
 
 
 def mistral_tokenizer():
