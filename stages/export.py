@@ -80,7 +80,7 @@ def main() -> None:
         )
     answers = generate(
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
-        shard_size=params.sampling_batch_size, seed=params.seed, stop_strings=params.stop_strings, label="regret cases",
+        responses_at_once=params.responses_at_once(), seed=params.seed, stop_strings=params.stop_strings, label="regret cases",
     )  # fmt: skip
     write_jsonl("data/responses/final.jsonl", ({"id": case["id"], "text": rows[0].text} for case, rows in zip(cases, answers, strict=True)))
     say(f"exported {policy} to {Path(params.output_dir) / 'ugrr_final'}")

@@ -71,6 +71,7 @@ def main() -> None:
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     trainer.order = WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
     train(trainer, checkpoints, [row["source"] for row in training])
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it is measured as it will score: without autocast
     model = gathered(model, lambda: load_verifier(source, params, num_labels=1)[0]).eval()
     report = {**held_out_report(model, tokenizer, held_out, params), "inputs_cut": round(cut, 4)}
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})

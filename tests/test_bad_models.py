@@ -179,6 +179,12 @@ def test_one_process_takes_the_first_gpu_it_sees(monkeypatch, seen, taken):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == taken
 
 
+def test_attention_whose_gradients_can_be_nan_is_left_out():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    machine.use_machine(params_as(PolicyParams))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_bfloat16_that_the_gpu_lacks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)

@@ -113,7 +113,8 @@ def test_mc_dropout_refuses_a_model_without_known_layers():
 
 def test_regenerated_responses_disagree_repeatably(policy, monkeypatch, tmp_path):
     """One minus the agreement of K responses under dropout: 0 where they all agree, the same again, also when a run is cut."""
-    mode = {"uncertainty_dropout_mode": "regenerate", "uncertainty_dropout_samples": 3, "sampling_batch_size": 2, "max_new_tokens": 16}
+    shards = {"sampling_batch_size": 1, "samples_per_prompt": 2, "max_new_tokens": 16}  # two responses at once
+    mode = {"uncertainty_dropout_mode": "regenerate", "uncertainty_dropout_samples": 3, **shards}
     params = params_as(MeasureParams, **mode, temperature=2.0)
     prompts = [[{"role": "user", "content": f"Work out {number} + 4."}] for number in range(3)]
     first = measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout

@@ -21,7 +21,7 @@ def test_recorded_entropy_is_that_of_the_raw_distribution(policy):
     """Sampling at another temperature and top-p leaves the entropy of the raw next-token distributions."""
     model, tokenizer = policy
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], "")
-    rows = generate(model, tokenizer, [prompt] * 3, samples=2, temperature=1.7, top_p=0.9, max_new_tokens=12, shard_size=2, seed=0)
+    rows = generate(model, tokenizer, [prompt] * 3, samples=2, temperature=1.7, top_p=0.9, max_new_tokens=12, responses_at_once=4, seed=0)
     for response in [response for responses in rows for response in responses]:
         batch = collate([(prompt, response.ids)], tokenizer.pad_token_id, "cpu")
         with torch.no_grad():
@@ -34,7 +34,7 @@ def test_recorded_entropy_is_that_of_the_raw_distribution(policy):
 def test_sampling_stops_at_eos_and_marks_what_was_cut(policy):
     model, tokenizer = policy
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], "")
-    (whole,), (cut,) = (generate(model, tokenizer, [prompt], max_new_tokens=length, shard_size=8, seed=0)[0] for length in (40, 3))
+    (whole,), (cut,) = (generate(model, tokenizer, [prompt], max_new_tokens=length, responses_at_once=8, seed=0)[0] for length in (40, 3))
     assert whole.finished and whole.ids[-1] == tokenizer.eos_token_id
     assert whole.ids.count(tokenizer.eos_token_id) == 1
     assert whole.text == "3 + 4 = 7. #### 7"
@@ -46,7 +46,7 @@ END = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: st
 
 def three_samples_each(model) -> list[generation.Response]:
     prompts = [prompt for prompt, _ in PAIRS]
-    return sum(generate(model, END, prompts, samples=3, temperature=1.0, max_new_tokens=8, shard_size=3, seed=0), [])
+    return sum(generate(model, END, prompts, samples=3, temperature=1.0, max_new_tokens=8, responses_at_once=9, seed=0), [])
 
 
 def agree(first: list[generation.Response], second: list[generation.Response]) -> None:
@@ -101,7 +101,7 @@ def test_responses_that_have_ended_leave_the_batch_and_the_others_stay_as_they_a
 
     def answers(segment: int) -> list[generation.Response]:
         monkeypatch.setattr(generation, "SEGMENT", segment)
-        settings: dict = {"max_new_tokens": 40, "shard_size": 4, "seed": 0, "stop_strings": stop_strings}
+        settings: dict = {"max_new_tokens": 40, "responses_at_once": 4, "seed": 0, "stop_strings": stop_strings}
         return [row for (row,) in generate(model, tokenizer, prompts, **settings)]
 
     together, sizes = answers(40), []
@@ -134,7 +134,7 @@ def test_a_stop_string_ends_the_response_it_stands_in(policy, says, stop, kept, 
 
     hook = model.get_output_embeddings().register_forward_hook(scripted)
     prompt = tokenizer.encode("Count.\n", add_special_tokens=False)
-    ((response,),) = generate(model, tokenizer, [prompt], max_new_tokens=24, shard_size=1, seed=0, stop_strings=[stop])
+    ((response,),) = generate(model, tokenizer, [prompt], max_new_tokens=24, responses_at_once=1, seed=0, stop_strings=[stop])
     hook.remove()
     stopped = stop in says
     assert response.ids == tokenizer.encode(kept, add_special_tokens=False) + ([] if stopped else [tokenizer.eos_token_id])
@@ -156,10 +156,25 @@ def test_a_layer_with_room_holds_what_a_growing_one_does_and_writes_in_place():
     assert roomy.get_seq_length() == 12 and roomy.keys.data_ptr() == place
 
 
+def test_as_many_responses_are_sampled_at_once_whether_prompts_get_one_or_several(policy, monkeypatch):
+    """Eight at once: seven prompts with one response each are one shard; with four each, two prompts a shard."""
+    model, tokenizer = policy
+    prompts, shards = [[5, 6, 7]] * 7, []
+
+    def shard(model, tokenizer, asked, samples, **_):
+        shards.append(len(asked))
+        return [generation.Response("", [], False, 0.0, [])] * len(asked) * samples
+
+    monkeypatch.setattr(generation, "generate_shard", shard)
+    for samples in (1, 4, 16):
+        generate(model, tokenizer, prompts, samples=samples, temperature=1.0, max_new_tokens=1, responses_at_once=8, seed=0)
+    assert shards == [7] + [2, 2, 2, 1] + [1] * 7
+
+
 def test_a_shards_samples_do_not_depend_on_other_shards(policy):
     model, tokenizer = policy
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": f"Work out {i} + 4."}], "") for i in range(1, 7)]
-    settings = {"samples": 2, "temperature": 1.0, "max_new_tokens": 16, "shard_size": 3, "seed": 5}
+    settings = {"samples": 2, "temperature": 1.0, "max_new_tokens": 16, "responses_at_once": 6, "seed": 5}
     assert generate(model, tokenizer, prompts, **settings)[:3] == generate(model, tokenizer, prompts[:3], **settings)
 
 

@@ -271,7 +271,7 @@ def test_a_policy_with_the_real_mistral_tokenizer_takes_an_update(tmp_path):
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], template)
     assert prompt.count(tokenizer.bos_token_id) == 1 and prompt[0] == tokenizer.bos_token_id
     assert "### Instruction:\nWork out 3 + 4.\n\n### Response:" in tokenizer.decode(prompt)
-    (response,) = generate(model, tokenizer, [prompt], max_new_tokens=4, shard_size=1, seed=0)[0]
+    (response,) = generate(model, tokenizer, [prompt], max_new_tokens=4, responses_at_once=1, seed=0)[0]
     assert 1 <= len(response.ids) <= 4
     buffer = small_buffer(model, tokenizer, template)
     moved, curve, *_ = run((model, tokenizer), buffer, settings(rl_iterations=1, kl_budget=100.0))

@@ -40,7 +40,7 @@ def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label
                 say(f"{label}, turn {turn + 1}: {too_long} of {len(ids)} conversations lose their beginning, longer than {room} tokens")
             responses = generate(
                 model, tokenizer, [row[-room:] for row in ids], temperature=temperature,
-                max_new_tokens=params.max_new_tokens, seed=params.seed + 2000, shard_size=params.sampling_batch_size,
+                max_new_tokens=params.max_new_tokens, seed=params.seed + 2000, responses_at_once=params.responses_at_once(),
                 stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
             )  # fmt: skip
             for index, (response,) in zip(group, responses, strict=True):

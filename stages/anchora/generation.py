@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,18 +55,18 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     max_new_tokens: int,
-    shard_size: int,
+    responses_at_once: int,
     seed: int,
     stop_strings: Sequence[str] = (),
     label: str = "sampling",
 ) -> list[list[Response]]:
     """``samples`` responses for each prompt, given and returned in the same order.
 
-    Prompts are sorted by length and cut into shards of ``shard_size``; each shard is seeded by
-    ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense. A
+    Prompts are sorted by length and cut into shards of ``responses_at_once`` responses, at least one prompt's; each shard is
+    seeded by ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense. A
     response also ends with the first of ``stop_strings``, which its text leaves out.
     """
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    order, shard_size = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index)), max(1, responses_at_once // samples)
     shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
     bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
 
@@ -224,7 +225,7 @@ def _response(tokenizer, ids: list[int], entropies: list[float], ends: list[int]
     """The response up to its end: of what stands behind, padding or more of the segment, nothing is kept."""
     length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
     if has_stop(ids[:length], tokenizer, stop_strings):
-        length = next(end for end in range(1, length + 1) if has_stop(ids[:end], tokenizer, stop_strings))
+        length = 1 + bisect_left(range(1, length), True, key=lambda end: has_stop(ids[:end], tokenizer, stop_strings))
         finished, text = True, tokenizer.decode(ids[:length], skip_special_tokens=True)
         text = text[: min((text.find(stop) for stop in stop_strings if stop in text), default=len(text))]
     else:

@@ -67,9 +67,10 @@ def collate(rows: Sequence[Row], pad_token_id: int, device, shared: bool = False
             targets += response
             lengths.append(len(response))
             start += len(response)
+    segments = segments.to(device)  # the mask is made where it is used: it is width times as large
     attention = sees_prompt_and_itself(segments) if shared else (segments >= 0).long()
     return Batch(
-        ids.to(device), positions.to(device) if shared else None, attention.to(device), torch.tensor(targets, device=device),
+        ids.to(device), positions.to(device) if shared else None, attention, torch.tensor(targets, device=device),
         torch.tensor(predicted_at, device=device), lengths,
     )  # fmt: skip
 
@@ -81,7 +82,7 @@ def sees_prompt_and_itself(segments: torch.Tensor) -> torch.Tensor:
     position that sees nothing has no attention at all.
     """
     query, key = segments[:, :, None], segments[:, None, :]
-    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
+    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
     return (causal & ((key == query) | ((key == 0) & (query > 0))))[:, None]
 
 
@@ -102,7 +103,13 @@ def can_share_prompts(model, pad_token_id: int, longest: int) -> bool:
         together, apart = (sequence_logps(model, collate([row], pad_token_id, model.device, shared)) for shared in (True, False))
     except (TypeError, ValueError, RuntimeError):
         return False
-    return torch.allclose(together, apart, atol=0.1 if in_bf16(model) else 1e-3)
+    return same_logps(model, together, apart)
+
+
+def same_logps(model, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether log-probs differ by rounding alone; in bfloat16 a logit of 16 has steps of 0.125, of which a mean is left."""
+    difference = (ours - theirs).abs()
+    return bool(difference.mean() < 0.2) if in_bf16(model) else bool(difference.max() < 1e-3)
 
 
 def in_bf16(model) -> bool:
@@ -140,7 +147,7 @@ def over_logits(model, states: torch.Tensor, function: Callable[..., torch.Tenso
     for start in range(0, len(states), chunk):
         parts = [tensor[start : start + chunk] for tensor in (states, *more)]
         if torch.is_grad_enabled():
-            results.append(checkpoint(compute, *parts, use_reentrant=False))
+            results.append(checkpoint(compute, *parts, use_reentrant=False, preserve_rng_state=False))
         else:
             results.append(compute(*parts))
     return torch.cat(results) if results else torch.zeros(0, device=states.device)
@@ -200,5 +207,5 @@ def check_head(model, pad_token_id: int) -> None:
     batch = collate([(ids[:1], ids[1:])], pad_token_id, model.device)
     ours = sequence_logps(model, batch)
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[0, :-1].float()
-    if not torch.allclose(ours, token_logps(logits, batch.targets), atol=1e-2):
+    if not same_logps(model, ours, token_logps(logits, batch.targets)):
         raise UserError(f"{type(model).__name__}: its logits are not its output layer over its backbone; not supported")

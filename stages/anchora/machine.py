@@ -29,6 +29,7 @@ def use_machine(params: ComputeParams) -> None:
     if params.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its gradients under masks can be NaN: github.com/pytorch/pytorch/issues/196678
     gpu = torch.cuda.is_available()
     if params.device == "cuda" and not gpu:
         raise UserError(

@@ -78,8 +78,8 @@ def measure(
     """Greedy responses, ``samples`` samples and their scores for each prompt; seeded by ``seed``."""
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
     common: dict = {
-        "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings, "shard_size": params.sampling_batch_size,
-        "seed": seed,
+        "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings,
+        "responses_at_once": params.responses_at_once(), "seed": seed,
     }  # fmt: skip
     greedy = [rows[0] for rows in generate(model, tokenizer, prompt_ids, label="greedy responses", **common)]
     sampled = generate(
@@ -113,7 +113,7 @@ def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams,
             pad_token_id=tokenizer.pad_token_id,
             budget=params.scoring_batch_tokens,
         )
-    size = params.sampling_batch_size
+    size = params.responses_at_once()
     parts = [
         (copy, list(range(start, min(start + size, len(prompt_ids)))))
         for copy in range(params.uncertainty_dropout_samples)

@@ -156,21 +156,24 @@ def update(accelerator, model, optimizer, step: int, pairs: Pairs, drawn: list[i
     of_loss = loss_terms(params, len(drawn), chosen_tokens, anchor_tokens)
     totals = dict.fromkeys((*of_loss, *LOGGED), 0.0)
     margins = torch.zeros(len(drawn), dtype=torch.float64)
+    done: list[tuple[list[int], dict[str, torch.Tensor]]] = []  # read after the last pass: a GPU would wait at each
     for number in range(rounds):
         extra = number >= len(mine)
         kind, part = (mine or work)[0] if extra else mine[number]
         with contextlib.nullcontext() if number == rounds - 1 else accelerator.no_sync(model):
             if kind == "pairs":
                 terms = pair_terms(model, pairs, [drawn[index] for index in part], layout)
-                if not extra:
-                    margins[part] = terms.pop("margins").double().cpu()
             else:
                 terms = anchor_terms(model, [anchors[index] for index in part], layout)
             loss = sum(weight * terms[name] / divisor for name, (weight, divisor) in of_loss.items() if name in terms)
             accelerator.backward(loss * (0 if extra else processes))  # the processes' gradients are averaged
         if not extra:
-            for name in terms.keys() & totals.keys():
-                totals[name] += terms[name].item()
+            done.append((part, {name: values.detach() for name, values in terms.items()}))
+    for part, terms in done:
+        if "margins" in terms:
+            margins[part] = terms.pop("margins").double().cpu()
+        for name, value in terms.items():
+            totals[name] += value.item()
     norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
     totals, margins = summed(accelerator, totals, margins)
     if not torch.isfinite(norm):

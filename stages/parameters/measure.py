@@ -41,6 +41,9 @@ class MeasureParams(ScoringParams):
         """The longest prompt, in tokens, that leaves room for a response."""
         return self.max_length - self.max_new_tokens
 
+    def responses_at_once(self) -> int:
+        return self.sampling_batch_size * self.samples_per_prompt
+
     def weights(self) -> dict[str, float]:
         """The weight of each part of the uncertainty, by the part's name."""
         return {

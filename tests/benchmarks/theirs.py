@@ -102,8 +102,9 @@ def sampling_plain(pairs, args) -> dict:
     policy, asked, count = build_policy().eval(), sampling(), 0
     prompts = [prompt for prompt, _, _ in pairs[: args.prompts]]
     begun = time.perf_counter()
-    for start in range(0, len(prompts), asked["shard_size"]):
-        shard = prompts[start : start + asked["shard_size"]]
+    size = asked["responses_at_once"] // asked["samples"]
+    for start in range(0, len(prompts), size):
+        shard = prompts[start : start + size]
         width = max(map(len, shard))
         ids = torch.tensor([[2] * (width - len(p)) + p for p in shard], device=policy.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in shard], device=policy.device)

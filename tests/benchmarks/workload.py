@@ -20,7 +20,8 @@ def on_gpu() -> bool:
 
 def sampling() -> dict[str, int]:
     """How the measurements of sampling sample."""
-    return {"samples": 8, "shard_size": 32, "max_new_tokens": 256} if on_gpu() else {"samples": 1, "shard_size": 16, "max_new_tokens": 64}
+    samples, prompts, tokens = (8, 32, 256) if on_gpu() else (1, 16, 64)
+    return {"samples": samples, "responses_at_once": samples * prompts, "max_new_tokens": tokens}
 
 
 def shape():
@@ -48,6 +49,7 @@ def build_policy(params=None):
         torch.set_default_dtype(torch.float32)
     if params is None:
         return model
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the stages
     if params.liger_kernels:
         use_liger(model, {})
     if params.gradient_checkpointing:
