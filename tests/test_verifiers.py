@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, params_as
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import train_reward
-from anchora.files import UserError
+from anchora.checkpoint import Checkpoints
+from anchora.files import UserError, write_json, write_jsonl
 from anchora.models import load_tokenizer
 from anchora.pins import folder, folder_hash, pinned
 from anchora.prompts import encode_prompt, encode_response
@@ -163,8 +165,6 @@ def test_a_real_pretrained_encoder_takes_a_training_step():
 
 
 def test_a_member_that_has_nothing_to_learn_from_is_told_so(tmp_path, monkeypatch):
-    from anchora.files import write_jsonl
-
     monkeypatch.chdir(tmp_path)
     params = (ROOT / "params.yaml").read_text().replace("member_share: 0.5", "member_share: 0.0")
     (tmp_path / "params.yaml").write_text(params)
@@ -173,6 +173,42 @@ def test_a_member_that_has_nothing_to_learn_from_is_told_so(tmp_path, monkeypatc
     monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
     with pytest.raises(UserError, match="leave 0 to train member 0 on .* member_share = 0.0"):
         train_reward.main()
+
+
+def test_a_member_is_measured_as_it_will_score(tmp_path, monkeypatch):
+    """Trained by autocast, measured and used without it: the held-out scores are those of the model that was saved."""
+    monkeypatch.chdir(tmp_path)
+    changes = {
+        "use_bf16": True,
+        "device": "cpu",
+        "reward_epochs": 1,
+        "batch_size": 2,
+        "grad_accum_steps": 1,
+        "verifier_accuracy_floor": 0.0,
+    }
+    write_json("params.yaml", yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
+    encoder = ROOT / "models" / "base" / "encoder"
+    write_json("models/pins/encoder.json", {"path": str(encoder), "sha256": folder_hash(encoder)})
+    rows = [
+        {"id": f"{n:064x}", "prompt": PROMPT, "response_a": f"{n} eggs.", "response_b": "No.", "label": 1.0, "source": "x"}
+        for n in range(20)
+    ]
+    write_jsonl("data/prepared/preferences.jsonl", rows)
+    measured = []
+    report = train_reward.held_out_report
+
+    def held_out_report(model, tokenizer, rows, params):
+        pairs = [(row["prompt"], row["response_a"]) for row in rows]
+        measured.extend([pairs, score_pairs(model, tokenizer, pairs, params)])
+        return report(model, tokenizer, rows, params)
+
+    monkeypatch.setattr(train_reward, "held_out_report", held_out_report)
+    monkeypatch.setattr(train_reward, "Checkpoints", lambda: Checkpoints(tmp_path / "logs"))
+    monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
+    train_reward.main()
+    pairs, scores = measured
+    saved = score_ensemble([folder(tmp_path / "models" / "v")], pairs, scoring())
+    assert len(scores) > 1 and saved[0] == pytest.approx(scores, abs=1e-5)
 
 
 class TwoMarks:
