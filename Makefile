@@ -9,12 +9,14 @@ run: .venv/run.installed
 
 # WORKERS: processes that share the tests; each takes two threads and up to 3 GiB.
 WORKERS ?= 2
+TYPES = python -m mypy stages/*.py ugrr_pipeline.py
 test: .venv/test.installed
 	@ruff check .
+	@$(TYPES)
 	@python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 types: .venv/test.installed
-	@python -m mypy stages/*.py ugrr_pipeline.py
+	@$(TYPES)
 
 test-long: .venv/test.installed
 	@python -m pytest -m long

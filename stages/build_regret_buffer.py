@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from anchora.buffer import buffer_line, response_names
-from anchora.cases import chances_right, select, uncertainty_gate
+from anchora.cases import chances_right, chosen_right, select, uncertainty_gate
 from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from anchora.generation import end_tokens
 from anchora.logps import can_share_prompts, check_head, response_logps, row_length
@@ -29,7 +29,6 @@ from anchora.models import load_policy
 from anchora.params import read_params
 from anchora.pins import folder
 from anchora.prompts import encode_response, token_texts
-from anchora.references import correctness
 from anchora.regret import priorities
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import auroc
@@ -74,8 +73,7 @@ def main() -> None:
             "uncertainty_quantile, raise chosen_uncertainty_cap where chosen_too_uncertain is many, or use fewer rounds"
         )
     rehearsed, _, _ = select(probes, {}, gate, calibration, params, args.round)
-    answers = {row["id"]: row for row in probes}
-    right = correctness([answers[case["id"]] for case in rehearsed], [case["chosen"]["text"] for case in rehearsed], params.answer_reading)
+    right = chosen_right(rehearsed, probes, params.answer_reading)
     for case, chance in zip(cases, chances_right(cases, rehearsed, right), strict=True):
         case["chosen_right"] = chance
         case["rejected"]["pieces"] = token_texts(tokenizer, case["rejected"]["ids"])

@@ -19,9 +19,9 @@ import pandas as pd
 
 from anchora.answers import READINGS
 from anchora.drift import reverse_kl
-from anchora.files import new_file, new_folder, read_json, write_json, write_jsonl
+from anchora.files import new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
 from anchora.harness import flexible_match, strict_match
-from anchora.judging import api_judge, own_judge
+from anchora.judging import api_judge, own_judge, win_rates_over_first
 from anchora.machine import use_machine
 from anchora.models import load_policy
 from anchora.params import read_params
@@ -71,6 +71,8 @@ def main() -> None:
         "selective": selective_metrics(policy, params.target_risk),
         "drift": reverse_kl(model, baseline_model, policy.sampled_pairs, params),
     }
+    if not (args.policy or args.baseline):
+        metrics["rounds"] = judged_by_round(params)
     metrics_folder = args.out or Path("metrics")
     write_outputs(args.out / "outputs" if args.out else output / "evaluation", sets, policy, baseline)
     write_json(metrics_folder / "evaluation.json", {"evaluation": metrics})
@@ -85,9 +87,23 @@ def judged(sets: dict, policy: Answers, baseline: Answers, params: EvaluateParam
     answers = {name: (turns, baseline.turns[name]) for name, turns in policy.turns.items()}
     if params.judge_model:
         return {name: api_judge(sets[name], *sides, params) for name, sides in answers.items()}
-    judge, ensemble = folder(Path(params.output_dir) / "judge"), member_sources(params.output_dir, params.verifiers)
-    deviation = np.array(read_json(Path(params.output_dir) / "calibration.json")["deviation"])
-    return {name: own_judge(judge, ensemble, deviation, sets[name], *sides, params) for name, sides in answers.items()}
+    return {name: own_judge(*scorers(params), sets[name], *sides, params) for name, sides in answers.items()}
+
+
+def judged_by_round(params: EvaluateParams) -> dict[str, dict]:
+    """Win rate over the SFT policy of the policy after each round, greedy on the calibration prompts, by the kept-out judge."""
+    measured = [read_jsonl(f"data/responses/calibration_round{entry.k}.jsonl") for entry in params.rounds]  # each before its round
+    final = {row["id"]: row["text"] for row in read_jsonl("data/responses/final.jsonl")}
+    answers = [[row["greedy"]["text"] for row in rows] for rows in measured] + [[final[row["id"]] for row in measured[0]]]
+    found = win_rates_over_first(*scorers(params), [row["prompt"] for row in measured[0]], answers, params)
+    return {f"round{entry.k}": figures for entry, figures in zip(params.rounds, found, strict=True)}
+
+
+def scorers(params: EvaluateParams) -> tuple[dict[str, str], list[dict[str, str]], np.ndarray]:
+    """The kept-out judge, the ensemble, and the deviations that put its members on one scale."""
+    output = Path(params.output_dir)
+    deviation = np.array(read_json(output / "calibration.json")["deviation"])
+    return folder(output / "judge"), member_sources(params.output_dir, params.verifiers), deviation
 
 
 def gsm8k_metrics(policy: Answers, baseline: Answers, rows: list[dict], params: EvaluateParams) -> dict:

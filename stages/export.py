@@ -5,7 +5,8 @@
 Writes ${output_dir}/ugrr_final: the model as AutoModelForCausalLM loads it, and uncertainty.json with
 the frozen scales of the signals; how uncertain the final policy was on the calibration split, and whether
 it was right; and the threshold up to which at most target_risk of its answers there were wrong. What it
-answers to the regret cases of all rounds goes to data/responses/final.jsonl, for the report.
+answers to the calibration prompts and to the regret cases of all rounds goes to data/responses/final.jsonl,
+for the judge and the report.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def main() -> None:
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
         responses_at_once=params.responses_at_once(), seed=params.seed, stop_strings=params.stop_strings, label="regret cases",
     )  # fmt: skip
-    write_jsonl("data/responses/final.jsonl", ({"id": case["id"], "text": rows[0].text} for case, rows in zip(cases, answers, strict=True)))
+    said = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
+    said += [(case["id"], response) for case, (response,) in zip(cases, answers, strict=True)]
+    write_jsonl("data/responses/final.jsonl", ({"id": name, "text": response.text} for name, response in said))
     say(f"exported {policy} to {Path(params.output_dir) / 'ugrr_final'}")
 
 

@@ -20,19 +20,19 @@ from anchora.model_card import model_card
 from anchora.params import read_params
 from anchora.stage import log_params, run_stage, say
 from anchora.tables import HEADER, comparison_rows, headline, shows_difference, summary_table
-from parameters.report import ReportParams
+from parameters.rounds import RoundsParams
 
 PAGE = Path("stages/page")
 
 
 def main() -> None:
-    params = read_params(ReportParams)
+    params = read_params(RoundsParams)
     log_params(params)
     evaluation = read_json("metrics/evaluation.json")["evaluation"]
     rounds = [round_figures(entry.k) for entry in params.rounds]
     exported = read_json(Path(params.output_dir) / "ugrr_final" / "uncertainty.json")
     data = {
-        "rounds": trade(rounds, exported),
+        "rounds": trade(rounds, exported, evaluation["rounds"]),
         "sources": sources(rounds),
         "reliability": {name: table(f"metrics/plots/reliability_{name}.csv") for name in ("sft", "ugrr")},
         "coverage": table("metrics/plots/risk_coverage.csv"),
@@ -46,7 +46,7 @@ def main() -> None:
         "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
         "cards": cards(evaluation),
         "comparison": html_table((*HEADER, "shown?"), with_verdict(comparison_rows(evaluation))),
-        "rounds": html_table(*round_table(rounds)),
+        "rounds": html_table(*round_table(rounds, evaluation["rounds"])),
         "selective": escape(selective(evaluation["selective"])),
         "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
         "style": (PAGE / "style.css").read_text(encoding="utf-8"),
@@ -86,13 +86,17 @@ def round_figures(k: int) -> dict:
     }
 
 
-def trade(rounds: list[dict], exported: dict) -> list[dict]:
-    """KL to the SFT policy and right answers on the calibration problems: of the SFT policy, then after every round."""
+def trade(rounds: list[dict], exported: dict, judged: dict) -> list[dict]:
+    """KL to the SFT policy, and right answers and win rates on the calibration problems: of the SFT policy, then after every round."""
     kl = [0.0, *(entry["update"]["kl_forward"] for entry in rounds)]
     known = [correct for correct in exported["calibration_correct"] if correct is not None]
     greedy = [*(entry["uncertainty"]["exact_match"] for entry in rounds), sum(known) / len(known) if known else None]
     sampled = [*(entry["uncertainty"]["sampled_accuracy"] for entry in rounds), exported["calibration_sampled_accuracy"]]
-    return [{"kl": x, "exact_match": y, "sampled_accuracy": z} for x, y, z in zip(kl, greedy, sampled, strict=True)]
+    wins = [{"win_rate": 0.5, "ensemble_win_rate": 0.5}, *(judged[f"round{entry['k']}"] for entry in rounds)]  # against itself: all ties
+    return [
+        {"kl": x, "exact_match": y, "sampled_accuracy": z, "win_rate": won["win_rate"], "ensemble_win_rate": won["ensemble_win_rate"]}
+        for x, y, z, won in zip(kl, greedy, sampled, wins, strict=True)
+    ]
 
 
 def sources(rounds: list[dict]) -> list[dict]:
@@ -180,15 +184,16 @@ def selective(figures: dict) -> str:
     )
 
 
-def round_table(rounds: list[dict]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def round_table(rounds: list[dict], judged: dict) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows: what each round found and did."""
-    header = ("round", "exact match before", "sampled", "AUROC", "cases", "anchors", "retired", "forward KL", "stopped at")
+    header = ("round", "exact match before", "sampled", "AUROC", "cases", "anchors", "retired", "stopped at", "forward KL", "win rate")
     rows = []
     for entry in rounds:
         uncertainty, regret, update = entry["uncertainty"], entry["regret"], entry["update"]
         values = (
             entry["k"], uncertainty["exact_match"], uncertainty["sampled_accuracy"], uncertainty["auroc"]["combined"],
-            regret["cases"], regret["anchors"], regret["retired"], update["kl_forward"], update["stopped_at"],
+            regret["cases"], regret["anchors"], regret["retired"], update["stopped_at"],
+            update["kl_forward"], judged[f"round{entry['k']}"]["win_rate"],
         )  # fmt: skip
         rows.append(tuple("–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     return header, rows

@@ -146,7 +146,7 @@ def test_a_layer_with_room_holds_what_a_growing_one_does_and_writes_in_place():
     torch.manual_seed(0)
     growing, rows = DynamicLayer(), torch.tensor([2, 0])
     growing.update(torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4))
-    roomy = generation.LayerWithRoom(growing, rows, 7)
+    roomy = generation.LayerWithRoom(growing.keys, growing.values, rows, 7)
     growing.batch_select_indices(rows)
     place = roomy.keys.data_ptr()
     for tokens in (1, 4, 2):

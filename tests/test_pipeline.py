@@ -48,6 +48,7 @@ def test_every_key_of_the_design_is_written(ran):
     for name, keys in DESIGN_KEYS.items():
         assert set(keys.split()) <= set(evaluation[name]), name
     for k in (0, 1):
+        assert {"win_rate", "win_rate_low", "win_rate_high", "ensemble_win_rate"} == set(evaluation["rounds"][f"round{k}"])
         uncertainty = metrics(ran, f"uncertainty/round{k}.json")["uncertainty"][f"round{k}"]
         assert {"token_entropy", "mc_dropout", "verifier_disagreement", "combined", "regret"} == set(uncertainty["auroc"])
         regret = metrics(ran, f"regret/round{k}.json")["regret"][f"round{k}"]

@@ -80,7 +80,7 @@ def test_it_draws_without_errors_or_requests_at_any_width(browser, page, tmp_pat
         "return [...document.querySelectorAll('canvas')].filter((canvas) => !canvas.getContext('2d')"
         ".getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value)).map((canvas) => canvas.id)"
     )
-    assert blank == [] and len(browser.execute_script("return [...document.querySelectorAll('canvas')]")) == 7
+    assert blank == [] and len(browser.execute_script("return [...document.querySelectorAll('canvas')]")) == 8
     assert browser.get_log("browser") == []
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width  # no scrolling sideways

@@ -1,10 +1,13 @@
 """Intervals and calibration measures, by hand or by other libraries."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
 
+from anchora import judging
 from anchora.reliability import (
     abstention_threshold,
     aurc,
@@ -132,3 +135,19 @@ def test_a_handful_of_known_answers_says_nothing():
     assert with_known_answers(uncertainty, [None, *correct[:-1]]) == (uncertainty[2:22].tolist(), correct[1:21])
     assert with_known_answers(uncertainty[:20], correct[:20]) == ([], [])
     assert abstention_threshold([], [], 0.05) is None and is_answered([0.9], None, 0).all()
+
+
+def test_win_rates_by_round_by_hand(monkeypatch):
+    """Three prompts, the SFT policy and two rounds. The judge has 1, 1, 1 for SFT, 2, 1, 0 for round 0: a win, a tie, a
+    loss, 1/2; 2, 2, 0 for round 1: 2/3. Members differ from SFT by (1, -2, 0) and (-1, 1, 3) in round 0; in units of
+    their deviations, 1 and 2, by (1, -2, 0) and (-.5, .5, 1.5), in the mean .25, -.75, .75: 2/3; not at all in round 1: 1/2.
+    """
+    prompts = [[{"role": "user", "content": text}] for text in "abc"]
+    scores = np.array([[1, 1, 1, 2, 1, 0, 2, 2, 0], [0, 0, 0, 1, -2, 0, 0, 0, 0], [5, 5, 5, 4, 6, 8, 5, 5, 5]], dtype=float)
+    asked = []
+    monkeypatch.setattr(judging, "score_ensemble", lambda sources, pairs, params: asked.extend(pairs) or scores)
+    answers = [["s", "s", "s"], ["x", "y", "z"], ["u", "v", "w"]]
+    found = judging.win_rates_over_first({}, [{}, {}], np.array([1.0, 2.0]), prompts, answers, SimpleNamespace(seed=0))
+    assert asked[3:5] == [(prompts[0], "x"), (prompts[1], "y")]
+    assert [round["win_rate"] for round in found] == pytest.approx([1 / 2, 2 / 3], abs=1e-5)
+    assert [round["ensemble_win_rate"] for round in found] == pytest.approx([2 / 3, 1 / 2], abs=1e-5)

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from anchora.answers import READINGS, anchored_number, last_number
+from anchora.references import correctness
 from anchora.regret import conservative_gains, regret
 from anchora.reliability import FEWEST_KNOWN, fit_correctness
 from anchora.splits import split_share
@@ -18,7 +19,7 @@ GIVEN = ("reference", "preferred")  # sources of responses that came with the da
 
 
 def uncertainty_gate(uncertainties: list[float], quantile: float) -> float:
-    """The uncertainty above which prompts are uncertain for their round: a quantile of it, or 1.0 for none.
+    """The uncertainty above which prompts are uncertain for their round: a quantile of it; a quantile of 1 leaves none uncertain.
 
     Prompts unlike the calibration split may stand at the upper end of its scale in such number that the quantile does, too:
     then all of those are uncertain.
@@ -139,6 +140,12 @@ def anchor_fields(row: dict, number: int) -> dict:
 
 def response_fields(response: dict) -> dict:
     return {"text": response["text"], "ids": response["ids"], "finished": response["finished"]}
+
+
+def chosen_right(cases: list[dict], prompts: list[dict], reading: str) -> list[bool | None]:
+    """Whether the chosen response of each case is right, by the reference of its prompt; None where that gives no answer."""
+    by_id = {row["id"]: row for row in prompts}
+    return correctness([by_id[case["id"]] for case in cases], [case["chosen"]["text"] for case in cases], reading)
 
 
 def chances_right(cases: list[dict], rehearsed: list[dict], right: list[bool | None]) -> list[float | None]:

@@ -182,11 +182,11 @@ class LayerWithRoom(DynamicLayer):
     DynamicLayer copies all of them at every token, which on a GPU takes longer than reading them does.
     """
 
-    def __init__(self, layer: DynamicLayer, rows: torch.Tensor, room: int):
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, room: int):
         super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self.length = layer.keys.shape[2]
-        self.stored = [with_room(old, rows, room) for old in (layer.keys, layer.values)]
+        self.lazy_initialization(keys, values)
+        self.length = keys.shape[2]
+        self.stored = [with_room(old, rows, room) for old in (keys, values)]
         self.keys, self.values = (stored[:, :, : self.length] for stored in self.stored)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -211,7 +211,7 @@ def give_room(cache, rows: torch.Tensor, tokens: int) -> None:
         if layer.is_sliding:
             layer.batch_select_indices(rows)
         else:
-            cache.layers[place] = LayerWithRoom(layer, rows, tokens)
+            cache.layers[place] = LayerWithRoom(layer.keys, layer.values, rows, tokens)
 
 
 def end_tokens(model, tokenizer) -> list[int]:

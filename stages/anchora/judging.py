@@ -43,6 +43,27 @@ def own_judge(
     return rounded(figures)
 
 
+def win_rates_over_first(
+    judge: dict[str, str], ensemble: list[dict[str, str]], deviation: np.ndarray,
+    prompts: list[Messages], answers: list[list[str]], params: EvaluateParams,
+) -> list[dict]:  # fmt: skip
+    """Win rate of each later policy over the first by the kept-out judge, with its interval, and by the ensemble.
+
+    ``answers``: each policy's response to every one of ``prompts``. A win rate by the ensemble that goes on
+    rising where the judge's does not is over-optimisation (Gao et al. 2023).
+    """
+    pairs = [(prompt, text) for texts in answers for prompt, text in zip(prompts, texts, strict=True)]
+    scores = score_ensemble([judge, *ensemble], pairs, params).reshape(1 + len(ensemble), len(answers), len(prompts))
+    differences = scores[:, 1:] - scores[:, :1]
+    found = []
+    for mine, liked in zip(differences[0], (differences[1:] / deviation[:, None, None]).mean(0), strict=True):
+        wins = win_rate(mine, 0.0)
+        low, high = bootstrap_mean(wins, params.seed)
+        figures = {"win_rate": wins.mean(), "win_rate_low": low, "win_rate_high": high, "ensemble_win_rate": win_rate(liked, 0.0).mean()}
+        found.append(rounded(figures))
+    return found
+
+
 def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
     """Win rate by the verdicts of ``judge_model`` in both orders; questions with references get grades from 1 to 10 as well.
 

@@ -20,9 +20,8 @@ import numpy as np
 import yaml
 from study import OURS, arguments, command, experiment, experiments, outcome, project_at, summary
 
-from anchora.cases import chances_right, select, uncertainty_gate
+from anchora.cases import chances_right, chosen_right, select, uncertainty_gate
 from anchora.files import read_json, read_jsonl, write_jsonl
-from anchora.references import correctness
 from anchora.splits import split_share
 from parameters.build_regret_buffer import BuildRegretBufferParams
 
@@ -56,8 +55,7 @@ def swap_pairs(folder: Path, buffer: list[dict], strength: float) -> float:
     rehearsed, _, _ = select(probes, {}, gate, read_json(folder / "models/calibration.json"), params, 0)
     uncertainties = np.sort([row["uncertainty"] for row in buffer if row["kind"] == "case"])
     rehearsed = swapped(rehearsed, uncertainties, strength)
-    answers = {row["id"]: row for row in probes}
-    right = correctness([answers[case["id"]] for case in rehearsed], [case["chosen"]["text"] for case in rehearsed], params.answer_reading)
+    right = chosen_right(rehearsed, probes, params.answer_reading)
     cases = swapped([row for row in buffer if row["kind"] == "case"], uncertainties, strength)
     chances = chances_right(cases, rehearsed, right)
     cases = [{**case, "chosen_right": chance} for case, chance in zip(cases, chances, strict=True)]
