@@ -20,7 +20,10 @@ WORLDS = {
     "few_samples": {"samples_per_prompt": 2},
     "short_sft": {"sft_epochs": 1},
 }
-ARMS = ("ugrr", "best_of_n_sft_anchors", "constant_beta", "shuffled_uncertainty", "uniform_replay", "logistic_loss")
+ARMS = (
+    "ugrr", "best_of_n_sft_anchors", "constant_beta", "shuffled_uncertainty", "uniform_replay", "logistic_loss", "gated_beta_alone",
+    "gated_weight_alone",
+)  # fmt: skip
 
 
 def circumstances(name: str) -> dict[str, float]:

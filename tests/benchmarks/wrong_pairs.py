@@ -18,22 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from study import OURS, arguments, command, experiment, experiments, outcome, project_at, summary
+from study import OURS, arguments, arms, command, experiment, experiments, outcome, project_at, summary
 
 from anchora.cases import chances_right, chosen_right, select, uncertainty_gate
 from anchora.files import read_json, read_jsonl, write_jsonl
 from anchora.splits import split_share
 from parameters.build_regret_buffer import BuildRegretBufferParams
 
-ARMS = {
-    "ugrr": {},
-    "best_of_n_sft_anchors": {"dpo_weight": 0.0, "case_weight": "none"},
-    "no_dpo_term": {"dpo_weight": 0.0},
-    "constant_beta": {"beta_mode": "constant"},
-    "shuffled_uncertainty": {"beta_mode": "shuffled"},
-    "logistic_loss": {"dpo_loss": "logistic"},
-    "constant_beta_logistic": {"beta_mode": "constant", "dpo_loss": "logistic"},
-}
+ARMS = (
+    "ugrr", "best_of_n_sft_anchors", "no_dpo_term", "constant_beta", "shuffled_uncertainty", "logistic_loss", "gated_beta_alone",
+    "gated_weight_alone",
+)  # fmt: skip
 KEPT = Path("logs/wrong_pairs")
 
 
@@ -63,19 +58,19 @@ def swap_pairs(folder: Path, buffer: list[dict], strength: float) -> float:
     return float(np.mean([is_right for is_right in right if is_right is not None]))
 
 
-def run_seed(seed: int, strengths: list[float], arms: list[str]) -> None:
+def run_seed(seed: int, strengths: list[float], names: list[str]) -> None:
     """All arms and strengths of one seed, one after another, in a clone that has the seed's SFT policy and buffer."""
     with tempfile.TemporaryDirectory() as name:
         folder = project_at(experiments()[experiment(OURS, seed)], Path(name).resolve() / "project")
         params = yaml.safe_load((folder / "params.yaml").read_text())
-        buffer = read_jsonl(folder / "data/regret_buffer/round0.jsonl")
+        changes, buffer = arms(params), read_jsonl(folder / "data/regret_buffer/round0.jsonl")
         for strength in strengths:
             right = swap_pairs(folder, buffer, strength)
-            for arm in arms:
+            for arm in names:
                 kept = KEPT / f"{arm}-{strength:g}-{seed}.json"
                 if kept.is_file():
                     continue
-                (folder / "params.yaml").write_text(yaml.safe_dump(params | ARMS[arm]))
+                (folder / "params.yaml").write_text(yaml.safe_dump(params | changes[arm]))
                 shutil.rmtree(folder / "models/round0", ignore_errors=True)
                 command("sh", "stages/python", "stages/update_policy.py", "--round", "0", "--after", "sft", cwd=folder)
                 command("sh", "stages/python", "stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0", cwd=folder)
@@ -97,9 +92,9 @@ def main() -> None:
         arm, strength, seed = path.stem.split("-")
         found.setdefault(strength, {}).setdefault(arm, {})[int(seed)] = read_json(path)
     result = {}
-    for strength, arms in found.items():
-        right = [one["chosen_right"] for one in arms["ugrr"].values()]
-        result[f"strength_{strength}"] = {"chosen_right": round(float(np.mean(right)), 4), "arms": summary(arms)}
+    for strength, outcomes in found.items():
+        right = [one["chosen_right"] for one in outcomes[OURS].values()]
+        result[f"strength_{strength}"] = {"chosen_right": round(float(np.mean(right)), 4), "arms": summary(outcomes)}
     Path("metrics/wrong_pairs.json").write_text(json.dumps({"wrong_pairs": result}, indent=2) + "\n")
 
 
