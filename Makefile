@@ -27,7 +27,7 @@ test-kills: .venv/test.installed
 	@python tests/kill_anything.py --kills $(KILLS)
 
 # TEXT: a folder with dpo_en_demo.json and alpaca_en_demo.json, whose text fills the prompts and responses.
-TEXT ?= ../shared/real
+TEXT ?= data/own
 benchmark: .venv/test.installed
 	@python tests/benchmarks/benchmark.py --text $(TEXT)
 

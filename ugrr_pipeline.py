@@ -61,7 +61,7 @@ def main() -> None:
     paths = [os.path.abspath(path) for path in (args.model_path, args.baseline_path) if path]
     os.chdir(ROOT)
     before = read_yaml("params.yaml")
-    check(before | overlay, args.config if overlay else "params.yaml")
+    check(before, overlay, args.config)
     changes = {key: value for key, value in overlay.items() if key not in before or before[key] != value}
     if args.command == "configure" and args.print:
         say(options(changes))
@@ -127,11 +127,12 @@ def parameter_models() -> list[type[StageParams]]:
     return models
 
 
-def check(values: dict, where: str) -> None:
-    """Raise UserError for a key that no stage reads, and for a value that its stage would refuse."""
-    refuse_unknown(values, where, str(ROOT / "dvc.yaml"))
+def check(before: dict, overlay: dict, where: str) -> None:
+    """Raise UserError for a key that no stage reads, in params.yaml or in the overlay, and for a value that its stage would refuse."""
+    for values, name in ((before, "params.yaml"), (overlay, where)):
+        refuse_unknown(values, name, str(ROOT / "dvc.yaml"))
     for model in parameter_models():
-        validate(model, values, where)
+        validate(model, before | overlay, f"params.yaml with {where}" if overlay else "params.yaml")
 
 
 def apply(changes: dict) -> None:

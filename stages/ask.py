@@ -22,11 +22,12 @@ from anchora.measure import measure
 from anchora.models import load_policy
 from anchora.params import read_params
 from anchora.pins import folder, identity
+from anchora.prompts import encode_prompt
 from anchora.reliability import abstention_threshold, fit_correctness, is_answered, with_known_answers
 from anchora.stage import run_stage, say
 from anchora.uncertainty import combined, scale_of
 from anchora.verifiers import member_sources
-from parameters.ask import AskParams
+from parameters.measure import MeasureParams
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="an exported policy; ${output_dir}/ugrr_final unless given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    params = read_params(AskParams)
+    params = read_params(MeasureParams)
     use_machine(params)
     path = args.model or Path(params.output_dir) / "ugrr_final"
     if not (path / "uncertainty.json").is_file():
@@ -45,8 +46,12 @@ def main() -> None:
     params = params.model_copy(update=shipped["settings"])
     model, tokenizer = load_policy(folder(path), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])
+    prompt = [{"role": "user", "content": args.prompt}]
+    length, room = len(encode_prompt(tokenizer, prompt, params.prompt_template)), params.room()
+    if length > room:
+        raise UserError(f"the prompt has {length} tokens; {path} was exported for at most {room} (max_length - max_new_tokens)")
     measured = measure(
-        model, tokenizer, [[{"role": "user", "content": args.prompt}]], verifiers, params,
+        model, tokenizer, [prompt], verifiers, params,
         seed=params.seed, samples=params.samples_per_prompt if verifiers else 1,
     )  # fmt: skip
     parts = measured.parts(np.array(shipped["deviation"]), params.samples_per_prompt)
@@ -55,7 +60,7 @@ def main() -> None:
     say(json.dumps(answer, ensure_ascii=False) if args.json else in_words(answer))
 
 
-def verifiers_at_hand(params: AskParams, exported: list[str]) -> list[dict[str, str]]:
+def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[dict[str, str]]:
     """The ensemble that the policy was exported with, or none where it is not there, or is another by now."""
     try:
         sources = member_sources(params.output_dir, params.verifiers)

@@ -59,7 +59,7 @@ def main() -> None:
     for row in references + known_in_buffer(before):
         known.setdefault(row["id"], []).append(row)
     gate = uncertainty_gate([row["uncertainty"] for row in rows], params.uncertainty_quantile)
-    measuring = {row["id"] for row in before if row.get("kind") == "anchor" and row["held_out"]}  # the drift; never trained on
+    measuring = {row["id"] for row in before if row.get("kind") == "anchor" and row["held_out"]}  # the KL; never trained on
     cases, anchors, counts = select([row for row in rows if row["id"] not in measuring], known, gate, calibration, params, args.round)
     old_cases = [row for row in before if row.get("kind") == "case"]
     open_ids = {case["id"] for case in cases}
@@ -149,7 +149,7 @@ def by_priority(cases: list[dict], params) -> list[dict]:
 def end_by_token(responses: list[dict], ends: list[int], tokenizer) -> None:
     """Let responses that a stop string ended end by the EOS token: the policy shall learn to stop, not to write the stop string.
 
-    Not for anchors: the drift is measured on what the SFT policy sampled, to which such an EOS may be as good as impossible.
+    Not for anchors: the KL is measured on what the SFT policy sampled, to which such an EOS may be as good as impossible.
     """
     for response in responses:
         if response["finished"] and response["ids"][-1] not in ends:

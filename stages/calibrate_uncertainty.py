@@ -24,11 +24,11 @@ from anchora.references import correctness
 from anchora.stage import log_params, run_stage, say
 from anchora.uncertainty import scale_of, within_prompt_deviation
 from anchora.verifiers import member_sources
-from parameters.calibrate_uncertainty import CalibrateUncertaintyParams
+from parameters.measure import MeasureParams
 
 
 def main() -> None:
-    params = read_params(CalibrateUncertaintyParams)
+    params = read_params(MeasureParams)
     log_params(params)
     use_machine(params)
     model, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params)

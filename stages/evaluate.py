@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--baseline", help="folder of the baseline; the SFT policy, as answer_baseline found it, unless given")
     parser.add_argument("--out", type=Path, help="folder for outputs and metrics instead of the pipeline's own places")
     args = parser.parse_args()
+    if (args.policy or args.baseline) and not args.out:
+        parser.error("--policy and --baseline want --out: the pipeline's own metrics are those of its own policies")
     params = read_params(EvaluateParams)
     log_params(params)
     use_machine(params)

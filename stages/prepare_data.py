@@ -2,9 +2,9 @@
 
     python stages/prepare_data.py
 
-Every prompt goes to one split, decided by its text alone, so that no prompt is in two and adding rows
-moves none: evaluation; calibration; regret prompts; SFT; verifiers; judge. Counts and what was left out
-are in metrics/data.json.
+Every prompt goes to one split, decided by its text and by which files it stands in, so that no prompt is in
+two and adding others moves none: evaluation; calibration; regret prompts; SFT; verifiers; judge. Counts and
+what was left out are in metrics/data.json.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def main() -> None:
     regret = formats.read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True)
     calibration = formats.read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True)
     evaluation = read_evaluation(params)
-    counts = {"sft_rows": len(sft), "preference_rows": len(preferences)}
+    read, counts = {"sft": len(sft), "preferences": len(preferences)}, dict[str, int]()
     own_calibration, own_regret = bool(calibration), bool(regret)
     for rows in (sft, preferences, regret, calibration, evaluation):
         for row in rows:
             row["id"] = prompt_id(row["prompt"])
     held = {question_id(row) for row in evaluation}
     calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: question_id(row) not in held)
+    calibration, counts["calibration_duplicates"] = unique_rows(calibration)
     shots, calibration = take_shots(calibration, params)
 
     sft, counts["sft_duplicates"] = unique_rows(sft, "completion")
     preferences, counts["preference_duplicates"] = unique_rows(preferences, "response_a", "response_b")
     regret, counts["regret_duplicates"] = unique_rows(regret)
-    calibration, counts["calibration_duplicates"] = unique_rows(calibration)
     preferences, counts["preferences_without_preference"] = keep(
         preferences, lambda row: row["label"] != 0.5 and row["response_a"].strip() != row["response_b"].strip()
     )
@@ -72,7 +72,7 @@ def main() -> None:
         "prompts": few(regret, params.prompt_limit),
         "calibration": few(calibration, params.prompt_limit),
         "evaluation": evaluation,
-    }, known, counts)  # fmt: skip
+    }, known, read, counts)  # fmt: skip
 
 
 def part(sft: list[dict], preferences: list[dict], counts: dict[str, int]) -> tuple[list[dict], list[dict]]:
@@ -84,8 +84,8 @@ def part(sft: list[dict], preferences: list[dict], counts: dict[str, int]) -> tu
     return sft, preferences
 
 
-def write_splits(splits: dict[str, list[dict]], known: list[dict], counts: dict[str, int]) -> None:
-    """The files of data/prepared, the responses known beforehand, and how many rows went where or were left out."""
+def write_splits(splits: dict[str, list[dict]], known: list[dict], read: dict[str, int], counts: dict[str, int]) -> None:
+    """The files of data/prepared, the responses known beforehand, and how many rows were read, went where or were left out."""
     for name, rows in splits.items():
         if not rows:
             raise UserError(
@@ -95,7 +95,9 @@ def write_splits(splits: dict[str, list[dict]], known: list[dict], counts: dict[
     for name, rows in splits.items():
         write_jsonl(f"data/prepared/{name}.jsonl", sorted(rows, key=lambda row: (row.get("set", ""), row["id"])))
     write_jsonl("data/regret_buffer/sft.jsonl", sorted(known, key=lambda row: (row["id"], row["response"])))
-    write_json("metrics/data.json", {"data": {"splits": {name: len(rows) for name, rows in splits.items()}, "left_out": counts}})
+    write_json(
+        "metrics/data.json", {"data": {"rows": read, "splits": {name: len(rows) for name, rows in splits.items()}, "left_out": counts}}
+    )
     say("data: " + ", ".join(f"{name} {len(rows)}" for name, rows in splits.items()))
 
 

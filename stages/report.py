@@ -88,7 +88,7 @@ def round_figures(k: int) -> dict:
 
 def trade(rounds: list[dict], exported: dict, judged: dict) -> list[dict]:
     """KL to the SFT policy, and right answers and win rates on the calibration problems: of the SFT policy, then after every round."""
-    kl = [0.0, *(entry["update"]["kl_forward"] for entry in rounds)]
+    kl = [0.0, *(entry["update"]["kl_saved"] for entry in rounds)]
     known = [correct for correct in exported["calibration_correct"] if correct is not None]
     greedy = [*(entry["uncertainty"]["exact_match"] for entry in rounds), sum(known) / len(known) if known else None]
     sampled = [*(entry["uncertainty"]["sampled_accuracy"] for entry in rounds), exported["calibration_sampled_accuracy"]]
@@ -193,7 +193,7 @@ def round_table(rounds: list[dict], judged: dict) -> tuple[tuple[str, ...], list
         values = (
             entry["k"], uncertainty["exact_match"], uncertainty["sampled_accuracy"], uncertainty["auroc"]["combined"],
             regret["cases"], regret["anchors"], regret["retired"], update["stopped_at"],
-            update["kl_forward"], judged[f"round{entry['k']}"]["win_rate"],
+            update["kl_saved"], judged[f"round{entry['k']}"]["win_rate"],
         )  # fmt: skip
         rows.append(tuple("–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     return header, rows

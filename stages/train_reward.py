@@ -81,8 +81,8 @@ def main() -> None:
     if report["accuracy"] < params.verifier_accuracy_floor:
         raise UserError(
             f"member {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs is below "
-            f"verifier_accuracy_floor = {params.verifier_accuracy_floor}; it would steer the policy by chance. Give it more "
-            "pairs, more reward_epochs or another reward_model_name"
+            f"verifier_accuracy_floor = {params.verifier_accuracy_floor}: its word would be chance. Give it more pairs, more "
+            f"reward_epochs or another {'judge' if args.pin == 'judge' else 'reward'}_model_name"
         )
     with new_folder(Path(params.output_dir) / args.out) as partial:
         if first_process():

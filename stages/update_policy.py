@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,10 @@ def main() -> None:
     if params.case_weight == "calibrated" and not chances_known(pairs.rows):
         say(f"round {args.round}: too few calibration prompts have known answers; cases are weighed by the rank of their certainty")
     anchors = [row for row in buffer if row["kind"] == "anchor" and not row["held_out"]]
-    drift = [row for row in buffer if row["kind"] == "anchor" and row["held_out"]]
+    measuring = [row for row in buffer if row["kind"] == "anchor" and row["held_out"]]
     if params.anchor_weight > 0 and not anchors:
         raise UserError("the buffer holds no anchors: every prompt is a case; lower anchor_weight to 0 or raise regret_threshold")
-    if not drift:
+    if not measuring:
         raise UserError("the buffer holds no anchor to measure the KL on; raise regret_threshold or anchor_count, or add regret prompts")
 
     source = Path(params.output_dir) / args.after
@@ -66,12 +67,12 @@ def main() -> None:
         layout = layout_for(model.to(device()), tokenizer.pad_token_id, buffer, params)
         if args.after == "sft":
             check_reference(model, buffer, layout, params)
-        curve, kept, stopped_at = replay(model, pairs, anchors, drift, layout, params, params.seed + args.round, checkpoints)
+        curve, kept, stopped_at = replay(model, pairs, anchors, measuring, layout, params, params.seed + args.round, checkpoints)
 
     model = merged(gathered(model, lambda: load_trainable(folder(source), params)[0]))
     with autocast(params.use_bf16):
         torch.compiler.set_stance("force_eager")  # merged layers are others: not worth compiling for one measurement
-        kl_saved = forward_kl(SequenceLogps(model), drift, layout) if params.lora_rank else None
+        kl_saved = forward_kl(SequenceLogps(model), measuring, layout) if params.lora_rank else None
     save_policy(Path(params.output_dir) / f"round{args.round}", model, tokenizer)
     log_figures(curve.pop("tokens_per_second"), params.log_dir)
     gate = {"uncertainty": [row["uncertainty"] for row in pairs.rows], "beta": pairs.beta.tolist(), "weight": pairs.weight.tolist()}
@@ -123,7 +124,7 @@ def load_trainable(source: dict[str, str], params: UpdatePolicyParams) -> tuple:
 
 def check_reference(model, buffer: list[dict], layout: Layout, params: UpdatePolicyParams) -> None:
     """In round 0 the policy is the reference: a few log-probs must be those of the buffer."""
-    rows = buffer[:8]
+    rows = buffer[:4] + buffer[-4:]  # anchors stand first, cases last
     found = response_logps(model, [buffer_line(row) for row in rows], layout.pad_token_id, layout.budget, layout.shared)
     kept = [[row[name]["reference_logps"] for name in response_names(row)] for row in rows]
     ours, theirs = (np.concatenate([logps for row in rows for logps in row]) for rows in (found, kept))
@@ -136,7 +137,7 @@ def check_reference(model, buffer: list[dict], layout: Layout, params: UpdatePol
 
 
 def replay(
-    policy, pairs: Pairs, anchors, drift, layout: Layout, params, seed: int, checkpoints: Checkpoints
+    policy, pairs: Pairs, anchors, measuring, layout: Layout, params, seed: int, checkpoints: Checkpoints
 ) -> tuple[pd.DataFrame, int, int | None]:
     """Train ``policy`` in place: the figures of every step, the step that was kept, and the one at which the budget ended it.
 
@@ -160,7 +161,7 @@ def replay(
         (start, kept, figures), snapshot = put_back(found, trainable, optimizer, generator)
         say(f"going on after step {start} of {steps}")
     else:
-        figures = [{"step": 0, "kl_forward": forward_kl(model, drift, layout)}]
+        figures = [{"step": 0, "kl_forward": forward_kl(model, measuring, layout)}]
     bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="update", unit="step", mininterval=2, disable=None)
 
     def save(step: int) -> None:
@@ -169,23 +170,24 @@ def replay(
         if accelerator.is_main_process:
             checkpoints.save(step, tensors, {"step": step, "kept": kept, "figures": figures})
 
-    for step in whole_steps(bar, save):
-        for group in optimizer.param_groups:
-            group["lr"] = params.update_learning_rate * schedule(step, steps)
-        drawn = draw(pairs.chance, size, generator)
-        held = draw(torch.ones(len(anchors)), size, generator) if params.anchor_weight > 0 else []
-        anchored = [anchors[index] for index in held]
-        figures.append({"step": step, **update(accelerator, model, optimizer, step, pairs, drawn, anchored, layout, params)})
-        if step % params.kl_check_steps and step != steps:
-            continue
-        kl = figures[-1]["kl_forward"] = forward_kl(model, drift, layout)
-        bar.set_postfix(loss=f"{figures[-1]['loss']:.3f}", kl=f"{kl:.3f}")
-        if any_process(not kl <= params.kl_budget):
-            stopped_at = step
-            break
-        snapshot, kept = copies(trainable), step
-        if checkpoints.due():
-            save(step)
+    with closing(whole_steps(bar, save)) as whole_step:
+        for step in whole_step:
+            for group in optimizer.param_groups:
+                group["lr"] = params.update_learning_rate * schedule(step, steps)
+            drawn = draw(pairs.chance, size, generator)
+            held = draw(torch.ones(len(anchors)), size, generator) if params.anchor_weight > 0 else []
+            anchored = [anchors[index] for index in held]
+            figures.append({"step": step, **update(accelerator, model, optimizer, step, pairs, drawn, anchored, layout, params)})
+            if step % params.kl_check_steps and step != steps:
+                continue
+            kl = figures[-1]["kl_forward"] = forward_kl(model, measuring, layout)
+            bar.set_postfix(loss=f"{figures[-1]['loss']:.3f}", kl=f"{kl:.3f}")
+            if any_process(not kl <= params.kl_budget):
+                stopped_at = step
+                break
+            snapshot, kept = copies(trainable), step
+            if checkpoints.due():
+                save(step)
     with torch.no_grad():
         for weight, value in zip(trainable, snapshot, strict=True):
             local(weight).copy_(value)

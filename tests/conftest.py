@@ -14,7 +14,8 @@ import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "real"
+OWN = ROOT / "data" / "own"  # where the README puts one's own downloads
+REAL = OWN if (OWN / "alpaca_en_demo.json").is_file() else ROOT.parent / "shared" / "real"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as stages/python has it

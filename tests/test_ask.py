@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ def test_a_policy_answers_or_abstains_with_its_uncertainty(ran):
     assert found["response"] and 0 <= found["uncertainty"] <= 1 and 0 <= found["probability_correct"] <= 1
     with moved_away(ran / "models" / "verifiers" / "1"):
         assert json.loads(ask("--json", "Hello?").stdout)["signals"] == ["token_entropy", "mc_dropout"]
+    long = ask("eggs and " * 400)
+    assert long.returncode == 1 and re.search(r"^the prompt has \d+ tokens; .* exported for at most \d+", long.stderr)
     missing = ask("--model", "models/sft", "Hello?")
     assert missing.returncode == 1 and "no exported policy" in missing.stderr and len(missing.stderr.strip().splitlines()) == 1
 

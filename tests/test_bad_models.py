@@ -297,7 +297,7 @@ def test_parameters_that_cannot_be_are_refused_in_one_line(name):
     changes, words = CONTRADICTIONS[name]
     values = yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
     with pytest.raises(UserError) as error:
-        ugrr_pipeline.check(values, "params.yaml")
+        ugrr_pipeline.check(values, {}, "")
     assert "\n" not in str(error.value) and "secret" not in str(error.value)
     for word in words:
         assert word in str(error.value)

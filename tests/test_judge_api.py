@@ -80,7 +80,7 @@ def test_a_question_is_asked_once_and_its_reply_kept(server):
     first = judge_api.ask_all([question(0), question(1), question(0)], params)
     assert [reply.text for reply in first] == ["fine\n[[A]]"] * 3 and len(server.asked) == 2
     assert judge_api.ask_all([question(1), question(0)], params) == first[:2] and len(server.asked) == 2
-    assert judge_api.spent(first, params) == {"questions": 3, "prompt_tokens": 300, "completion_tokens": 30, "cost": 0.003}
+    assert judge_api.spent(first, params) == {"questions": 2, "prompt_tokens": 200, "completion_tokens": 20, "cost": 0.002}
     body, key = server.asked[0][1:]
     assert body["temperature"] == 0 and key == f"Bearer {CANARY}"
 
@@ -158,12 +158,12 @@ def judge_by(server, verdict):
 
 
 def test_win_rate_by_verdicts_in_both_orders(server):
-    """Prefers "good" in either order: rows 0 to 3 win, 4 ties, 5 loses."""
+    """Prefers "good" in either order: rows 0 to 3 win, 4 ties, 5 loses. The orders of row 4 are one question: 11 are paid for."""
     judge_by(server, lambda a, b: "so\n[[C]]" if a == b else "so\n[[A]]" if a == "good" else "so\n[[B]]")
     policy = [["good"]] * 5 + [["bad"]]
     figures = api_judge(ROWS, policy, [["bad"]] * 4 + [["good"]] * 2, settings(server))
     assert figures["win_rate"] == pytest.approx(4.5 / 6, abs=1e-6) and figures["examples"] == 6 and figures["malformed"] == 0
-    assert figures["win_rate_low"] < 4.5 / 6 < figures["win_rate_high"] and figures["questions"] == 12
+    assert figures["win_rate_low"] < 4.5 / 6 < figures["win_rate_high"] and figures["questions"] == 11
 
 
 def test_a_judge_that_always_says_the_first_finds_no_difference(server):

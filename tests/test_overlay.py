@@ -32,7 +32,7 @@ def params() -> dict:
 def test_the_example_configuration_is_accepted_word_for_word(here):
     (here / "config.json").write_text(CONFIG)
     overlay = ugrr_pipeline.read_overlay(here / "config.json")
-    ugrr_pipeline.check(params() | overlay, "config.json")
+    ugrr_pipeline.check(params(), overlay, "config.json")
     ugrr_pipeline.apply(overlay)
     assert json.loads(CONFIG).items() <= params().items()
     assert params()["judge_model_name"] == "bert-base-uncased"
@@ -52,7 +52,18 @@ def test_comments_and_order_stay(here):
 @pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "presets").glob("*.yaml")))
 def test_presets_are_valid(here, preset):
     overlay = ugrr_pipeline.read_overlay(ROOT / "presets" / preset)
-    ugrr_pipeline.check(params() | overlay, preset)
+    ugrr_pipeline.check(params(), overlay, preset)
+
+
+def test_what_is_wrong_is_looked_for_in_the_file_that_has_it():
+    from anchora.files import UserError
+
+    good = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for before, overlay, named in (({"foo": 1}, {}, "params.yaml: foo"), ({}, {"foo": 1}, "my.yaml: foo")):
+        with pytest.raises(UserError, match=f"^{named}: no such parameter"):
+            ugrr_pipeline.check(good | before, {"seed": 1} | overlay, "my.yaml")
+    with pytest.raises(UserError, match=r"^params\.yaml with my\.yaml: kl_budget: -1 is not allowed"):
+        ugrr_pipeline.check(good, {"kl_budget": -1}, "my.yaml")
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(here):

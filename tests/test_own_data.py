@@ -27,6 +27,6 @@ def test_five_paths_take_files_of_ones_own_through_the_dag(tmp_path):
     shown = dvc(folder, "repro")
     assert "exact match, greedy" in shown and "win rate, AlpacaEval" in shown and "win rate, MT-Bench" in shown
     data = json.loads((folder / "metrics" / "data.json").read_text())["data"]
-    assert data["left_out"]["sft_rows"] == 999 and data["left_out"]["preference_rows"] == 300
+    assert data["rows"] == {"sft": 999, "preferences": 300}
     assert data["splits"]["evaluation"] == 1319 + 805 + 80
     assert (folder / "metrics" / "report.html").stat().st_size > 200_000

@@ -61,6 +61,17 @@ def test_no_evaluation_problem_is_an_example_in_the_prompts(project):
     assert left_out()["calibration_in_evaluation"] == 2
 
 
+def test_no_problem_is_its_own_example(project):
+    """A problem that stands twice is one: it became an example and stayed a prompt, its answer before it."""
+    write("calibration.jsonl", [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in (20, 20, 21, 22)])
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    (project / "params.yaml").write_text(yaml.safe_dump(params | {"gsm8k_shots": 1}))
+    prepare_data.main()
+    asked = [[message["content"] for message in row["prompt"]] for row in read_jsonl("data/prepared/calibration.jsonl")]
+    assert sorted(asked) == [["Problem 20?", "#### 20", f"Problem {i}?"] for i in (21, 22)]
+    assert left_out()["calibration_duplicates"] == 1
+
+
 def test_without_files_for_them_shares_are_kept_for_regret_and_calibration(project):
     found = splits()
     assert all(found.values())

@@ -91,6 +91,15 @@ def test_which_prompts_become_cases_and_which_way_round():
     assert counts["from_uncertainty_alone"] == 1 and counts["from_low_score"] == 1 and counts["no_worse_sample"] == 1
 
 
+def test_of_two_anchors_one_is_trained_on_and_one_measures():
+    """Whatever their hashes say: of many pairs some would both be held out, some neither."""
+    params = params_as(build_regret_buffer.BuildRegretBufferParams, anchor_count=2)
+    for pair in range(60):
+        rows = [prompt(f"{pair} {n}", 0.1, response("#### 1", 2.0), response("#### 1", 2.0)) for n in range(2)]
+        _, anchors, _ = select(rows, {}, 0.3, SCALES, params, 0)
+        assert sorted(anchor["held_out"] for anchor in anchors) == [False, True]
+
+
 def test_the_same_answer_is_read_as_the_evaluation_reads_it():
     """Both end with 5 and mark 4 and 5: the same last number, another answer."""
     texts = ("The answer is 4. It was not 5", "The answer is 5. It was not 5")

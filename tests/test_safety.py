@@ -1,5 +1,6 @@
 """Runs that are killed, stopped or edited: what goes on, what is refused, what is never believed."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from anchora import checkpoint, parallel
 from anchora.checkpoint import Checkpoints
 from anchora.declared import declaration, look
 from anchora.files import UserError
+from anchora.stage import _on_signal
 
 
 def copy_of(ran: Path, target: Path, **params) -> Path:
@@ -70,11 +72,13 @@ def test_an_edit_under_way_is_noticed(ran, monkeypatch, tmp_path):
     module = tmp_path / "stages" / "anchora" / "losses.py"
     source = module.read_text()
     module.unlink()  # the copy may share its bytes
+    started = time.time()
+    time.sleep(0.05)  # the clock of files may lag behind
     module.write_text(source + "# edited\n")
     with pytest.raises(UserError, match=r"stages/anchora/losses.py was changed while update_policy@0 was running"):
         before.check_unmoved()
     with pytest.raises(UserError, match=r"stages/anchora/losses.py was changed while update_policy@0 was starting"):
-        look("update_policy@0").check_older(time.time() - 60)
+        look("update_policy@0").check_older(started)
     module.write_text(source)
     before.check_unmoved()
     params = (tmp_path / "params.yaml").read_text()
@@ -265,3 +269,13 @@ def test_the_source_loads_no_pickle_and_no_remote_code():
     sources = "\n".join(path.read_text() for path in (ROOT / "stages").rglob("*.py"))
     for word in (r"torch\.load\(", r"\bpickle\b", "trust_remote_code=True", r"\bjoblib\b", r"(?<![\w.])eval\(", r"(?<![\w.])exec\("):
         assert not re.search(word, sources), word
+
+
+def test_a_signal_in_the_step_that_breaks_off_a_loop_stops_the_stage():
+    """As where the KL budget ends a round: the loop is left by break, and the signal must not be lost with it."""
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(parallel.whole_steps(range(5), lambda step: None)) as whole_step:
+        for step in whole_step:
+            if step == 2:
+                _on_signal(signal.SIGTERM, None)
+                break
+    assert step == 2

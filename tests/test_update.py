@@ -190,6 +190,15 @@ def test_a_policy_that_is_not_the_reference_is_refused(policy, buffer):
         update_policy.check_reference(model, buffer, layout, settings())
 
 
+def test_log_probs_of_cases_are_checked_as_well(policy, buffer):
+    """In a buffer as it is written, sorted by kind: anchors stand first, and theirs are right."""
+    rows = sorted(copy.deepcopy(buffer), key=lambda row: row["kind"])
+    rows[-1]["rejected"]["reference_logps"][0] -= 1.0
+    layout = update.layout_for(policy[0], policy[1].pad_token_id, rows, settings())
+    with pytest.raises(UserError, match="differ from the buffer's reference"):
+        update_policy.check_reference(policy[0], rows, layout, settings())
+
+
 def test_a_gradient_that_is_not_finite_stops_with_step_and_cases_and_keeps_the_checkpoint(policy, buffer, tmp_path, monkeypatch):
     monkeypatch.setenv("ANCHORA_CHECKPOINT_SECONDS", "0")
     one_step = update.update

@@ -12,7 +12,7 @@ from anchora.regret import conservative_gains, regret
 from anchora.reliability import FEWEST_KNOWN, fit_correctness
 from anchora.splits import split_share
 
-HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the drift
+HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the KL
 LEAST_CHANCE = 0.05  # a handful of cases cannot show that a chosen response is never right
 CLOSING_WORDS = 3  # "... is 12 apples altogether." still closes with its number
 GIVEN = ("reference", "preferred")  # sources of responses that came with the data
@@ -65,8 +65,8 @@ def select(rows, known, gate: float, calibration, params, number: int) -> tuple[
             }
         )
     anchors = sorted(anchors, key=lambda row: split_share(row["id"], "anchor"))[: params.anchor_count]
-    if len(anchors) > 1 and not any(row["held_out"] for row in anchors):
-        anchors[0]["held_out"] = True  # the drift must be measured on something
+    if len(anchors) > 1 and len({row["held_out"] for row in anchors}) == 1:  # some must be trained on, and some measure the KL
+        anchors[0]["held_out"] = not anchors[0]["held_out"]
     return cases, anchors, counts
 
 

@@ -162,13 +162,13 @@ def _broken_json(text: str) -> str | None:
     return None
 
 
-def _text(row: dict, field: str, source: str, may_be_empty: bool = False) -> str:
+def _text(row: dict, field: str, source: str) -> str:
     value = row.get(field)
     if value is None:
         raise UserError(f"{source}: field {field!r} is missing; the row has {_fields(row)}")
     if not isinstance(value, str):
         raise UserError(f"{source}: field {field!r}: expected text, found {type(value).__name__} {str(value)[:40]}")
-    if not value.strip() and not may_be_empty:
+    if not value.strip():
         raise UserError(f"{source}: field {field!r}: expected text, found nothing")
     return value
 
@@ -187,8 +187,10 @@ def _messages(value, field: str, source: str) -> Messages:
             raise UserError(f"{source}: field {field!r}: expected messages, found {type(message).__name__}")
         role = message.get("role") or message.get("from")
         content = message.get("content") if message.get("content") is not None else message.get("value")
-        if not isinstance(role, str) or role not in ROLES or not isinstance(content, str):
+        if not isinstance(role, str) or role not in ROLES:
             raise UserError(f"{source}: field {field!r}: a message needs role (user, assistant, system) and content, found role {role!r}")
+        if not isinstance(content, str):
+            raise UserError(f"{source}: field {field!r}: a message of role {role!r} needs text as its content, found {content!r:.40}")
         messages.append({"role": ROLES[role], "content": content})
     return messages
 

@@ -63,7 +63,7 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
         with new_file(file, every_process=True) as partial:
             partial.write_text(json.dumps(asdict(reply)), encoding="utf-8")
 
-    say(f"judge {params.judge_model}: {len(missing)} questions to ask, {len(questions) - len(missing)} from {CACHE}")
+    say(f"judge {params.judge_model}: {len(missing)} questions to ask, {len(set(files)) - len(missing)} from {CACHE}")
     pool = ThreadPoolExecutor(params.judge_parallel_requests)
     try:
         for each in [pool.submit(ask, file) for file in missing]:
@@ -76,7 +76,8 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
         ) from None
     finally:  # what waits is not asked when a stage is stopped: every question costs
         pool.shutdown(wait=False, cancel_futures=True)
-    return [Reply(**read_json(file)) for file in files]
+    replies = {file: Reply(**read_json(file)) for file in files}
+    return [replies[file] for file in files]
 
 
 def question_hash(question: Messages, params: JudgeParams) -> str:
@@ -85,7 +86,8 @@ def question_hash(question: Messages, params: JudgeParams) -> str:
 
 
 def spent(replies: Sequence[Reply], params: JudgeParams) -> dict[str, float]:
-    """Tokens of all replies, whenever they were asked for, and their price in US dollars."""
+    """Tokens of all replies, whenever they were asked for, and their price in US dollars; one that answers equal questions counts once."""
+    replies = list({id(reply): reply for reply in replies}.values())
     prompt, completion = sum(reply.prompt_tokens for reply in replies), sum(reply.completion_tokens for reply in replies)
     cost = (prompt * params.judge_price_prompt + completion * params.judge_price_completion) / 1e6
     return {"questions": len(replies), "prompt_tokens": prompt, "completion_tokens": completion, "cost": round(cost, 6)}

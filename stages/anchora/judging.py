@@ -65,7 +65,7 @@ def win_rates_over_first(
 
 
 def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
-    """Win rate by the verdicts of ``judge_model`` in both orders; questions with references get grades from 1 to 10 as well.
+    """Win rate by the verdicts of ``judge_model`` in both orders; sets that may have references (MT-Bench) get grades from 1 to 10 as well.
 
     Verdicts that cannot be read are counted and left out. Empty where there are no rows.
     """
@@ -85,7 +85,7 @@ def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str
 
 
 def _verdicts(rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams) -> dict:
-    """Points of every row's turns, grades of both policies where questions have references, malformed replies, and what it cost."""
+    """Points of every row's turns, grades of both policies where the set may have references, malformed replies, and what it cost."""
     places, questions = [], []
     for row, (mine, other) in enumerate(zip(policy, baseline, strict=True)):
         for turn in range(len(mine)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 import torch.distributed
@@ -35,8 +35,11 @@ def wait_for_all() -> None:
         torch.distributed.barrier()
 
 
-def whole_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Iterator[Item]:
-    """The items of a training loop, of which a signal to any process lets the current one end and be saved."""
+def whole_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Generator[Item, None, None]:
+    """The items of a training loop, of which a signal to any process lets the current one end and be saved.
+
+    A loop that may break closes this itself (``contextlib.closing``): a signal in its last step is lost otherwise.
+    """
     with steps() as stop_asked:
         for item in items:
             yield item

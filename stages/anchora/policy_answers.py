@@ -75,6 +75,8 @@ def calibration_answers(path: Path, model, tokenizer, calibration: dict, params:
     """
     exported = read_json(path / "uncertainty.json") if (path / "uncertainty.json").is_file() else {}
     scales = {"weights": params.weights(), "parts": calibration["parts"], "deviation": calibration["deviation"]}
+    settings = exported.get("settings", {})
+    scales["settings"] = {name: getattr(params, name, None) for name in settings}
     if exported and all(exported.get(name) == value for name, value in scales.items()):
         return exported["calibration_uncertainty"], exported["calibration_correct"]
     if path == Path(params.output_dir) / "sft":

@@ -11,13 +11,13 @@ RELIABILITY_BINS = 10
 FEWEST_KNOWN = 20  # calibration answers known to be right or wrong that a curve or a threshold rests on
 
 
-def expected_calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = RELIABILITY_BINS) -> float:
-    """ECE with equal-width bins of the probability that something happens."""
+def expected_calibration_error(probability: np.ndarray, happened: np.ndarray) -> float:
+    """ECE with ``RELIABILITY_BINS`` bins of equal width of the probability that something happens."""
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
 
     sides = torch.as_tensor(np.asarray(probability, dtype=np.float32)), torch.as_tensor(np.asarray(happened, dtype=int))
-    return float(binary_calibration_error(*sides, n_bins=bins))
+    return float(binary_calibration_error(*sides, n_bins=RELIABILITY_BINS))
 
 
 def reliability_bins(probability: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -111,15 +111,15 @@ def _on_signal(number, frame) -> None:
 def steps() -> Iterator[Callable[[], bool]]:
     """Within the block signals wait for the end of a step; the function it gives says whether one came.
 
-    One that came in the last step stops the stage behind the block.
+    One that came in the last step stops the stage behind the block, however that is left.
     """
     _until_step_ends.update(waiting=True, asked=False)
     try:
         yield lambda: _until_step_ends["asked"]
     finally:
         _until_step_ends["waiting"] = False
-    if _until_step_ends["asked"]:
-        raise KeyboardInterrupt
+        if _until_step_ends["asked"]:
+            raise KeyboardInterrupt
 
 
 def process_status(pid: int) -> tuple[str, int] | None:

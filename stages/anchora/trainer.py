@@ -45,7 +45,7 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, learning_
         "data_seed": seed,
         "logging_nan_inf_filter": False,
         "logging_steps": 1,  # else a resumed run would report another mean loss
-        "save_strategy": "no",  # GoesOn saves
+        "save_strategy": "no",  # CheckpointCallback saves
         "report_to": [],
         "ddp_find_unused_parameters": False,
         "disable_tqdm": not sys.stderr.isatty(),
@@ -88,7 +88,7 @@ class WholeUpdates(torch.utils.data.Sampler):
         return max(1, len(self) // self.update_size)
 
 
-class GoesOn(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """Saves a checkpoint when one is due or the stage shall stop, marks it as whole, and tells how far training is.
 
     ``rows`` names the examples of an update, for the error that stops a training gone wrong.
@@ -132,7 +132,9 @@ def train(trainer, checkpoints: Checkpoints, sources: list[str]) -> float:
         say(f"going on from step {checkpoints.step(found)}")
         trainer.order.set_epoch(trainer.order.epoch_of(checkpoints.step(found) + 1))  # several processes' loaders do not pass it on
     with steps() as stop_asked:
-        trainer.add_callback(GoesOn(checkpoints, stop_asked, lambda step: [sources[index] for index in trainer.order.of_step(step)]))
+        trainer.add_callback(
+            CheckpointCallback(checkpoints, stop_asked, lambda step: [sources[index] for index in trainer.order.of_step(step)])
+        )
         trainer.train(resume_from_checkpoint=None if found is None else str(found))
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return sum(losses) / len(losses)

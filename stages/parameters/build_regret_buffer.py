@@ -1,6 +1,6 @@
 """Parameters of build_regret_buffer."""
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from anchora.params import Count, CountOrZero, Members, NotNegative, Reading, Share
 from parameters.policy import ScoringParams
@@ -16,7 +16,7 @@ class BuildRegretBufferParams(ScoringParams):
     lora_rank: CountOrZero
     answer_reading: Reading
     buffer_size: Count
-    anchor_count: Count
+    anchor_count: int = Field(ge=2)  # one to train on, one to measure the KL
     replay_alpha: NotNegative
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """The update, the reference pass, scoring and sampling, side by side with TRL and transformers; SFT and a matrix product alone.
 
-    python tests/benchmarks/benchmark.py --text shared/real [--repeat 3] [--out metrics/benchmark.json]
-    python tests/benchmarks/benchmark.py --text shared/real --rows 4 --tokens 8192 --ours compile_layers=true      # on a GPU
+    python tests/benchmarks/benchmark.py --text data/own [--repeat 3] [--out metrics/benchmark.json]
+    python tests/benchmarks/benchmark.py --text data/own --rows 4 --tokens 8192 --ours compile_layers=true      # on a GPU
 
 Every measurement is a process of its own, ours and theirs in turn, several times; medians are kept. The
 same pairs are counted on both sides, by their useful tokens: the prompt once for each response. Memory is
@@ -92,9 +92,7 @@ def assigned(text: str) -> tuple:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--text", type=Path, default=ROOT.parent / "shared" / "real", help="folder with dpo_en_demo.json and alpaca_en_demo.json"
-    )
+    parser.add_argument("--text", type=Path, default=ROOT / "data" / "own", help="folder with dpo_en_demo.json and alpaca_en_demo.json")
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "benchmark.json")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=48)

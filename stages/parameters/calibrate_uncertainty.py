@@ -1,7 +1,0 @@
-"""Parameters of calibrate_uncertainty."""
-
-from parameters.measure import MeasureParams
-
-
-class CalibrateUncertaintyParams(MeasureParams):
-    pass
