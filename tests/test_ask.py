@@ -37,7 +37,7 @@ def test_a_policy_answers_or_abstains_with_its_uncertainty(ran):
     with moved_away(ran / "models" / "verifiers" / "1"):
         assert json.loads(ask("--json", "Hello?").stdout)["signals"] == ["token_entropy", "mc_dropout"]
     long = ask("eggs and " * 400)
-    assert long.returncode == 1 and re.search(r"^the prompt has \d+ tokens; .* exported for at most \d+", long.stderr)
+    assert long.returncode == 1 and re.search(r"^ask: error: the prompt has \d+ tokens; .* exported for at most \d+", long.stderr)
     missing = ask("--model", "models/sft", "Hello?")
     assert missing.returncode == 1 and "no exported policy" in missing.stderr and len(missing.stderr.strip().splitlines()) == 1
 
