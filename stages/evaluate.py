@@ -45,6 +45,7 @@ from anchora.verifiers import member_sources
 from parameters.evaluate import EvaluateParams
 
 MEDIAN = 0.5  # of the uncertainty on the calibration split, by its scale
+Scorers = tuple[dict[str, str], list[dict[str, str]], np.ndarray]  # judge, ensemble, (members,) deviations
 
 
 def main() -> None:
@@ -66,15 +67,16 @@ def main() -> None:
     policy = answer(paths[0], *model, sets, params)
     baseline_model = load_policy(folder(paths[1]), params)  # not before: sampling wants the memory
     baseline = answer(paths[1], *baseline_model, sets, params) if args.baseline else read_answers(output / "sft_answers.json")
+    scorers = judge_and_ensemble(params)
     metrics = {
         "gsm8k": gsm8k_metrics(policy, baseline, sets["gsm8k"], params),
-        **judged(sets, policy, baseline, params),
+        **judged(sets, policy, baseline, scorers, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
         "selective": selective_metrics(policy, params.target_risk),
         "drift": reverse_kl(model, baseline_model, policy.sampled_pairs, params),
     }
     if not (args.policy or args.baseline):
-        metrics["rounds"] = judged_by_round(params)
+        metrics["rounds"] = judged_by_round(scorers, params)
     metrics_folder = args.out or Path("metrics")
     write_outputs(args.out / "outputs" if args.out else output / "evaluation", sets, policy, baseline)
     write_json(metrics_folder / "evaluation.json", {"evaluation": metrics})
@@ -84,28 +86,28 @@ def main() -> None:
     say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
 
 
-def judged(sets: dict, policy: Answers, baseline: Answers, params: EvaluateParams) -> dict:
-    """AlpacaEval, MT-Bench and their like by the judge that was kept out of training, or by ``judge_model``."""
-    answers = {name: (turns, baseline.turns[name]) for name, turns in policy.turns.items()}
-    if params.judge_model:
-        return {name: api_judge(sets[name], *sides, params) for name, sides in answers.items()}
-    return {name: own_judge(*scorers(params), sets[name], *sides, params) for name, sides in answers.items()}
-
-
-def judged_by_round(params: EvaluateParams) -> dict[str, dict]:
-    """Win rate over the SFT policy of the policy after each round, greedy on the calibration prompts, by the kept-out judge."""
-    measured = [read_jsonl(f"data/responses/calibration_round{entry.k}.jsonl") for entry in params.rounds]  # each before its round
-    final = {row["id"]: row["text"] for row in read_jsonl("data/responses/final.jsonl")}
-    answers = [[row["greedy"]["text"] for row in rows] for rows in measured] + [[final[row["id"]] for row in measured[0]]]
-    found = win_rates_over_first(*scorers(params), [row["prompt"] for row in measured[0]], answers, params)
-    return {f"round{entry.k}": figures for entry, figures in zip(params.rounds, found, strict=True)}
-
-
-def scorers(params: EvaluateParams) -> tuple[dict[str, str], list[dict[str, str]], np.ndarray]:
+def judge_and_ensemble(params: EvaluateParams) -> Scorers:
     """The kept-out judge, the ensemble, and the deviations that put its members on one scale."""
     output = Path(params.output_dir)
     deviation = np.array(read_json(output / "calibration.json")["deviation"])
     return folder(output / "judge"), member_sources(params.output_dir, params.verifiers), deviation
+
+
+def judged(sets: dict, policy: Answers, baseline: Answers, scorers: Scorers, params: EvaluateParams) -> dict:
+    """AlpacaEval, MT-Bench and their like by the judge that was kept out of training, or by ``judge_model``."""
+    answers = {name: (turns, baseline.turns[name]) for name, turns in policy.turns.items()}
+    if params.judge_model:
+        return {name: api_judge(sets[name], *sides, params) for name, sides in answers.items()}
+    return {name: own_judge(*scorers, sets[name], *sides, params) for name, sides in answers.items()}
+
+
+def judged_by_round(scorers: Scorers, params: EvaluateParams) -> dict[str, dict]:
+    """Win rate over the SFT policy of the policy after each round, greedy on the calibration prompts, by the kept-out judge."""
+    measured = [read_jsonl(f"data/responses/calibration_round{entry.k}.jsonl") for entry in params.rounds]  # each before its round
+    final = {row["id"]: row["text"] for row in read_jsonl("data/responses/final.jsonl")}
+    answers = [[row["greedy"]["text"] for row in rows] for rows in measured] + [[final[row["id"]] for row in measured[0]]]
+    found = win_rates_over_first(*scorers, [row["prompt"] for row in measured[0]], answers, params)
+    return {f"round{entry.k}": figures for entry, figures in zip(params.rounds, found, strict=True)}
 
 
 def gsm8k_metrics(policy: Answers, baseline: Answers, rows: list[dict], params: EvaluateParams) -> dict:

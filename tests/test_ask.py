@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import environment, params_as
 
 import ask
+import evaluate
+from anchora.files import write_json
+from anchora.policy_answers import calibration_answers
+from parameters.answers import AnswerParams
 
 
 @contextlib.contextmanager
@@ -67,3 +71,23 @@ def test_without_verifiers_the_scale_is_that_of_the_other_signals():
     found = ask.judgement({"token_entropy": np.array([2.5])}, shipped)
     assert (found["uncertainty"], found["threshold"], found["abstains"], found["signals"]) == (0.5, 0.5, False, ["token_entropy"])
     assert ask.judgement({"token_entropy": np.array([3.0])}, shipped)["abstains"]
+
+
+def test_what_was_right_under_another_reading_is_not_taken_over(tmp_path, monkeypatch):
+    """Two policies of one scale: the exported figures count where the settings are those of the export, else they are made again."""
+    monkeypatch.chdir(tmp_path)
+    params = params_as(AnswerParams, answer_reading="last")
+    scales = {"parts": {name: [0.1, 0.2] for name in params.weights()}, "deviation": [1.0, 1.0]}
+    exported = {**scales, "weights": params.weights(), "calibration_uncertainty": [0.5], "calibration_correct": [True]}
+    path = Path(params.output_dir) / "sft"  # whose answers are in calibration.json besides
+    write_json(path / "uncertainty.json", exported | {"settings": {"answer_reading": "last"}})
+    calibration = scales | {"combined": [0.1, 0.2], "correct": [False, False]}
+    assert calibration_answers(path, None, None, calibration, params)[1] == [True]
+    assert calibration_answers(path, None, None, calibration, params_as(AnswerParams, answer_reading="anchored"))[1] == [False, False]
+
+
+def test_a_comparison_never_takes_the_place_of_the_runs_own_figures(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "--policy", "models/round0"])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "want --out" in capsys.readouterr().err

@@ -77,10 +77,11 @@ def question(number: int = 0):
 
 def test_a_question_is_asked_once_and_its_reply_kept(server):
     params = settings(server)
-    first = judge_api.ask_all([question(0), question(1), question(0)], params)
+    questions = [question(0), question(1), question(0)]
+    first = judge_api.ask_all(questions, params)
     assert [reply.text for reply in first] == ["fine\n[[A]]"] * 3 and len(server.asked) == 2
     assert judge_api.ask_all([question(1), question(0)], params) == first[:2] and len(server.asked) == 2
-    assert judge_api.spent(first, params) == {"questions": 2, "prompt_tokens": 200, "completion_tokens": 20, "cost": 0.002}
+    assert judge_api.spent(questions, first, params) == {"questions": 2, "prompt_tokens": 200, "completion_tokens": 20, "cost": 0.002}
     body, key = server.asked[0][1:]
     assert body["temperature"] == 0 and key == f"Bearer {CANARY}"
 

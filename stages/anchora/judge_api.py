@@ -76,8 +76,7 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
         ) from None
     finally:  # what waits is not asked when a stage is stopped: every question costs
         pool.shutdown(wait=False, cancel_futures=True)
-    replies = {file: Reply(**read_json(file)) for file in files}
-    return [replies[file] for file in files]
+    return [Reply(**read_json(file)) for file in files]
 
 
 def question_hash(question: Messages, params: JudgeParams) -> str:
@@ -85,9 +84,10 @@ def question_hash(question: Messages, params: JudgeParams) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:32]
 
 
-def spent(replies: Sequence[Reply], params: JudgeParams) -> dict[str, float]:
-    """Tokens of all replies, whenever they were asked for, and their price in US dollars; one that answers equal questions counts once."""
-    replies = list({id(reply): reply for reply in replies}.values())
+def spent(questions: Sequence[Messages], replies: Sequence[Reply], params: JudgeParams) -> dict[str, float]:
+    """Tokens of the replies, whenever they were asked for, and their price in US dollars; equal questions were asked once."""
+    hashes = [question_hash(question, params) for question in questions]
+    replies = list(dict(zip(hashes, replies, strict=True)).values())
     prompt, completion = sum(reply.prompt_tokens for reply in replies), sum(reply.completion_tokens for reply in replies)
     cost = (prompt * params.judge_price_prompt + completion * params.judge_price_completion) / 1e6
     return {"questions": len(replies), "prompt_tokens": prompt, "completion_tokens": completion, "cost": round(cost, 6)}

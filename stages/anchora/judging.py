@@ -52,7 +52,7 @@ def win_rates_over_first(
     ``answers``: each policy's response to every one of ``prompts``. A win rate by the ensemble that goes on
     rising where the judge's does not is over-optimisation (Gao et al. 2023).
     """
-    pairs = [(prompt, text) for texts in answers for prompt, text in zip(prompts, texts, strict=True)]
+    pairs = [(prompt, text) for texts in answers for prompt, text in zip(prompts, texts, strict=True)]  # together: equal ones tie
     scores = score_ensemble([judge, *ensemble], pairs, params).reshape(1 + len(ensemble), len(answers), len(prompts))
     differences = scores[:, 1:] - scores[:, :1]
     found = []
@@ -107,7 +107,7 @@ def _verdicts(rows: list[dict], policy: list[list[str]], baseline: list[list[str
     for name, answers in graded:
         grades[name], start, missing = _grades(replies, start, answers)
         malformed += missing
-    return {"wins": wins, "grades": grades, "malformed": malformed, "spent": spent(replies, params)}
+    return {"wins": wins, "grades": grades, "malformed": malformed, "spent": spent(questions, replies, params)}
 
 
 def _grade_questions(row: dict, answers: list[str]) -> list[Messages]:
