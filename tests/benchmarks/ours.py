@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from workload import Memory, build_policy, on_gpu, sampling, useful_tokens
 
@@ -21,6 +22,12 @@ def settings(model, args, **changes):
     changes |= {"use_bf16": on_gpu(), "lora_rank": 32 if on_gpu() else 0}
     given = {name: value for name, value in args.ours.items() if name in model.model_fields}
     return model.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes | given)
+
+
+def our_policy(params=None):
+    """A policy under the attention that the stages allow: without cuDNN's."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return build_policy(params)
 
 
 def as_buffer(pairs) -> list[dict]:
@@ -48,7 +55,7 @@ def update_ours(pairs, args) -> dict:
         "beta_mode": "constant", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "update_batch_tokens": args.tokens,
     }  # fmt: skip
     params = settings(UpdatePolicyParams, args, **changes)
-    policy = build_policy(params)
+    policy = our_policy(params)
     for module in policy.modules():
         module.training = getattr(module, "gradient_checkpointing", False)
     buffer = as_buffer(pairs)
@@ -86,6 +93,7 @@ def sft_ours(pairs, args) -> dict:
     from trl import SFTConfig
 
     from anchora.checkpoint import Checkpoints
+    from anchora.machine import autocast
     from anchora.models import compile_layers
     from anchora.trainer import WholeUpdates, trainer_settings
     from parameters.sft import SftParams
@@ -99,12 +107,13 @@ def sft_ours(pairs, args) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(**trainer_settings(params, Checkpoints(folder), 1e-5, 1, 0), max_length=length, packing=False)
         data = Dataset.from_list([{"input_ids": text, "labels": text} for text in texts])
-        trainer = OrderedSFTTrainer(model=build_policy(params), args=config, train_dataset=data, processing_class=word_tokenizer())
+        trainer = OrderedSFTTrainer(model=our_policy(params), args=config, train_dataset=data, processing_class=word_tokenizer())
         trainer.order = WholeUpdates([length] * len(texts), rows, 0)
         clock = Clock()
         trainer.add_callback(clock)
         row = {name: value.to(trainer.model.device) for name, value in trainer.data_collator([data[0]]).items()}
-        with FlopCounterMode(display=False) as counter:
+        plain = sdpa_kernel(SDPBackend.MATH)  # the counter knows no kernel with fewer heads of keys than of queries
+        with FlopCounterMode(display=False) as counter, autocast(on_gpu()), plain:
             trainer.compute_loss(trainer.model, row).backward()
         trainer.model.zero_grad()
         if params.compile_layers:
@@ -117,7 +126,7 @@ def sft_ours(pairs, args) -> dict:
 def reference_ours(pairs, args) -> dict:
     from anchora.logps import response_logps
 
-    policy = build_policy().eval()
+    policy = our_policy().eval()
     with Memory() as memory:
         begun = time.perf_counter()
         response_logps(policy, pairs, 2, 2 * args.tokens, shared=True)
@@ -139,7 +148,7 @@ def sampling_ours(pairs, args) -> dict:
     """Prompts sorted by length into shards, with the entropy of every step."""
     from anchora.generation import generate
 
-    policy = build_policy().eval()
+    policy = our_policy().eval()
     prompts = [prompt for prompt, _, _ in pairs[: args.prompts]]
     begun = time.perf_counter()
     rows = generate(policy, EndlessTokenizer, prompts, temperature=1.0, seed=0, **sampling())
@@ -150,7 +159,7 @@ def scoring_plain(pairs, args) -> dict:
     """One pass: the log-probs of each chosen response."""
     from anchora.logps import response_logps
 
-    policy, rows = build_policy().eval(), [(p, c) for p, c, _ in pairs]
+    policy, rows = our_policy().eval(), [(p, c) for p, c, _ in pairs]
     response_logps(policy, rows[:4], 2, args.tokens)
     begun = time.perf_counter()
     response_logps(policy, rows, 2, args.tokens)
@@ -161,7 +170,7 @@ def scoring_dropout(pairs, args) -> dict:
     """K = 8 stochastic passes over the last eighth of the layers: the mutual information of each chosen response."""
     from anchora.dropout import dropout_information
 
-    policy, rows = build_policy().eval(), [(p, c) for p, c, _ in pairs]
+    policy, rows = our_policy().eval(), [(p, c) for p, c, _ in pairs]
     settings = {"copies": DROPOUT_COPIES, "rate": 0.1, "layer_share": DROPOUT_LAYERS, "seed": 0, "pad_token_id": 2, "budget": args.tokens}
     dropout_information(policy, rows[:4], **settings)
     begun = time.perf_counter()

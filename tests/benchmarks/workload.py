@@ -49,7 +49,6 @@ def build_policy(params=None):
         torch.set_default_dtype(torch.float32)
     if params is None:
         return model
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the stages
     if params.liger_kernels:
         use_liger(model, {})
     if params.gradient_checkpointing:
