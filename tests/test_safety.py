@@ -117,14 +117,14 @@ def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
     assert "Traceback" not in output
 
 
-@pytest.mark.long
-def test_sft_that_goes_wrong_stops_with_step_and_rows_and_writes_no_model(ran, tmp_path):
-    folder = copy_of(ran, tmp_path, sft_learning_rate="1.0e+30", sft_epochs=0.2)  # smoke's one update would not see what it did
+@pytest.mark.parametrize("epochs", [pytest.param(0.2, id="early", marks=pytest.mark.long), pytest.param(0.02, id="in the last update")])
+def test_sft_that_goes_wrong_stops_with_step_and_rows_and_writes_no_model(ran, tmp_path, epochs):
+    """Of two updates the first warms up at a rate of 0 and the second leaves a loss that is finite, at weights of 1e30."""
+    folder = copy_of(ran, tmp_path, sft_learning_rate="1.0e+30", sft_epochs=epochs)
     output = dvc(folder, "repro", "sft", check=False)
-    assert (
-        re.search(r"sft: error: the \w+ of step \d+ \(epoch [\d.]+\) is not finite; .*data/sft.json:\d+", output)
-        and "Traceback" not in output
-    )
+    found = re.search(r"sft: error: the ([\w ]+) of step \d+ \(epoch [\d.]+\) is not finite; .*data/sft.json:\d+", output)
+    assert found and "Traceback" not in output
+    assert (found[1] == "grad_norm behind the last update") == (epochs == 0.02)
     assert not (folder / "models" / "sft").exists()
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from anchora.checkpoint import Checkpoints
@@ -111,20 +111,38 @@ class CheckpointCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for name in ("loss", "grad_norm"):
-            if name in (logs or {}) and not math.isfinite(float(logs[name])):
-                raise UserError(
-                    f"the {name} of step {state.global_step} (epoch {state.epoch:.2f}) is not finite; lower the learning rate or look "
-                    f"at its rows: {', '.join(self.rows(state.global_step))}. No model was written; the last checkpoint is kept"
-                )
+            if name in (logs or {}):
+                check_finite(name, float(logs[name]), state, self.rows(state.global_step))
         if args.disable_tqdm and "loss" in (logs or {}) and time.monotonic() - self.said_at >= SECONDS_BETWEEN_LINES:
             say(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}")
             self.said_at = time.monotonic()
 
 
+def check_finite(name: str, value: float, state: TrainerState, rows: list[str]) -> None:
+    """Raise UserError where a figure of the newest update, of the examples ``rows``, is not finite."""
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {name} of step {state.global_step} (epoch {state.epoch:.2f}) is not finite; lower the learning rate or look "
+            f"at its rows: {', '.join(rows)}. No model was written; the last checkpoint is kept"
+        )
+
+
+def gradient_after(trainer, indices: list[int]) -> float:
+    """Norm of the gradient of some examples at the weights that the last update left; what is compiled is left aside, for one pass."""
+    inputs = trainer.data_collator([trainer.train_dataset[index] for index in indices])
+    inputs = {name: tensor.to(trainer.args.device) for name, tensor in inputs.items()}
+    with trainer.compute_loss_context_manager(), torch.compiler.set_stance("force_eager"):
+        trainer.accelerator.backward(trainer.compute_loss(trainer.model_wrapped, inputs))
+    norm = trainer.accelerator.clip_grad_norm_(trainer.model_wrapped.parameters(), 1.0)
+    trainer.model_wrapped.zero_grad()
+    return float(norm)
+
+
 def train(trainer, checkpoints: Checkpoints, sources: list[str]) -> float:
     """Train from the newest whole checkpoint on, or from the start; the mean loss over all updates.
 
-    ``trainer.order`` is a ``WholeUpdates``; ``sources`` say where each example comes from.
+    ``trainer.order`` is a ``WholeUpdates``; ``sources`` say where each example comes from. Raises UserError for a loss or a
+    gradient that is not finite, also where the last update of all has broken the model.
     """
     trainer.remove_callback(PrinterCallback)
     found = checkpoints.newest()
@@ -136,5 +154,7 @@ def train(trainer, checkpoints: Checkpoints, sources: list[str]) -> float:
             CheckpointCallback(checkpoints, stop_asked, lambda step: [sources[index] for index in trainer.order.of_step(step)])
         )
         trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    last = trainer.order.of_step(trainer.state.global_step)[: trainer.args.per_device_train_batch_size]
+    check_finite("grad_norm behind the last update", gradient_after(trainer, last), trainer.state, [sources[index] for index in last])
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return sum(losses) / len(losses)
