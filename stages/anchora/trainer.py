@@ -111,24 +111,27 @@ class CheckpointCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for name in ("loss", "grad_norm"):
-            if name in (logs or {}):
-                check_finite(name, float(logs[name]), state, self.rows(state.global_step))
+            if name in (logs or {}) and not math.isfinite(float(logs[name])):
+                raise not_finite(name, state, self.rows(state.global_step))
         if args.disable_tqdm and "loss" in (logs or {}) and time.monotonic() - self.said_at >= SECONDS_BETWEEN_LINES:
             say(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}")
             self.said_at = time.monotonic()
 
 
-def check_finite(name: str, value: float, state: TrainerState, rows: list[str]) -> None:
-    """Raise UserError where a figure of the newest update, of the examples ``rows``, is not finite."""
-    if not math.isfinite(value):
-        raise UserError(
-            f"the {name} of step {state.global_step} (epoch {state.epoch:.2f}) is not finite; lower the learning rate or look "
-            f"at its rows: {', '.join(rows)}. No model was written; the last checkpoint is kept"
-        )
+def not_finite(name: str, state: TrainerState, rows: list[str]) -> UserError:
+    """The error for a figure of the newest update, of the examples ``rows``, that is not finite."""
+    return UserError(
+        f"the {name} of step {state.global_step} (epoch {state.epoch:.2f}) is not finite; lower the learning rate or look "
+        f"at its rows: {', '.join(rows)}. No model was written; the last checkpoint is kept"
+    )
 
 
-def gradient_after(trainer, indices: list[int]) -> float:
-    """Norm of the gradient of some examples at the weights that the last update left; what is compiled is left aside, for one pass."""
+def gradient_after(trainer) -> float:
+    """Norm of the gradient at the weights that the last update left, on the first of its batches.
+
+    What is compiled is left aside, for one pass.
+    """
+    indices = trainer.order.of_step(trainer.state.global_step)[: trainer.args.per_device_train_batch_size]
     inputs = trainer.data_collator([trainer.train_dataset[index] for index in indices])
     inputs = {name: tensor.to(trainer.args.device) for name, tensor in inputs.items()}
     with trainer.compute_loss_context_manager(), torch.compiler.set_stance("force_eager"):
@@ -149,12 +152,14 @@ def train(trainer, checkpoints: Checkpoints, sources: list[str]) -> float:
     if found is not None:
         say(f"going on from step {checkpoints.step(found)}")
         trainer.order.set_epoch(trainer.order.epoch_of(checkpoints.step(found) + 1))  # several processes' loaders do not pass it on
+
+    def rows(step: int) -> list[str]:
+        return [sources[index] for index in trainer.order.of_step(step)]
+
     with steps() as stop_asked:
-        trainer.add_callback(
-            CheckpointCallback(checkpoints, stop_asked, lambda step: [sources[index] for index in trainer.order.of_step(step)])
-        )
+        trainer.add_callback(CheckpointCallback(checkpoints, stop_asked, rows))
         trainer.train(resume_from_checkpoint=None if found is None else str(found))
-    last = trainer.order.of_step(trainer.state.global_step)[: trainer.args.per_device_train_batch_size]
-    check_finite("grad_norm behind the last update", gradient_after(trainer, last), trainer.state, [sources[index] for index in last])
+    if not math.isfinite(gradient_after(trainer)):
+        raise not_finite("grad_norm behind the last update", trainer.state, rows(trainer.state.global_step))
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return sum(losses) / len(losses)

@@ -93,7 +93,6 @@ def sft_ours(pairs, args) -> dict:
     from trl import SFTConfig
 
     from anchora.checkpoint import Checkpoints
-    from anchora.machine import autocast
     from anchora.models import compile_layers
     from anchora.trainer import WholeUpdates, trainer_settings
     from parameters.sft import SftParams
@@ -113,7 +112,7 @@ def sft_ours(pairs, args) -> dict:
         trainer.add_callback(clock)
         row = {name: value.to(trainer.model.device) for name, value in trainer.data_collator([data[0]]).items()}
         plain = sdpa_kernel(SDPBackend.MATH)  # the counter knows no kernel with fewer heads of keys than of queries
-        with FlopCounterMode(display=False) as counter, autocast(on_gpu()), plain:
+        with FlopCounterMode(display=False) as counter, trainer.compute_loss_context_manager(), plain:
             trainer.compute_loss(trainer.model, row).backward()
         trainer.model.zero_grad()
         if params.compile_layers:
