@@ -42,13 +42,14 @@ def main() -> None:
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
     sources = [row.pop("source") for row in rows]
     checkpoints = Checkpoints()
+    order = WholeUpdates([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
     settings = SFTConfig(
-        **trainer_settings(params, checkpoints, params.sft_learning_rate, params.sft_epochs, params.seed),
+        **trainer_settings(params, checkpoints, order, params.sft_learning_rate, params.sft_epochs),
         max_length=params.max_length,
         packing=False,
     )
     trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
-    trainer.order = WholeUpdates([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
+    trainer.order = order
     loss = train(trainer, checkpoints, sources)
     model = gathered(trainer.accelerator.unwrap_model(trainer.model), lambda: load_trainable(source, params)[0])
     save_policy(Path(params.output_dir) / "sft", model, tokenizer)

@@ -52,14 +52,15 @@ def main() -> None:
     model, tokenizer = load_verifier(source, params, num_labels=1)
     model._no_split_modules = layers_to_cut(model)
     model.train()
-    checkpoints = Checkpoints()
+    limit = pair_limit(model, params.max_length)
+    pairs = encode(training, tokenizer, limit, params.prompt_template)
+    longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
+    checkpoints, order = Checkpoints(), WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
     settings = RewardConfig(
-        **trainer_settings(params, checkpoints, params.reward_learning_rate, params.reward_epochs, seed),
+        **trainer_settings(params, checkpoints, order, params.reward_learning_rate, params.reward_epochs),
         max_length=None,
         remove_unused_columns=False,
     )
-    limit = pair_limit(model, params.max_length)
-    pairs = encode(training, tokenizer, limit, params.prompt_template)
     cut = float(np.mean([len(ids) >= limit for side in ("chosen_ids", "rejected_ids") for ids in pairs[side]]))
     trainer = SoftRewardTrainer(
         model=model,
@@ -68,8 +69,7 @@ def main() -> None:
         processing_class=tokenizer,
         data_collator=PairCollator(tokenizer, model),
     )
-    longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
-    trainer.order = WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
+    trainer.order = order
     train(trainer, checkpoints, [row["source"] for row in training])
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it is measured as it will score: without autocast
     model = gathered(model, lambda: load_verifier(source, params, num_labels=1)[0]).eval()

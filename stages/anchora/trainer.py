@@ -23,10 +23,11 @@ from anchora.stage import say, steps
 from parameters.training import TrainingParams
 
 SECONDS_BETWEEN_LINES = 5.0
+WARMUP_SHARE = 0.05  # of the updates; none where that is less than one, for a warm-up's first update has a learning rate of 0
 
 
-def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, learning_rate: float, epochs: float, seed: int) -> dict:
-    """Keyword arguments of transformers' TrainingArguments and their heirs in TRL."""
+def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, order: WholeUpdates, learning_rate: float, epochs: float) -> dict:
+    """Keyword arguments of transformers' TrainingArguments and their heirs in TRL, for ``epochs`` passes over ``order``."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if params.grad_accum_steps % processes:
         raise UserError(f"grad_accum_steps: {params.grad_accum_steps} must be a multiple of the {processes} processes of the launcher")
@@ -40,9 +41,9 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, learning_
         "bf16": params.use_bf16,
         "use_cpu": not torch.cuda.is_available(),
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.05,
-        "seed": seed,
-        "data_seed": seed,
+        "warmup_steps": WARMUP_SHARE if WARMUP_SHARE * epochs * order.updates_in_epoch() >= 1 else 0,
+        "seed": order.seed,
+        "data_seed": order.seed,
         "logging_nan_inf_filter": False,
         "logging_steps": 1,  # else a resumed run would report another mean loss
         "save_strategy": "no",  # CheckpointCallback saves

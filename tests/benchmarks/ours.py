@@ -103,11 +103,12 @@ def sft_ours(pairs, args) -> dict:
     starts = [number * length % (len(stream) - length) for number in range(rows * updates)]
     texts = [stream[start : start + length] for start in starts]
     params = settings(SftParams, args, batch_size=rows, grad_accum_steps=1)
+    order = WholeUpdates([length] * len(texts), rows, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(**trainer_settings(params, Checkpoints(folder), 1e-5, 1, 0), max_length=length, packing=False)
+        config = SFTConfig(**trainer_settings(params, Checkpoints(folder), order, 1e-5, epochs=1), max_length=length, packing=False)
         data = Dataset.from_list([{"input_ids": text, "labels": text} for text in texts])
         trainer = OrderedSFTTrainer(model=our_policy(params), args=config, train_dataset=data, processing_class=word_tokenizer())
-        trainer.order = WholeUpdates([length] * len(texts), rows, 0)
+        trainer.order = order
         clock = Clock()
         trainer.add_callback(clock)
         row = {name: value.to(trainer.model.device) for name, value in trainer.data_collator([data[0]]).items()}
