@@ -1,5 +1,6 @@
 """The study's own formula: ours against what constant gates would have at our drift."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).with_name("benchmarks")))
 
-from study import against_constants
+from study import against_constants, outcomes_of, summary
 
 
 def outcome(kl: float, gain: float) -> dict[str, float]:
@@ -33,3 +34,10 @@ def test_a_gap_to_the_constant_gates_is_taken_at_equal_drift():
 def test_one_constant_gate_makes_no_line():
     found = {"constant_beta": {0: outcome(0.04, 0.2), 1: outcome(0.04, 0.2)}, "ugrr": {0: outcome(0.03, 0.2), 1: outcome(0.03, 0.2)}}
     assert against_constants(found) == {}
+
+
+def test_a_study_is_read_back_as_it_was_found(tmp_path):
+    """Pooled with another file, the seeds of an arm are those of both."""
+    found = {"ugrr": {seed: {**outcome(seed / 8, 0.25), "newly_wrong": 0.01} for seed in (7, 3)}}
+    (tmp_path / "study.json").write_text(json.dumps({"study": {"arms": summary(found)}}))
+    assert outcomes_of(str(tmp_path / "study.json")) == found

@@ -6,7 +6,10 @@
 One round an arm. The experiments are named study-<arm>-<seed>: what is done is kept, so that a study that
 was stopped goes on, and stages that an arm does not change come from the run cache. Commit first: queued
 experiments see what git has; and after a change of the method begin in a new clone, where nothing is done yet.
-Writes metrics/study.json and metrics/study.svg from all that is done.
+Writes metrics/study.json and metrics/study.svg from all that is done, or what --out names; studies of other seeds
+are pooled by naming their files:
+
+    python tests/benchmarks/study.py --collect --also metrics/study.json metrics/study_7_11.json --out metrics/study_pooled.json
 """
 
 from __future__ import annotations
@@ -174,12 +177,24 @@ def collect(names: dict[str, dict[int, str]]) -> dict[str, dict[int, dict]]:
     return found
 
 
+COLUMNS = ("gain", "sampled_gain", "kl", "newly_wrong")
+
+
+def outcomes_of(path: str) -> dict[str, dict[int, dict]]:
+    """Outcome of every arm and seed of a study's file."""
+    arms = json.loads(Path(path).read_text())["study"]["arms"]
+    return {
+        arm: {seed: {key: entry[f"{key}_by_seed"][place] for key in COLUMNS} for place, seed in enumerate(entry["seeds"])}
+        for arm, entry in arms.items()
+    }
+
+
 def summary(found: dict[str, dict[int, dict]]) -> dict:
     """Figures of every arm, and paired tests across seeds against ours."""
     result = {}
     for arm, seeds in found.items():
         order = sorted(seeds)
-        column = {key: [round(seeds[seed][key], 6) for seed in order] for key in ("gain", "sampled_gain", "kl", "newly_wrong")}
+        column = {key: [round(seeds[seed][key], 6) for seed in order] for key in COLUMNS}
         entry = {"seeds": order, **{f"{key}_by_seed": values for key, values in column.items()}}
         entry |= {f"mean_{key}": round(float(np.mean(values)), 6) for key, values in column.items() if key != "newly_wrong"}
         entry["newly_wrong"] = round(float(np.mean(column["newly_wrong"])), 6)
@@ -249,6 +264,8 @@ def main() -> None:
     changes = arms(params)
     parser = arguments(__doc__.splitlines()[0], list(changes))
     parser.add_argument("--collect", action="store_true", help="run nothing: write what is done")
+    parser.add_argument("--also", nargs="+", default=[], help="files of studies whose seeds are added")
+    parser.add_argument("--out", default="metrics/study.json", help="the file; the figure lies beside it")
     args = parser.parse_args()
     names = {arm: {seed: experiment(arm, seed) for seed in args.seeds} for arm in changes}
     if not args.collect:
@@ -263,11 +280,14 @@ def main() -> None:
                     evaluation = run_trl(experiments()[names[OURS][seed]], beta)
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(evaluation))
-    found = collect(names)
+    found = {} if args.collect and args.also else collect(names)
+    for path in args.also:
+        for arm, seeds in outcomes_of(path).items():
+            found.setdefault(arm, {}).update(seeds)
     study = summary(found)
     everything = {"study": {"arms": study, "ours_minus_constant_gates_at_equal_kl": against_constants(found)}}
-    Path("metrics/study.json").write_text(json.dumps(everything, indent=2) + "\n")
-    draw(study, "metrics/study.svg")
+    Path(args.out).write_text(json.dumps(everything, indent=2) + "\n")
+    draw(study, str(Path(args.out).with_suffix(".svg")))
     for arm, entry in study.items():
         figures = f"{entry['mean_gain']:+.3f} {entry['mean_sampled_gain']:+.3f}  KL {entry['mean_kl']:.3f}"
         print(f"{arm:<26}{figures}  {len(entry['seeds'])} seeds")
