@@ -12,7 +12,7 @@ from __future__ import annotations
 from anchora import formats
 from anchora.files import UserError, write_json, write_jsonl
 from anchora.params import read_params
-from anchora.splits import flip_side, prompt_id, question_id, split_share, unique_rows
+from anchora.splits import flip_side, prompt_id, question_id, questions, split_share, unique_rows
 from anchora.stage import log_params, run_stage, say
 from parameters.prepare_data import PrepareDataParams
 
@@ -31,7 +31,7 @@ def main() -> None:
         for row in rows:
             row["id"] = prompt_id(row["prompt"])
     held = {question_id(row) for row in evaluation}
-    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: question_id(row) not in held)
+    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: not questions(row) & held)
     calibration, counts["calibration_duplicates"] = unique_rows(calibration)
     shots, calibration = take_shots(calibration, params)
 
@@ -43,16 +43,16 @@ def main() -> None:
     )
 
     held |= {question_id(row) for row in calibration}
-    regret, counts["regret_held_out"] = keep(regret, lambda row: question_id(row) not in held)
+    regret, counts["regret_held_out"] = keep(regret, lambda row: not questions(row) & held)
     held |= {question_id(row) for row in regret}
-    sft, counts["sft_held_out"] = keep(sft, lambda row: question_id(row) not in held)
-    preferences, counts["preferences_held_out"] = keep(preferences, lambda row: question_id(row) not in held)
+    sft, counts["sft_held_out"] = keep(sft, lambda row: not questions(row) & held)
+    preferences, counts["preferences_held_out"] = keep(preferences, lambda row: not questions(row) & held)
 
     if not own_calibration:
         calibration, sft = take_share(sft, "calibration", params.calibration_share)
         calibration, _ = unique_rows([{**row, "reference": row["completion"]} for row in calibration])
         taken = {question_id(row) for row in calibration}
-        preferences, counts["preferences_in_calibration"] = keep(preferences, lambda row: question_id(row) not in taken)
+        preferences, counts["preferences_in_calibration"] = keep(preferences, lambda row: not questions(row) & taken)
     known: list[dict] = []
     if not own_regret:
         regret_sft, sft = take_share(sft, "regret", params.regret_share)

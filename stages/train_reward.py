@@ -25,7 +25,7 @@ from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.reliability import brier, expected_calibration_error
 from anchora.sharded import gathered, layers_to_cut
-from anchora.splits import split_share
+from anchora.splits import question_id, split_share
 from anchora.stage import log_params, run_stage, say
 from anchora.trainer import WholeUpdates, train, trainer_settings
 from anchora.verifiers import encode_pair, load_verifier, pad_inputs, pair_limit, score_pairs
@@ -93,10 +93,10 @@ def main() -> None:
 def pairs_of(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> tuple[list[dict], list[dict]]:
     """The pairs that this member is trained on, its own share where it is one of the ensemble, and those that measure it."""
     rows = read_jsonl(f"data/prepared/{args.data}.jsonl")
-    held_out = [row for row in rows if split_share(row["id"], "held out") < params.heldout_share]
-    training = [row for row in rows if split_share(row["id"], "held out") >= params.heldout_share]
+    held_out = [row for row in rows if split_share(question_id(row), "held out") < params.heldout_share]
+    training = [row for row in rows if split_share(question_id(row), "held out") >= params.heldout_share]
     if args.data == "preferences":
-        training = [row for row in training if split_share(row["id"], f"member {seed}") < params.member_share]
+        training = [row for row in training if split_share(question_id(row), f"member {seed}") < params.member_share]
     if not held_out or not training:
         raise UserError(
             f"data/prepared/{args.data}.jsonl: {len(rows)} pairs leave {len(training)} to train member {args.member} on and "

@@ -49,6 +49,28 @@ def left_out() -> dict[str, int]:
     return read_json("metrics/data.json")["data"]["left_out"]
 
 
+def test_a_question_is_known_by_other_line_ends_spaces_and_accents(project):
+    """Copies of held-out questions as other programs save them, one in the midst of a conversation: none is trained on."""
+    held = ["Ren\u00e9 has 3\napples.\nHow many?", "Which  one?", "Second turn?"]
+    copies = ["Rene\u0301 has 3\r\napples.\r\nHow many?\r\n", "Which one?"]
+    write("gsm8k.jsonl", [{"question": text, "answer": "#### 3"} for text in held])
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": held[2]}]
+    rows = [{"prompt": text, "completion": "3"} for text in copies]
+    rows += [{"messages": [*talk, {"role": "assistant", "content": "3"}]}]
+    rows += [{"messages": [{"role": "user", "content": held[2]}, talk[1], talk[0], talk[1]]}]
+    write("sft.json", [*sft_rows(100), *rows])
+    prepare_data.main()
+    assert left_out()["sft_held_out"] == 4
+
+
+@pytest.mark.parametrize("answer", ["#### A12", "#### none", "12", "#### 1. Peel\n3 onions"])
+def test_a_reference_whose_answer_cannot_be_read_is_refused(project, answer):
+    """Every response to it would count as wrong."""
+    write("gsm8k.jsonl", [{"question": "How many?", "answer": answer}])
+    with pytest.raises(UserError, match=r"gsm8k.jsonl:1: field 'answer': expected a number after ####"):
+        prepare_data.main()
+
+
 def test_no_evaluation_problem_is_an_example_in_the_prompts(project):
     """The first two calibration problems are in the evaluation: the examples are the two after them, and one is left."""
     problems = [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in (0, 1, 20, 21, 22)]

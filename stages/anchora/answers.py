@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation, localcontext
 
+SEPARATOR = re.compile(r"\{,\}|\\[,!]|,\\!")  # of thousands, as TeX writes it
+EQUATION = re.compile(r"(?:[\s\d.,$*+/^()x\u00d7\u00f7\u2212-]*=)+")
 MARK = re.compile(r"####|\\boxed\{|the answer is:?", re.IGNORECASE)
 NUMBER = re.compile(
-    r"""(?<![\w.])                        # not inside a word or a longer number
+    r"""(?<![^\W_])(?<![^\W_]_)(?<!\d\.)  # not inside a word or a longer number
     (?P<sign>[-\u2212][ ]?)?\$?[ ]?
     (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?
-    (?P<fraction>\.\d+)?
+    (?P<fraction>(?<!\.)\.\d+)?         # no last dot of several
     (?P<exponent>[eE][+-]?\d{1,3}(?![\w.]*\d))?
     (?:\s?/\s?(?P<divisor>\d+(?:\.\d+)?)(?![\d/]))?
     """,
@@ -22,11 +24,11 @@ NUMBER = re.compile(
 def last_number(text: str) -> Decimal | None:
     """The last number in ``text``, or None where it has none.
 
-    Reads thousands separators, currency and percent signs, exponents, simple fractions and both
+    Reads thousands separators, TeX's too, currency and percent signs, exponents, simple fractions and both
     minus signs. A minus counts as a sign where it does not stand between two numbers and is no dash or
     bullet: one with a space behind it must begin the text, or follow one of ``= ( [ : #``.
     """
-    found = None
+    found, text = None, SEPARATOR.sub(",", text)
     for match in NUMBER.finditer(text):
         if match["digits"] or match["fraction"]:
             value = _value(match, text)
@@ -37,12 +39,15 @@ def last_number(text: str) -> Decimal | None:
 def anchored_number(text: str) -> Decimal | None:
     """The number that ``text`` marks as its answer: the first one after its last mark, or None without a mark.
 
-    Marks are ``####`` (GSM8K), "the answer is" and ``\\boxed{`` (MATH).
+    Where a calculation follows the mark (``5 * 4 = 20``) it is what that comes to. Marks are ``####`` (GSM8K),
+    "the answer is" and ``\\boxed{`` (MATH).
     """
     marks = list(MARK.finditer(text))
     if not marks:
         return None
-    rest = text[marks[-1].end() :]
+    rest = SEPARATOR.sub(",", text[marks[-1].end() :])
+    calculation = EQUATION.match(rest)
+    rest = rest[calculation.end() :] if calculation else rest
     found = next((match for match in NUMBER.finditer(rest) if match["digits"] or match["fraction"]), None)
     return None if found is None else last_number(rest[: found.end()])
 

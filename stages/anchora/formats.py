@@ -20,6 +20,7 @@ import pandas as pd
 
 from anchora.files import UserError
 from anchora.prompts import Messages
+from anchora.references import known_answer
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -312,8 +313,9 @@ def gsm8k_row(row: dict, source: str) -> dict:
     """GSM8K's own format: ``question`` and ``answer``, which ends with ``#### number``."""
     prompt = [{"role": "user", "content": _text(row, "question", source)}]
     reference = _text(row, "answer", source)
-    if not re.search(r"####[^\n]*\d[^\n]*\s*\Z", reference):
-        raise UserError(f"{source}: field 'answer': expected a number after ####, in the last line")
+    if "####" not in reference or known_answer(reference) is None:
+        last = reference.strip().splitlines()[-1]
+        raise UserError(f"{source}: field 'answer': expected a number after ####, in the last line; found {last[-60:]!r}")
     return {"prompt": prompt, "reference": reference, "source": source}
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 
 from anchora.prompts import Messages
 
 
 def prompt_id(prompt: Messages) -> str:
-    """16 hex digits from the roles and texts of a prompt, white space at the ends of a text aside."""
-    texts = [[message["role"], message["content"].strip()] for message in prompt]
+    """16 hex digits from the roles and texts of a prompt, whatever their white space, line ends and composed characters (NFC)."""
+    texts = [[message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())] for message in prompt]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def question_id(row: dict) -> str:
     """The id of a row's prompt without its system messages: a question stays the same one whatever is said before it."""
     return prompt_id([message for message in row["prompt"] if message["role"] != "system"])
+
+
+def questions(row: dict) -> set[str]:
+    """The ``question_id`` of a row, and those that its user's turns would have alone: a conversation asks each of them."""
+    return {question_id(row), *(prompt_id([message]) for message in row["prompt"] if message["role"] == "user")}
 
 
 def split_share(key: str, purpose: str) -> float:
