@@ -34,10 +34,13 @@ class Judge(BaseHTTPRequestHandler):
         if trouble == "garbage":
             return self.send(200, "<html>gateway</html>")
         text = server.reply(body["messages"])
+        message = {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        if isinstance(trouble, dict):
+            message, usage = trouble["message"], trouble["usage"]
         self.send(200, {
             "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": usage,
         })  # fmt: skip
 
     def send(self, status, body, headers=()):
@@ -106,6 +109,48 @@ def test_what_fails_for_good_gets_one_line_and_keeps_the_rest(server, trouble, t
     assert len(judge_api.ask_all([question(0), question(1)], params)) == 2
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(kept) == 2 and not any(CANARY in path.read_text() for path in kept)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_is_refused_counts_as_malformed_and_stops_nothing(server, status, tmp_path, capfd):
+    """A conversation that is too long for the judge would else keep the evaluation from ever ending."""
+    server.trouble = [status]
+    params = settings(server, judge_parallel_requests=1)
+    refused, other = judge_api.ask_all([question(0), question(1)], params)
+    assert (refused.text, other.text) == ("", "fine\n[[A]]")
+    assert "refused 1 of 2 questions" in "".join(capfd.readouterr())
+    assert judge_api.ask_all([question(0)], params)[0].text == "fine\n[[A]]"  # it was not kept
+
+
+def test_a_judge_that_refuses_everything_is_set_up_wrongly(server):
+    server.trouble = [400, 400]
+    with pytest.raises(UserError, match="a-judge at http"):
+        judge_api.ask_all([question(0), question(1)], settings(server))
+
+
+def test_replies_of_servers_that_only_look_compatible(server):
+    """Counts that are null or missing, and a text in parts, as some gateways send them; what is empty is not kept."""
+    parts = [{"type": "reasoning"}, {"type": "text", "text": "so\n[[B]]"}]
+    server.trouble = [
+        {"message": {"role": "assistant", "content": parts}, "usage": {"prompt_tokens": None, "completion_tokens": 7}},
+        {"message": {"role": "assistant", "content": None}, "usage": None},
+    ]
+    params = settings(server, judge_parallel_requests=1)
+    first, second = judge_api.ask_all([question(0), question(1)], params)
+    assert (first.text, first.prompt_tokens, first.completion_tokens) == ("so\n[[B]]", 0, 7)
+    assert (second.text, second.prompt_tokens) == ("", 0)
+    assert judge_api.ask_all([question(1)], params)[0].text == "fine\n[[A]]"
+    server.trouble = [{"message": None, "usage": None}]
+    with pytest.raises(UserError, match="no chat completion"):
+        judge_api.ask_all([question(2)], params)
+
+
+def test_what_is_under_way_is_kept_when_another_question_fails(server, tmp_path):
+    server.trouble = [401, *[None] * 3]
+    server.reply = lambda messages: time.sleep(0.3) or "fine\n[[A]]"
+    with pytest.raises(UserError, match="verdicts so far are kept"):
+        judge_api.ask_all([question(number) for number in range(4)], settings(server, judge_parallel_requests=4))
+    assert len(list((tmp_path / judge_api.CACHE).glob("*.json"))) == len(server.asked) - 1
 
 
 def test_requests_keep_their_pace(server):

@@ -24,6 +24,7 @@ from parameters.judge import JudgeParams
 
 KEY = "ANCHORA_JUDGE_API_KEY"
 CACHE = ".judge_cache"
+REFUSALS = (400, 413, 422)  # HTTP: of this one question, too long for the judge or against its rules
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     """The judge's reply to each question, from the cache where it was asked before.
 
     The client repeats what fails for a moment (429, 5xx, time-outs, broken connections) with growing
-    pauses, ``judge_retries`` times. Raises UserError when that was not enough; what was answered stays.
+    pauses, ``judge_retries`` times. Raises UserError when that was not enough; what was answered stays, and
+    so does what was under way. A question that the judge refuses gets an empty reply, unless all are
+    refused. Empty replies are not kept.
     """
-    from openai import OpenAI, OpenAIError
+    from openai import APIStatusError, OpenAI, OpenAIError
 
     client = OpenAI(
         base_url=params.judge_base_url or None,
@@ -52,23 +55,32 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     pace, folder = Pace(60.0 / params.judge_requests_per_minute), lasting_folder(CACHE)
     files = [folder / f"{question_hash(question, params)}.json" for question in questions]
     missing: dict[Path, Any] = {file: question for file, question in zip(files, questions, strict=True) if not file.is_file()}
+    refused: list[APIStatusError] = []
 
-    def ask(file: Path) -> None:
+    def ask(file: Path) -> Reply:
         pace.wait()
-        answer = client.chat.completions.create(model=params.judge_model, messages=missing[file], temperature=0.0)
-        if not getattr(answer, "choices", None):  # the client hands on what is no JSON as text
-            raise ValueError(f"no chat completion but {str(answer)[:80]!r}")
-        text, usage = answer.choices[0].message.content or "", answer.usage
-        reply = Reply(text, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
-        with new_file(file, every_process=True) as partial:
-            partial.write_text(json.dumps(asdict(reply)), encoding="utf-8")
+        try:
+            answer = client.chat.completions.create(model=params.judge_model, messages=missing[file], temperature=0.0)
+        except APIStatusError as error:
+            if error.status_code not in REFUSALS:
+                raise
+            refused.append(error)
+            return Reply("", 0, 0)
+        reply = read_reply(answer)
+        if reply.text.strip():
+            with new_file(file, every_process=True) as partial:
+                partial.write_text(json.dumps(asdict(reply)), encoding="utf-8")
+        return reply
 
     say(f"judge {params.judge_model}: {len(missing)} questions to ask, {len(set(files)) - len(missing)} from {CACHE}")
     pool = ThreadPoolExecutor(params.judge_parallel_requests)
     try:
-        for each in [pool.submit(ask, file) for file in missing]:
-            each.result()
+        asked = {file: pool.submit(ask, file) for file in missing}
+        replies = {file: question.result() for file, question in asked.items()}
+        if refused and len(refused) == len(missing):
+            raise refused[0]
     except (OpenAIError, ValueError) as error:
+        pool.shutdown(wait=True, cancel_futures=True)
         where = params.judge_base_url or "the default endpoint"
         raise UserError(
             f"judge_model {params.judge_model} at {where}: {type(error).__name__}: {str(error)[:200]}; the verdicts so far are "
@@ -76,7 +88,22 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
         ) from None
     finally:  # what waits is not asked when a stage is stopped: every question costs
         pool.shutdown(wait=False, cancel_futures=True)
-    return [Reply(**read_json(file)) for file in files]
+    if refused:
+        say(f"judge {params.judge_model} refused {len(refused)} of {len(missing)} questions: {str(refused[0])[:200]}")
+    return [replies[file] if file in replies else Reply(**read_json(file)) for file in files]
+
+
+def read_reply(answer: Any) -> Reply:
+    """The text and the cost of a chat completion. Raises ValueError where it is none, as of servers that only look compatible."""
+    choices = getattr(answer, "choices", None)  # the client hands on what is no JSON as text
+    message = getattr(choices[0], "message", None) if choices else None
+    if message is None:
+        raise ValueError(f"no chat completion but {str(answer)[:80]!r}")
+    text = message.content or ""
+    if not isinstance(text, str):  # parts, of which some have text
+        text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
+    tokens = [getattr(answer.usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
+    return Reply(text, *tokens)
 
 
 def question_hash(question: Messages, params: JudgeParams) -> str:
