@@ -150,6 +150,7 @@ def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
         wrong = ~answers.correct
         area, excess = aurc(answers.uncertainty, wrong)
         metrics |= {
+            f"{prefix}ece": expected_calibration_error(answers.probability, answers.correct) if answers.has_probability() else None,
             f"{prefix}brier": brier(answers.probability, answers.correct) if answers.has_probability() else None,
             **{f"{prefix}auroc_{name}": auroc(wrong, values) for name, values in answers.signals.items()},
             f"{prefix}aurc": area,
@@ -158,11 +159,6 @@ def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
     sides = [(~answers.correct, answers.uncertainty) for answers in (policy, baseline)]
     metrics |= compared("auroc", auroc, sides, seed)
     metrics |= compared("coverage_at_5_risk", lambda wrong, uncertainty: coverage_at_risk(uncertainty, wrong, 0.05), sides, seed)
-    if policy.has_probability() and baseline.has_probability():
-        sides = [(answers.probability, answers.correct) for answers in (policy, baseline)]
-        metrics |= compared("ece", expected_calibration_error, sides, seed)
-    else:
-        metrics |= {"ece": None, "baseline_ece": None}
     return rounded(metrics)
 
 

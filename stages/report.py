@@ -19,7 +19,7 @@ from anchora.files import new_file, read_json, read_jsonl
 from anchora.model_card import model_card
 from anchora.params import read_params
 from anchora.stage import log_params, run_stage, say
-from anchora.tables import HEADER, comparison_rows, headline, shows_difference, summary_table
+from anchora.tables import HEADER, comparison_rows, headline, summary_table
 from parameters.rounds import RoundsParams
 
 PAGE = Path("stages/page")
@@ -45,7 +45,7 @@ def main() -> None:
         "headline": escape(sentence.rstrip(".") + "."),
         "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
         "cards": cards(evaluation),
-        "comparison": html_table((*HEADER, "shown?"), with_verdict(comparison_rows(evaluation))),
+        "comparison": html_table((*HEADER, "shown?"), comparison(evaluation)),
         "rounds": html_table(*round_table(rounds, evaluation["rounds"])),
         "selective": escape(selective(evaluation["selective"])),
         "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
@@ -166,9 +166,9 @@ def cards(evaluation: dict) -> str:
     )
 
 
-def with_verdict(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The rows of the comparison, each with whether its interval shows a difference."""
-    return [(*row, "yes" if shows_difference(row) else "no") for row in rows]
+def comparison(evaluation: dict) -> list[tuple[str, ...]]:
+    """The rows of the comparison, each with whether a difference is shown."""
+    return [(*row.cells, "yes" if row.shown else "no") for row in comparison_rows(evaluation)]
 
 
 def selective(figures: dict) -> str:

@@ -21,6 +21,12 @@ from anchora.reliability import (
     with_known_answers,
 )
 from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, wilson, win_rate
+from anchora.tables import comparison_rows, headline
+
+GSM8K = (
+    "difference difference_low difference_high exact_match baseline_exact_match p_value "
+    "sampled_difference_low sampled_difference_high sampled_accuracy baseline_sampled_accuracy"
+).split()
 
 
 def test_wilson_agrees_with_scipy():
@@ -38,6 +44,7 @@ def test_bootstrap_covers_the_mean_and_takes_equal_values():
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
     assert bootstrap_mean(np.ones(5), 0) == (1.0, 1.0)
+    assert bootstrap_mean(np.array([0.3, 0.1 + 0.2, 0.3, 0.3]), 0) == pytest.approx((0.3, 0.3))  # unequal in the last bit alone
 
 
 def test_a_paired_difference_is_drawn_together():
@@ -56,6 +63,18 @@ def test_calibration_error_by_hand():
     probability, happened = np.array([0.25, 0.25, 0.75, 0.75]), np.array([1, 0, 1, 1])
     assert expected_calibration_error(probability, happened) == pytest.approx(0.25)
     assert brier(probability, happened) == pytest.approx((0.5625 + 0.0625 + 0.0625 + 0.0625) / 4)
+
+
+def test_calibration_error_has_the_bins_that_are_drawn():
+    """0.95 and 1 share the last bin: one of two right where 0.975 are expected."""
+    assert expected_calibration_error(np.array([0.95, 1.0]), np.array([1, 0])) == pytest.approx(0.475, abs=1e-6)
+    generator = np.random.default_rng(0)
+    probability = generator.uniform(size=500).round(1)
+    happened = generator.uniform(size=500) < probability
+    share, count = reliability_bins(probability, happened)
+    sums = np.bincount(np.minimum((probability * 10).astype(int), 9), weights=probability, minlength=10)
+    by_hand = np.nansum(np.abs(share * count - sums)) / 500
+    assert expected_calibration_error(probability, happened) == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_reliability_bins_by_hand():
@@ -80,6 +99,39 @@ def test_equal_uncertainty_gets_no_credit_from_the_order():
     wrong = np.array([0, 1, 0, 1])
     assert risk_coverage(np.zeros(4), wrong) == pytest.approx([0.5] * 4)
     assert coverage_at_risk(np.zeros(4), wrong, 0.3) == 0
+
+
+def test_no_group_of_equal_uncertainty_is_cut():
+    """Ten right answers, then twenty equal ones of which one is wrong: all thirty, 1/30 wrong, or the ten, never some of the twenty.
+
+    A risk of exactly one in twenty is within 0.05.
+    """
+    uncertainty, wrong = np.repeat([0.1, 0.2], [10, 20]), np.arange(30) == 29
+    assert coverage_at_risk(uncertainty, wrong, 0.05) == 1
+    assert coverage_at_risk(uncertainty, wrong, 0.02) == pytest.approx(1 / 3)
+    assert abstention_threshold(uncertainty, ~wrong, 0.02) == 0.1
+    assert coverage_at_risk(np.zeros(20), np.arange(20) == 0, 0.05) == 1
+
+
+@pytest.mark.parametrize(("right", "wrong", "low", "shown"), [(3, 0, 0.001, False), (6, 0, 0.003, True), (12, 4, -0.001, False)])
+def test_a_better_exact_match_wants_the_interval_and_the_exact_test(right, wrong, low, shown):
+    """McNemar's exact p: of three changes 2 / 8, of six 2 / 64, of sixteen with four against 0.077."""
+    difference = (right - wrong) / 600
+    gsm8k = {
+        "difference": difference, "difference_low": low, "difference_high": 0.02, "newly_right": right, "newly_wrong": wrong,
+        "p_value": mcnemar_p(right, wrong),
+    }  # fmt: skip
+    assert headline(gsm8k).startswith("UGRR is better" if shown else "No difference")
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(0.501, 0.52, True), (0.4999, 0.6, False), (0.40004, 0.49996, True)])
+def test_a_win_rate_is_told_from_one_half_before_it_is_rounded(low, high, shown):
+    evaluation = {
+        "gsm8k": dict.fromkeys(GSM8K, 0.0), "calibration": dict.fromkeys(("ece", "auroc", "coverage_at_5_risk")), "drift": {},
+        "alpaca_eval": {"win_rate": (low + high) / 2, "win_rate_low": low, "win_rate_high": high},
+    }  # fmt: skip
+    row = comparison_rows(evaluation)[2]
+    assert (row.cells[0], row.shown) == ("win rate, AlpacaEval", shown)
 
 
 def test_correctness_falls_with_uncertainty():
@@ -151,3 +203,23 @@ def test_win_rates_by_round_by_hand(monkeypatch):
     assert asked[3:5] == [(prompts[0], "x"), (prompts[1], "y")]
     assert [round["win_rate"] for round in found] == pytest.approx([1 / 2, 2 / 3], abs=1e-5)
     assert [round["ensemble_win_rate"] for round in found] == pytest.approx([2 / 3, 1 / 2], abs=1e-5)
+
+
+def test_second_answers_are_scored_behind_the_same_first_ones(monkeypatch):
+    """Equal second answers tie, and the better one wins, though a score is far higher behind one policy's first answer.
+
+    The score here: the length of the whole conversation's first answer, times ten, plus that of the answer that is scored.
+    Row 0: first answers win for the policy (3 to 1 letters), second ones are equal: wins (1 + 1/2) / 2. Row 1: first
+    answers lose, the second one is longer by a letter: 1/2.
+    """
+
+    def score(sources, pairs, params):
+        firsts = [sum(len(message["content"]) for message in prompt if message["role"] == "assistant") for prompt, _ in pairs]
+        return np.array([[10 * first + len(text) for first, (_, text) in zip(firsts, pairs, strict=True)]] * len(sources), dtype=float)
+
+    monkeypatch.setattr(judging, "score_ensemble", score)
+    rows = [{"turns": ["q", "r"]}] * 2
+    policy, baseline = [["aaa", "xx"], ["a", "xxx"]], [["a", "xx"], ["aaa", "xx"]]
+    figures = judging.own_judge({}, [{}], np.ones(1), rows, policy, baseline, SimpleNamespace(seed=0))
+    assert figures["win_rate"] == pytest.approx((0.75 + 0.5) / 2)
+    assert figures["reward"] == pytest.approx(np.mean([3, 10 * (3 + 1) / 2 + 2, 1, 10 * (3 + 1) / 2 + 3]))

@@ -1,7 +1,8 @@
 """What a judge makes of two policies' answers: the pipeline's own, kept out of training, or one behind an API.
 
 ``rows`` hold ``turns``, one or more that the user takes; ``policy`` and ``baseline`` the answers to each of
-them. An answer is judged behind the same policy's own earlier answers.
+them. A judge that reads is shown both conversations whole; one that scores compares later answers behind the
+same earlier ones, for its scores of different prompts are no comparison.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def own_judge(
     if not rows:
         return {}
     turns = [len(answers) for answers in policy]
-    scores = _scores([judge, *ensemble], rows * 2, policy + baseline, params)
+    scores = _scores([judge, *ensemble], rows, policy, baseline, params)
     (ours, *members), (theirs, *baseline_members) = np.split(scores, 2, axis=1)
     liked = (np.subtract(members, baseline_members) / deviation[:, None]).mean(0)
     wins, ensemble_wins = _by_row(win_rate(ours, theirs), turns), _by_row(win_rate(liked, 0.0), turns)
@@ -126,12 +127,23 @@ def _grades(replies: list[Reply], start: int, answers: list[list[str]]) -> tuple
     return found, start, malformed
 
 
-def _scores(sources: list[dict[str, str]], rows: list[dict], answers: list[list[str]], params: EvaluateParams) -> np.ndarray:
-    """Each source's score of every turn of every row, (sources, turns)."""
-    pairs = []
-    for row, turns in zip(rows, answers, strict=True):
-        pairs += [(conversation(row["turns"], turns[:turn]), text) for turn, text in enumerate(turns)]
-    return score_ensemble(sources, pairs, params)
+def _scores(
+    sources: list[dict[str, str]], rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams
+) -> np.ndarray:
+    """Each source's score of every turn of every row, the policy's before the baseline's: (sources, 2 turns).
+
+    A later answer's is the mean of that behind the policy's earlier answers and that behind the baseline's.
+    """
+    pairs, turn_of_pair, turns_so_far = [], [], 0
+    for answers, others in ((policy, baseline), (baseline, policy)):
+        for row, mine, theirs in zip(rows, answers, others, strict=True):
+            for turn, text in enumerate(mine):
+                histories = (mine, theirs) if turn else (mine,)
+                pairs += [(conversation(row["turns"], history[:turn]), text) for history in histories]
+                turn_of_pair += [turns_so_far] * len(histories)
+                turns_so_far += 1
+    scores = score_ensemble(sources, pairs, params)
+    return np.array([np.bincount(turn_of_pair, weights=row) for row in scores]) / np.bincount(turn_of_pair)
 
 
 def _by_row(values: np.ndarray, turns: list[int]) -> np.ndarray:

@@ -10,7 +10,7 @@ def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
 
     ``base_model`` is its pin, which says whether the hub knows it.
     """
-    rows = [HEADER, ("---",) * len(HEADER), *comparison_rows(evaluation)]
+    rows = [HEADER, ("---",) * len(HEADER), *(row.cells for row in comparison_rows(evaluation))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     selective = evaluation["selective"]
     threshold = "none" if selective["threshold"] is None else f"{selective['threshold']:.2f}"

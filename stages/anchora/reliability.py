@@ -12,12 +12,18 @@ FEWEST_KNOWN = 20  # calibration answers known to be right or wrong that a curve
 
 
 def expected_calibration_error(probability: np.ndarray, happened: np.ndarray) -> float:
-    """ECE with ``RELIABILITY_BINS`` bins of equal width of the probability that something happens."""
+    """ECE with ``RELIABILITY_BINS`` bins of equal width of the probability that something happens.
+
+    It is above 0 by chance alone, the more so the fewer there are in a bin and the less sure they are: two such
+    errors tell little of which probability keeps its word better.
+    """
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
 
-    sides = torch.as_tensor(np.asarray(probability, dtype=np.float32)), torch.as_tensor(np.asarray(happened, dtype=int))
-    return float(binary_calibration_error(*sides, n_bins=RELIABILITY_BINS))
+    probability = np.asarray(probability, dtype=np.float32)
+    probability = np.minimum(probability, np.nextafter(np.float32(1), np.float32(0)))  # else 1 gets a bin of its own
+    happened = torch.as_tensor(np.asarray(happened, dtype=int))
+    return float(binary_calibration_error(torch.as_tensor(probability), happened, n_bins=RELIABILITY_BINS))
 
 
 def reliability_bins(probability: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,9 +63,16 @@ def aurc(uncertainty: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
 
 
 def coverage_at_risk(uncertainty: np.ndarray, wrong: np.ndarray, risk: float) -> float:
-    """The largest share of responses, most certain first, whose error rate is at most ``risk``."""
-    within = np.flatnonzero(risk_coverage(uncertainty, wrong) <= risk)
-    return float((within[-1] + 1) / len(wrong)) if len(within) else 0.0
+    """The largest share of responses, most certain first and equal ones together, whose error rate is at most ``risk``."""
+    return _most_within(uncertainty, wrong, risk) / len(wrong)
+
+
+def _most_within(uncertainty: ArrayLike, wrong: ArrayLike, risk: float) -> int:
+    order = np.argsort(uncertainty, kind="stable")
+    risks = np.cumsum(np.asarray(wrong, dtype=int)[order]) / np.arange(1, len(order) + 1)
+    ends_group = np.append(np.diff(np.asarray(uncertainty, dtype=float)[order]) > 0, True)
+    within = np.flatnonzero(ends_group & (risks <= risk))
+    return int(within[-1]) + 1 if len(within) else 0
 
 
 def with_known_answers(uncertainty: Sequence[float] | np.ndarray, correct: Sequence[bool | None]) -> tuple[list[float], list[bool]]:
@@ -74,11 +87,8 @@ def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk
 
     Responses of equal uncertainty are answered together or not at all.
     """
-    uncertainty, wrong = np.asarray(uncertainty, dtype=float), ~np.asarray(correct, dtype=bool)
-    for threshold in np.unique(uncertainty)[::-1]:
-        if wrong[uncertainty <= threshold].mean() <= target_risk:
-            return float(threshold)
-    return None
+    most = _most_within(uncertainty, ~np.asarray(correct, dtype=bool), target_risk)
+    return float(np.sort(np.asarray(uncertainty, dtype=float))[most - 1]) if most else None
 
 
 def is_answered(uncertainty: ArrayLike, threshold: float | None, known_answers: int) -> np.ndarray:
