@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,12 +165,29 @@ def test_a_real_pretrained_encoder_takes_a_training_step():
     assert after[0] - after[1] > before[0] - before[1]
 
 
+def asked(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"How many are {number} eggs?"}]
+
+
+def test_a_question_is_held_out_behind_any_system_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "prepared").mkdir(parents=True)
+    brief = [{"role": "system", "content": "Be brief."}]
+    rows = [{"number": number, "prompt": before + asked(number)} for number in range(60) for before in ([], brief)]
+    write_jsonl("data/prepared/preferences.jsonl", rows)
+    args = SimpleNamespace(data="preferences", member="0")
+    training, held_out = train_reward.pairs_of(args, 0, SimpleNamespace(heldout_share=0.3, member_share=0.5))
+    sides = [[row["number"] for row in side] for side in (training, held_out)]
+    assert not set(sides[0]) & set(sides[1])
+    assert all(side.count(number) == 2 for side in sides for number in side)
+
+
 def test_a_member_that_has_nothing_to_learn_from_is_told_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params = (ROOT / "params.yaml").read_text().replace("member_share: 0.5", "member_share: 0.0")
     (tmp_path / "params.yaml").write_text(params)
     (tmp_path / "data" / "prepared").mkdir(parents=True)
-    write_jsonl("data/prepared/preferences.jsonl", [{"id": f"{number:064x}"} for number in range(40)])
+    write_jsonl("data/prepared/preferences.jsonl", [{"prompt": asked(number)} for number in range(40)])
     monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
     with pytest.raises(UserError, match="leave 0 to train member 0 on .* member_share = 0.0"):
         train_reward.main()
@@ -190,7 +208,7 @@ def test_a_member_is_measured_as_it_will_score(tmp_path, monkeypatch):
     encoder = ROOT / "models" / "base" / "encoder"
     write_json("models/pins/encoder.json", {"path": str(encoder), "sha256": folder_hash(encoder)})
     rows = [
-        {"id": f"{n:064x}", "prompt": PROMPT, "response_a": f"{n} eggs.", "response_b": "No.", "label": 1.0, "source": "x"}
+        {"id": f"{n:064x}", "prompt": asked(n), "response_a": f"{n} eggs.", "response_b": "No.", "label": 1.0, "source": "x"}
         for n in range(20)
     ]
     write_jsonl("data/prepared/preferences.jsonl", rows)
