@@ -16,9 +16,11 @@ import datasets
 from trl import SFTConfig, SFTTrainer
 
 from anchora.checkpoint import Checkpoints
+from anchora.dropout import adds_its_mlp
 from anchora.files import UserError, read_jsonl, write_json
+from anchora.logps import check_head
 from anchora.machine import training_dtype, use_machine
-from anchora.models import add_lora, check_positions, compile_layers, load_causal, save_policy
+from anchora.models import add_lora, check_positions, compile_layers, decoder_layers, load_causal, save_policy
 from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.prompts import encode_prompt, encode_response
@@ -73,6 +75,8 @@ def load_trainable(source: dict[str, str], params: SftParams) -> tuple:
     """The base model, with fresh LoRA adapters if asked for, and its tokenizer."""
     model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
     check_positions(model, params.max_length, source)
+    check_head(model, tokenizer.pad_token_id)
+    adds_its_mlp(model, decoder_layers(model)[-1])  # what scoring could not serve is told before hours of training, not after
     return add_lora(model, params.lora_rank, params.lora_alpha, params.seed), tokenizer
 
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from conftest import params_as
 from tiny_models import MODELS, PAIRS, SIZES
-from transformers import GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2ForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+)
 
 from anchora import dropout, measure, parallel
 from anchora.dropout import dropout_information, injected_dropout
@@ -109,6 +118,17 @@ def test_mc_dropout_refuses_a_model_without_known_layers():
 
     with pytest.raises(UserError, match="no decoder layers"):
         decoder_layers(Odd())
+
+
+@pytest.mark.parametrize("kind", ["bloom", "gpt_oss"])
+def test_mc_dropout_refuses_feed_forward_blocks_of_another_kind(kind):
+    """BLOOM's adds the residual itself, which a mask would thin out too; gpt-oss's returns its router's scores beside the states."""
+    others = {
+        "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4)),
+        "gpt_oss": lambda: GptOssForCausalLM(GptOssConfig(**SIZES, head_dim=8, num_local_experts=2, num_experts_per_tok=1)),
+    }
+    with pytest.raises(UserError, match="MC dropout cannot serve it"):
+        information(others[kind]().eval())
 
 
 def test_regenerated_responses_disagree_repeatably(policy, monkeypatch, tmp_path):

@@ -4,14 +4,18 @@ import shutil
 
 import pytest
 import torch
+from conftest import params_as
 from peft.tuners.lora import Linear
-from tiny_models import MODELS, PAIRS
+from tiny_models import MODELS, PAIRS, SIZES
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from anchora import logps
 from anchora.files import UserError
 from anchora.logps import Batch, can_share_prompts, check_head, collate, response_logps, row_length, sequence_logps, token_budget_batches
-from anchora.models import add_lora, compile_layers
+from anchora.models import add_lora, compile_layers, load_causal
+from anchora.pins import folder
 from anchora.prompts import encode_prompt, encode_response, token_texts
+from parameters.compute import ComputeParams
 
 
 def test_sequence_logps_are_those_of_the_models_logits(model, monkeypatch):
@@ -104,6 +108,30 @@ def test_the_trained_and_the_sampled_response_start_at_the_same_token(policy):
     chat = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "4 eggs"}]
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat, tokenize=False)
     assert ids.count(tokenizer.bos_token_id) == 1 and ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_prompt_without_tokens_is_refused():
+    """The first token of a response is predicted at the prompt's last one: there would be none."""
+
+    class Bare:
+        eos_token, eos_token_id = "</s>", 2
+
+        def __call__(self, text):
+            return {"input_ids": list(text.encode())}
+
+    assert encode_prompt(Bare(), [{"role": "user", "content": "a"}], "{prompt}") == [97]
+    with pytest.raises(UserError, match="has no token"):
+        encode_prompt(Bare(), [{"role": "user", "content": ""}], "{prompt}")
+
+
+def test_the_eos_token_learns_where_it_pads_too(policy, tmp_path):
+    """It stands between the turns of a conversation; torch gives the row of padding no gradient."""
+    _, tokenizer = policy
+    LlamaForCausalLM(LlamaConfig(**(SIZES | {"vocab_size": len(tokenizer)}), pad_token_id=1)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_causal(folder(tmp_path), params_as(ComputeParams))
+    sequence_logps(model, collate([([5, 1, 6], [7, 1])], 2, "cpu")).sum().backward()
+    assert model.get_input_embeddings().weight.grad[[1, 5]].abs().sum(1).min() > 0
 
 
 def test_token_budget_keeps_every_row_once():

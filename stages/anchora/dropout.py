@@ -26,11 +26,21 @@ CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest 
 
 @torch.no_grad()
 def adds_its_mlp(model, layer) -> bool:
-    """Whether ``layer`` adds the output of its mlp as it is, without a norm or a factor: found by trying, with a shift by 1."""
+    """Whether ``layer`` adds the output of its mlp as it is, without a norm or a factor: found by trying, with a shift by 1.
+
+    Raises UserError for an mlp that is handed more than the states, as BLOOM's is the residual, or returns more, as gpt-oss's
+    returns its router's scores.
+    """
     seen: list[torch.Tensor] = []
     shift = [0.0]
+
+    def shifted(mlp, args, output):
+        if len(args) > 1 or not isinstance(output, torch.Tensor):
+            raise UserError(f"{type(model).__name__}: its feed-forward blocks take or return more than states; MC dropout cannot serve it")
+        return output + shift[0]
+
     handles = [
-        layer.mlp.register_forward_hook(lambda mlp, args, output: output + shift[0]),
+        layer.mlp.register_forward_hook(shifted),
         layer.register_forward_hook(lambda layer, args, output: seen.append(output[0] if isinstance(output, tuple) else output)),
     ]
     ids = torch.arange(2, 10, device=model.device).remainder(model.config.vocab_size)[None]

@@ -82,6 +82,7 @@ def load_causal(source: dict[str, str], params: ComputeParams, dtype: torch.dtyp
     dtype = dtype or (torch.bfloat16 if params.use_bf16 else torch.float32)
     model = load_weights(AutoModelForCausalLM, source, params, dtype=dtype)
     check_vocabulary(model, tokenizer, source)
+    model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
     if params.liger_kernels:
         use_liger(model, source)
     return model, tokenizer

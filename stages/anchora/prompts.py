@@ -16,7 +16,7 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
 
     The tokenizer's own chat template is used when it has one; otherwise ``template``, a text with
     ``{prompt}`` in it, is filled once per user turn, answers and system texts standing as they are.
-    Raises UserError where the chat template does not know such turns.
+    Raises UserError where the chat template does not know such turns, and for a prompt of no tokens.
     """
     if getattr(tokenizer, "chat_template", None):
         chat_template = tokenizer.get_chat_template()
@@ -30,7 +30,7 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
                 f"the model's chat template refuses the turns {roles} of the prompt {messages[-1]['content'][:60]!r}: {error}; take "
                 "such rows out, or a base_model_name whose template knows them"
             ) from None
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return some(list(tokenizer(text, add_special_tokens=False)["input_ids"]), messages)
     parts = []
     for message in messages:
         if message["role"] == "user":
@@ -42,6 +42,13 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
     ids = list(tokenizer("".join(parts))["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text they are given
         ids.pop()
+    return some(ids, messages)
+
+
+def some(ids: list[int], messages: Messages) -> list[int]:
+    """The ``ids``, if there are any: a response's first token is predicted at the prompt's last one."""
+    if not ids:
+        raise UserError(f"the prompt {messages[-1]['content'][:60]!r} has no token; give prompt_template some text of its own")
     return ids
 
 

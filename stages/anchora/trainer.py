@@ -58,7 +58,8 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, order: Wh
 class WholeUpdates(torch.utils.data.Sampler):
     """A new order for every epoch: examples of like length together, and whole updates only.
 
-    What is left over at the end of an epoch, less than one update, is other examples in each.
+    What is left over at the end of an epoch, less than one update, are the shortest of those it drew last: 50 updates' worth,
+    or all examples where they are fewer.
     """
 
     def __init__(self, lengths: list[int], update_size: int, seed: int):

@@ -1,0 +1,56 @@
+"""The drift from a reference, against both models' whole logits."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import PAIRS, SIZES
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from anchora.drift import reverse_kl
+from anchora.files import UserError
+
+TOKENIZER = SimpleNamespace(get_vocab=lambda: {"a": 0}, pad_token_id=0)
+PARAMS = SimpleNamespace(scoring_batch_tokens=64, seed=0)
+
+
+def llama(rows: int = 97, seed: int = 0):
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**(SIZES | {"vocab_size": rows}))).eval()
+
+
+def drift(policy, reference) -> dict:
+    return reverse_kl((policy, TOKENIZER), (reference, TOKENIZER), PAIRS, PARAMS)
+
+
+@pytest.mark.parametrize("rows", [97, 128])
+def test_drift_is_the_kl_over_the_rows_that_both_have(rows):
+    """By hand from the whole logits; a reference with 31 rows of padding more is another width of the same vocabulary."""
+    policy, reference = llama(), llama(rows, seed=1)
+    expected, k3, tokens = [], 0.0, 0
+    for prompt, response in PAIRS:
+        ids, places = torch.tensor([prompt + response]), slice(len(prompt) - 1, len(prompt) + len(response) - 1)
+        with torch.no_grad():
+            p, q = (model(ids).logits[0, places, :97].log_softmax(-1).double() for model in (policy, reference))
+        expected.append((p.exp() * (p - q)).sum().item())
+        ratio = (q - p).gather(1, torch.tensor(response)[:, None])
+        k3, tokens = k3 + (ratio.exp() - 1 - ratio).sum().item(), tokens + len(response)
+    found = drift(policy, reference)
+    assert found["kl_sequence"] == pytest.approx(np.mean(expected), abs=2e-6)
+    assert found["kl_per_token"] == pytest.approx(k3 / tokens, abs=2e-6)
+
+
+@pytest.mark.parametrize("capped", [0, 1])
+def test_a_model_that_caps_its_logits_has_no_drift_but_an_error(capped):
+    sides = [llama(), llama(seed=1)]
+    forward = sides[capped].forward
+
+    def capping(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = 0.01 * torch.tanh(output.logits / 0.01)
+        return output
+
+    sides[capped].forward = capping
+    with pytest.raises(UserError, match="not supported"):
+        drift(*sides)
