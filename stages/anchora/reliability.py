@@ -22,8 +22,8 @@ def expected_calibration_error(probability: np.ndarray, happened: np.ndarray) ->
 
     probability = np.asarray(probability, dtype=np.float32)
     probability = np.minimum(probability, np.nextafter(np.float32(1), np.float32(0)))  # else 1 gets a bin of its own
-    happened = torch.as_tensor(np.asarray(happened, dtype=int))
-    return float(binary_calibration_error(torch.as_tensor(probability), happened, n_bins=RELIABILITY_BINS))
+    sides = torch.as_tensor(probability), torch.as_tensor(np.asarray(happened, dtype=int))
+    return float(binary_calibration_error(*sides, n_bins=RELIABILITY_BINS))
 
 
 def reliability_bins(probability: np.ndarray, happened: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

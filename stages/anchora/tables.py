@@ -77,9 +77,9 @@ def summary_table(evaluation: dict) -> str:
 def _row(title: str, figures: dict, key: str, interval: str) -> Row:
     before, after = figures[f"baseline_{key}"], figures[key]
     low, high = figures.get(f"{interval}_low"), figures.get(f"{interval}_high")
-    known = low is not None and high is not None
-    cells = (title, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", f"{low:+.3f} to {high:+.3f}" if known else "")
-    return Row(cells, known and not low <= 0 <= high)
+    shown = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+    cells = (title, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", shown)
+    return Row(cells, low is not None and high is not None and not low <= 0 <= high)
 
 
 def text_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
