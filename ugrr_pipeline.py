@@ -59,6 +59,9 @@ def main() -> None:
         parser.error("--print belongs to configure --config")
     overlay = read_overlay(Path(args.config)) if args.config else {}
     paths = [os.path.abspath(path) for path in (args.model_path, args.baseline_path) if path]
+    for path in paths:
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(f"{path}: no model folder: it has no config.json")
     os.chdir(ROOT)
     before = read_yaml("params.yaml")
     check(before, overlay, args.config)

@@ -10,6 +10,7 @@ what was left out are in metrics/data.json.
 from __future__ import annotations
 
 from anchora import formats
+from anchora.data_files import read_rows
 from anchora.files import UserError, write_json, write_jsonl
 from anchora.params import read_params
 from anchora.splits import flip_side, prompt_id, question_id, questions, split_share, unique_rows
@@ -20,10 +21,10 @@ from parameters.prepare_data import PrepareDataParams
 def main() -> None:
     params = read_params(PrepareDataParams)
     log_params(params)
-    sft = formats.read_rows(params.sft_data_path, formats.sft_row)
-    preferences = formats.read_rows(params.preference_data_path, formats.preference_row)
-    regret = formats.read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True)
-    calibration = formats.read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True)
+    sft = read_rows(params.sft_data_path, formats.sft_row)
+    preferences = read_rows(params.preference_data_path, formats.preference_row)
+    regret = read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True)
+    calibration = read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True)
     evaluation = read_evaluation(params)
     read, counts = {"sft": len(sft), "preferences": len(preferences)}, dict[str, int]()
     own_calibration, own_regret = bool(calibration), bool(regret)
@@ -110,7 +111,7 @@ def read_evaluation(params: PrepareDataParams) -> list[dict]:
     )
     rows = []
     for name, path, convert in sources:
-        found = formats.read_rows(path, convert, may_be_empty=name != "gsm8k")
+        found = read_rows(path, convert, may_be_empty=name != "gsm8k")
         rows += [{"set": name, "position": position, **row} for position, row in enumerate(found)]
     return rows
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anchora import formats
+from anchora.data_files import read_rows
 from anchora.files import UserError
 
 ROW = {"prompt": "a", "completion": "b"}
@@ -82,14 +83,14 @@ REFUSED = {
 def test_unusual_files_are_read(tmp_path, name):
     file, data, count = ACCEPTED[name]
     (tmp_path / file).write_bytes(data)
-    rows = formats.read_rows(str(tmp_path / file), formats.sft_row)
+    rows = read_rows(str(tmp_path / file), formats.sft_row)
     assert len(rows) == count
     assert all(row["prompt"][-1]["content"] and row["completion"] for row in rows)
 
 
 def refusal(path, convert) -> str:
     with pytest.raises(UserError) as error:
-        formats.read_rows(str(path), convert)
+        read_rows(str(path), convert)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
     return str(error.value)
 
@@ -117,7 +118,7 @@ def test_labels_that_are_none(tmp_path, label):
 @pytest.mark.parametrize(("label", "value"), [("1", 1.0), ("0", 0.0), ('"0.5"', 0.5), ("1e-3", 0.001)])
 def test_labels_as_people_write_them(tmp_path, label, value):
     (tmp_path / JSON).write_text(pair(label))
-    assert formats.read_rows(str(tmp_path / JSON), formats.preference_row)[0]["label"] == value
+    assert read_rows(str(tmp_path / JSON), formats.preference_row)[0]["label"] == value
 
 
 VALUES = st.recursive(
@@ -153,6 +154,6 @@ def test_any_damage_to_a_file_is_read_or_refused_in_one_line(tmp_path, cut, flip
         data[rng.randrange(len(data))] = rng.randrange(256)
     (tmp_path / file).write_bytes(bytes(data))
     try:
-        formats.read_rows(str(tmp_path / file), formats.sft_row)
+        read_rows(str(tmp_path / file), formats.sft_row)
     except UserError as error:
         assert str(tmp_path / file) in str(error) and "\n" not in str(error)

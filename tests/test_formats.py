@@ -7,6 +7,7 @@ import pytest
 from conftest import REAL
 
 from anchora import formats
+from anchora.data_files import read_rows
 from anchora.files import UserError
 from anchora.splits import flip_side, prompt_id, split_share, unique_rows
 
@@ -33,7 +34,7 @@ def write(path, rows) -> str:
     ids=["prompt", "instruction"],
 )
 def test_sft_in_every_file_format(tmp_path, name, row):
-    found = formats.read_rows(write(tmp_path / name, [row, row]), formats.sft_row)
+    found = read_rows(write(tmp_path / name, [row, row]), formats.sft_row)
     assert [(r["prompt"], r["completion"]) for r in found] == [(USER, "4")] * 2
     assert found[1]["source"] == f"{tmp_path / name}:2"
 
@@ -41,31 +42,31 @@ def test_sft_in_every_file_format(tmp_path, name, row):
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
 def test_sft_messages(tmp_path, name):
     messages = [{"role": "system", "content": "Be short."}, *USER, {"role": "assistant", "content": "4"}]
-    (found,) = formats.read_rows(write(tmp_path / name, [{"messages": messages}]), formats.sft_row)
+    (found,) = read_rows(write(tmp_path / name, [{"messages": messages}]), formats.sft_row)
     assert found["prompt"] == messages[:2]
     assert found["completion"] == "4"
 
 
 def test_instruction_with_input(tmp_path):
     row = {"instruction": "Add.", "input": "2 and 2", "output": "4"}
-    (found,) = formats.read_rows(write(tmp_path / "a.json", [row]), formats.sft_row)
+    (found,) = read_rows(write(tmp_path / "a.json", [row]), formats.sft_row)
     assert found["prompt"][0]["content"] == "Add.\n\n2 and 2"
 
 
 def test_an_instruction_follows_on_its_history(tmp_path):
     row = {"system": "Be short.", "history": [["2 + 2?", "4"]], "instruction": "And twice that?", "output": "8"}
-    (found,) = formats.read_rows(write(tmp_path / "a.json", [row]), formats.sft_row)
+    (found,) = read_rows(write(tmp_path / "a.json", [row]), formats.sft_row)
     assert [(message["role"], message["content"]) for message in found["prompt"]] == [
         ("system", "Be short."), ("user", "2 + 2?"), ("assistant", "4"), ("user", "And twice that?"),
     ]  # fmt: skip
     with pytest.raises(UserError, match="field 'history': expected pairs"):
-        formats.read_rows(write(tmp_path / "b.json", [row | {"history": ["2 + 2?"]}]), formats.sft_row)
+        read_rows(write(tmp_path / "b.json", [row | {"history": ["2 + 2?"]}]), formats.sft_row)
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet"])
 def test_preferences_with_labels(tmp_path, name):
     rows = [{"prompt": "2 + 2?", "response_a": "4", "response_b": "5", "label": label} for label in (1, 0, 0.7)]
-    found = formats.read_rows(write(tmp_path / name, rows), formats.preference_row)
+    found = read_rows(write(tmp_path / name, rows), formats.preference_row)
     assert [row["label"] for row in found] == [1.0, 0.0, 0.7]
     assert all(row["sided"] for row in found)
 
@@ -105,6 +106,24 @@ def test_a_system_column_comes_first_in_every_format():
     assert formats.sft_row(own, "a:1")["prompt"] == [system, *USER]
 
 
+def test_a_prompt_that_stands_in_chosen_and_rejected_alone():
+    """TRL's implicit prompts: both begin with the same messages."""
+    ours, theirs = ([*USER, {"role": "assistant", "content": text}] for text in ("4", "5"))
+    row = formats.preference_row({"chosen": ours, "rejected": theirs}, "a:1")
+    assert (row["prompt"], row["response_a"], row["response_b"], row["label"]) == (USER, "4", "5", 1.0)
+    other = [{"role": "user", "content": "3 + 3?"}, theirs[-1]]
+    with pytest.raises(UserError, match="a:1: field 'rejected': expected the prompt's messages"):
+        formats.preference_row({"chosen": ours, "rejected": other}, "a:1")
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"[]", b"[\n]", b"\xef\xbb\xbf", b"\xef\xbb\xbf[ ]\n"])
+def test_a_file_that_may_be_empty_may_be_an_empty_list(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    assert read_rows(str(tmp_path / "a.json"), formats.prompt_row, may_be_empty=True) == []
+    with pytest.raises(UserError, match="a.json"):
+        read_rows(str(tmp_path / "a.json"), formats.prompt_row)
+
+
 SFT, PREFERENCE, PROMPT, GSM8K, MT = (
     formats.sft_row, formats.preference_row, formats.prompt_row, formats.gsm8k_row, formats.mt_bench_row,
 )  # fmt: skip
@@ -120,6 +139,7 @@ PAIR = {"prompt": "2 + 2?", "response_a": "4", "response_b": "5"}
         (SFT, '[{"prompt": "a", ', ["broken JSON", "column"]),
         (SFT, '{"prompt": "a", "completion": "b"}\n{"prompt": \n', ["broken JSON in line 2"]),
         (SFT, b'[{"prompt": "\xff\xfe"}]', ["not UTF-8 at byte"]),
+        (SFT, b'{"prompt": "a", "completion": "\xe9"}\n', ["not UTF-8 at byte 31"]),
         (SFT, [{"prompt": "a"}], ["a.json:1", "'completion'", "missing"]),
         (SFT, [{"question": "a"}], ["a.json:1", "the row has question"]),
         (SFT, [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}], ["a.json:2", "'completion'", "found nothing"]),
@@ -131,7 +151,7 @@ PAIR = {"prompt": "2 + 2?", "response_a": "4", "response_b": "5"}
         (PREFERENCE, [{**PAIR, "label": "A"}], ["a.json:1", "'label'", "'A'"]),
         (PREFERENCE, [PAIR], ["a.json:1", "'label'", "None"]),
         (PREFERENCE, [{"prompt": "a", "chosen": "b"}], ["a.json:1", "'rejected'", "missing"]),
-        (PREFERENCE, [{"chosen": "a", "rejected": "b"}], ["a.json:1", "'prompt'"]),
+        (PREFERENCE, [{"chosen": "a", "rejected": "b"}], ["a.json:1", "'prompt'", "the row has chosen, rejected", "cut in two"]),
         (PROMPT, [{"text": "a"}], ["a.json:1", "'prompt'"]),
         (GSM8K, [{"question": "a", "answer": "four"}], ["a.json:1", "'answer'", "####"]),
         (MT, [{"question_id": 1, "category": "math", "turns": []}], ["a.json:1", "'turns'"]),
@@ -148,7 +168,7 @@ def test_bad_files_get_one_line(tmp_path, convert, content, words):
     elif content is not None:
         path.write_text(json.dumps(content))
     with pytest.raises(UserError) as error:
-        formats.read_rows(str(path), convert)
+        read_rows(str(path), convert)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     for word in words:
@@ -158,7 +178,7 @@ def test_bad_files_get_one_line(tmp_path, convert, content, words):
 def test_unknown_kind_of_file(tmp_path):
     (tmp_path / "a.xml").write_text("<a/>")
     with pytest.raises(UserError, match=r"unknown kind of file '\.xml'"):
-        formats.read_rows(str(tmp_path / "a.xml"), formats.sft_row)
+        read_rows(str(tmp_path / "a.xml"), formats.sft_row)
 
 
 def test_a_prompts_split_depends_on_its_text_alone():
@@ -188,7 +208,7 @@ def test_repeats_are_left_out():
     ],
 )
 def test_real_files_are_read_whole(name, convert, count):
-    rows = formats.read_rows(str(REAL / name), convert)
+    rows = read_rows(str(REAL / name), convert)
     assert len(rows) == count
     assert all(row["prompt"][-1]["role"] == "user" and row["prompt"][-1]["content"] for row in rows)
 

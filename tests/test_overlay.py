@@ -104,6 +104,11 @@ def test_arguments_that_do_not_go_together_change_nothing(tmp_path):
     assert (ROOT / "params.yaml").read_text() == before
 
 
+def test_a_policy_that_is_not_there_is_told_before_the_pipeline_runs():
+    done = pipeline("evaluate", "--model_path", "models/base/policy", "--baseline_path", "nope")
+    assert done.returncode == 1 and "nope: no model folder" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_configure_prints_the_options_of_an_experiment():
     done = pipeline("configure", "--print", "--config", str(ROOT / "presets" / "smoke.yaml"))
     assert done.returncode == 0

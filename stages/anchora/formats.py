@@ -1,172 +1,24 @@
-"""Data files in the formats people have, read by ``datasets`` into rows of one shape.
+"""Rows in the formats people have, made rows of one shape.
 
 A prompt is a list of chat messages that ends with the user's turn, whatever the file called it:
-``[{"role": "user", "content": "..."}]``. Every row keeps its ``source``, ``file:row`` with rows
-counted from 1, so that later errors can point at it.
+``[{"role": "user", "content": "..."}]``.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-import tempfile
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-
-import datasets
-import pandas as pd
 
 from anchora.files import UserError
 from anchora.prompts import Messages
 from anchora.references import known_answer
 
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-HUB_KEYS = {"hub", "revision", "split", "name"}
-
-
-def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: bool = False) -> list[dict]:
-    """Every row of a file through ``convert(row, source)``, which raises UserError for a bad one.
-
-    The file is JSON (a list or one object a line), CSV or Parquet, or a pointer to a data set on the
-    hub: ``{"hub": "openai/gsm8k", "name": "main", "revision": "<40 hex>", "split": "test"}``.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    if Path(path).stat().st_size == 0 or (may_be_empty and not Path(path).read_bytes().strip()):
-        if may_be_empty:
-            return []
-        raise UserError(f"{path}: the file is empty; expected at least one row")
-    suffix = Path(path).suffix.lower()
-    if suffix not in READERS:
-        raise UserError(f"{path}: unknown kind of file {suffix!r}; expected one of {', '.join(READERS)}")
-    datasets.disable_progress_bars()
-    datasets.disable_caching()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it prints a failure before raising it
-    with tempfile.TemporaryDirectory() as cache:
-        table = _load(path, READERS[suffix], cache)
-        if len(table) == 0 and not may_be_empty:
-            raise UserError(f"{path}: no rows; expected at least one")
-        return [convert(row, f"{path}:{number}") for number, row in enumerate(table, start=1)]
-
-
-def _load(path: str, reader: str, cache: str) -> datasets.Dataset:
-    try:
-        pointer = _hub_pointer(path) if reader == "json" else None
-        if pointer:
-            return datasets.load_dataset(pointer["hub"], pointer.get("name"), revision=pointer["revision"], split=pointer["split"])
-        options = {}
-        if reader == "json":
-            _refuse_repeated_keys(path)
-        if reader == "csv":  # holds text: a column of numbers is not to become numbers
-            _refuse_uneven_rows(path)
-            columns = pd.read_csv(path, nrows=0).columns
-            options = {"features": datasets.Features(dict.fromkeys(columns, datasets.Value("string"))), "keep_default_na": False}
-        return datasets.load_dataset(reader, data_files=path, split="train", cache_dir=cache, **options)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path}: {_why_unreadable(path, reader, error)}") from None
-
-
-def _refuse_repeated_keys(path: str) -> None:
-    """Raise UserError where a JSON object gives a key twice: which of the two was meant?"""
-
-    def once(pairs: list[tuple]) -> dict:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{path}: field {key!r} stands twice in one row; keep one of them")
-        return dict(pairs)
-
-    with open(path, encoding="utf-8-sig") as file, suppress(ValueError, RecursionError):  # broken JSON is told of later
-        if file.read(64).lstrip().startswith("["):
-            file.seek(0)
-            json.load(file, object_pairs_hook=once)
-            return
-        file.seek(0)
-        for line in file:
-            if line.strip():
-                json.loads(line, object_pairs_hook=once)
-
-
-def _refuse_uneven_rows(path: str) -> None:
-    """Raise UserError for a CSV file with a column twice, or a row with more fields than the header: they would shift."""
-    csv.field_size_limit(2**31 - 1)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(line.replace("\0", "") for line in file)
-        header = next(rows, [])
-        for column in header:
-            if header.count(column) > 1:
-                raise UserError(f"{path}: column {column!r} stands twice in the header; keep one of them")
-        count = 0
-        for count, row in enumerate(rows, start=1):
-            if row and len(row) != len(header):
-                raise UserError(f"{path}:{count}: {len(row)} fields, but the header has {len(header)}; put quotes around commas in a field")
-        if count == 0:
-            raise UserError(f"{path}: no rows below the header {', '.join(header)}; expected at least one")
-
-
-def _hub_pointer(path: str) -> dict | None:
-    if Path(path).stat().st_size > 2000:
-        return None
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError:
-        return None
-    if not isinstance(value, dict) or "hub" not in value:
-        return None
-    if set(value) - HUB_KEYS or not {"revision", "split"} <= set(value):
-        raise UserError(f"{path}: a pointer to the hub has the keys hub, revision, split and optionally name")
-    if not re.fullmatch(r"[0-9a-f]{40}", str(value["revision"])):
-        raise UserError(f"{path}: revision {value['revision']!r} is no commit of 40 hex digits")
-    return value
-
-
-def _why_unreadable(path: str, reader: str, error: Exception) -> str:
-    """The cause in one line; for JSON with the line and column that a JSON parser stumbles over."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 at byte {error.start}; save the file as UTF-8"
-    if reader == "json":
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as bad:
-            return f"not UTF-8 at byte {bad.start}; save the file as UTF-8"
-        broken = _broken_json(text)
-        if broken:
-            return broken
-        if text.split() in (["[]"], ["[", "]"]):
-            return "no rows; expected at least one"
-    cause = error.__cause__ or error
-    return f"cannot be read as {reader}: {' '.join(str(cause).split())[:300]}"
-
-
-def _broken_json(text: str) -> str | None:
-    """What a JSON parser says of a text that is a list or else one value a line; None if it is well-formed."""
-    if text.lstrip().startswith("["):
-        try:
-            json.loads(text)
-        except ValueError as error:
-            return f"broken JSON: {error}"
-        except RecursionError:
-            return "JSON nested too deeply; expected a list of rows"
-        return None
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            json.loads(line or "null")
-        except ValueError as error:
-            return f"broken JSON in line {number}: {error}"
-        except RecursionError:
-            return f"JSON nested too deeply in line {number}; expected a row"
-    return None
 
 
 def _text(row: dict, field: str, source: str) -> str:
     value = row.get(field)
     if value is None:
-        raise UserError(f"{source}: field {field!r} is missing; the row has {_fields(row)}")
+        raise UserError(f"{source}: field {field!r} is missing")
     if not isinstance(value, str):
         raise UserError(f"{source}: field {field!r}: expected text, found {type(value).__name__} {str(value)[:40]}")
     if not value.strip():
@@ -279,13 +131,14 @@ def preference_row(row: dict, source: str) -> dict:
     """A pair as ``prompt, response_a, response_b, label``: label 1 = A preferred, 0 = B, fractions between.
 
     ``chosen`` and ``rejected`` in their place become A = chosen with label 1; the side is drawn later, by seed. Either may
-    hold the whole conversation, the prompt's messages first. The prompt may also stand as ``conversations``, or as
-    ``instruction`` (+ ``input``, ``history``).
+    hold the whole conversation, the prompt's messages first. The prompt may also stand as ``conversations``, as
+    ``instruction`` (+ ``input``, ``history``), or in such conversations alone.
     """
     field = next((name for name in ("conversations", "prompt", "instruction") if row.get(name) is not None), None)
     if field is None:
-        raise UserError(f"{source}: field 'prompt' is missing; the row has {_fields(row)}")
-    prompt = _instruction(row, source) if field == "instruction" else _prompt(row[field], field, row, source)
+        prompt = _implicit_prompt(row, source)
+    else:
+        prompt = _instruction(row, source) if field == "instruction" else _prompt(row[field], field, row, source)
     if row.get("chosen") is not None or row.get("rejected") is not None:
         a, b = (_response(_last_of(row.get(name), prompt, name, source), name, source) for name in ("chosen", "rejected"))
         return {"prompt": prompt, "response_a": a, "response_b": b, "label": 1.0, "sided": False, "source": source}
@@ -297,6 +150,17 @@ def preference_row(row: dict, source: str) -> dict:
     if isinstance(label, str | bool) or not isinstance(label, int | float) or not 0 <= label <= 1:
         raise UserError(f"{source}: field 'label': expected a number from 0 (B preferred) to 1 (A preferred), found {label!r}")
     return {"prompt": prompt, "response_a": a, "response_b": b, "label": float(label), "sided": True, "source": source}
+
+
+def _implicit_prompt(row: dict, source: str) -> Messages:
+    """The messages of ``chosen`` before its last one."""
+    chosen = row.get("chosen")
+    if not isinstance(chosen, list) or len(chosen) < 2:
+        raise UserError(
+            f"{source}: field 'prompt' is missing; the row has {_fields(row)}. Texts that hold prompt and response in one (HH-RLHF) "
+            "want to be cut in two, or made lists of messages"
+        )
+    return _prompt(chosen[:-1], "chosen", row, source)
 
 
 def prompt_row(row: dict, source: str) -> dict:
