@@ -24,10 +24,10 @@ def drift(policy, reference) -> dict:
     return reverse_kl((policy, TOKENIZER), (reference, TOKENIZER), PAIRS, PARAMS)
 
 
-@pytest.mark.parametrize("rows", [97, 128])
+@pytest.mark.parametrize("rows", [(97, 97), (97, 128), (128, 97)])
 def test_drift_is_the_kl_over_the_rows_that_both_have(rows):
-    """By hand from the whole logits; a reference with 31 rows of padding more is another width of the same vocabulary."""
-    policy, reference = llama(), llama(rows, seed=1)
+    """By hand from the whole logits; 31 rows of padding more, on either side, are another width of the same vocabulary."""
+    policy, reference = llama(rows[0]), llama(rows[1], seed=1)
     expected, k3, tokens = [], 0.0, 0
     for prompt, response in PAIRS:
         ids, places = torch.tensor([prompt + response]), slice(len(prompt) - 1, len(prompt) + len(response) - 1)
