@@ -119,6 +119,8 @@ def test_a_question_that_is_refused_counts_as_malformed_and_stops_nothing(server
     refused, other = judge_api.ask_all([question(0), question(1)], params)
     assert (refused.text, other.text) == ("", "fine\n[[A]]")
     assert "refused 1 of 2 questions" in "".join(capfd.readouterr())
+    server.trouble = [status]  # and again, when everything else is in the cache
+    assert [reply.text for reply in judge_api.ask_all([question(0), question(1)], params)] == ["", "fine\n[[A]]"]
     assert judge_api.ask_all([question(0)], params)[0].text == "fine\n[[A]]"  # it was not kept
 
 

@@ -41,8 +41,8 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
 
     The client repeats what fails for a moment (429, 5xx, time-outs, broken connections) with growing
     pauses, ``judge_retries`` times. Raises UserError when that was not enough; what was answered stays, and
-    so does what was under way. A question that the judge refuses gets an empty reply, unless all are
-    refused. Empty replies are not kept.
+    so does what was under way. A question that the judge refuses gets an empty reply, unless it refuses
+    all of them and has answered none before. Empty replies are not kept.
     """
     from openai import APIStatusError, OpenAI, OpenAIError
 
@@ -77,7 +77,7 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     try:
         asked = {file: pool.submit(ask, file) for file in missing}
         replies = {file: question.result() for file, question in asked.items()}
-        if refused and len(refused) == len(missing):
+        if refused and len(refused) == len(set(files)):
             raise refused[0]
     except (OpenAIError, ValueError) as error:
         pool.shutdown(wait=True, cancel_futures=True)
