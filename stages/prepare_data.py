@@ -53,6 +53,7 @@ def main() -> None:
         calibration, sft = take_share(sft, "calibration", params.calibration_share)
         calibration, _ = unique_rows([{**row, "reference": row["completion"]} for row in calibration])
         taken = {question_id(row) for row in calibration}
+        sft, counts["sft_in_calibration"] = keep(sft, lambda row: not questions(row) & taken)
         preferences, counts["preferences_in_calibration"] = keep(preferences, lambda row: not questions(row) & taken)
     known: list[dict] = []
     if not own_regret:

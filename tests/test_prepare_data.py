@@ -63,6 +63,20 @@ def test_a_question_is_known_by_other_line_ends_spaces_and_accents(project):
     assert left_out()["sft_held_out"] == 4
 
 
+def test_no_conversation_asks_what_calibration_took_from_the_sft_prompts(project):
+    """Every question stands alone and as the first turn of a conversation, of which another hash decides where it goes."""
+    talks = []
+    for i in range(300):
+        turns = (("user", f"Question {i}"), ("assistant", "a"), ("user", f"More {i}"), ("assistant", "b"))
+        talks.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+    write("sft.json", sft_rows(300) + talks)
+    prepare_data.main()
+    taken = {row["prompt"][0]["content"] for row in read_jsonl("data/prepared/calibration.jsonl") if len(row["prompt"]) == 1}
+    trained = {message["content"] for row in read_jsonl("data/prepared/sft.jsonl") for message in row["prompt"]}
+    assert len(taken) > 5 and not taken & trained
+    assert left_out()["sft_in_calibration"] > 5
+
+
 @pytest.mark.parametrize("answer", ["#### A12", "#### none", "12", "#### 1. Peel\n3 onions"])
 def test_a_reference_whose_answer_cannot_be_read_is_refused(project, answer):
     """Every response to it would count as wrong."""
