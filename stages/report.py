@@ -45,7 +45,7 @@ def main() -> None:
         "headline": escape(sentence.rstrip(".") + "."),
         "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
         "cards": cards(evaluation),
-        "comparison": html_table((*HEADER, "shown?"), comparison(evaluation)),
+        "comparison": html_table((*HEADER, "shown?"), comparison_cells(evaluation)),
         "rounds": html_table(*round_table(rounds, evaluation["rounds"])),
         "selective": escape(selective(evaluation["selective"])),
         "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
@@ -166,7 +166,7 @@ def cards(evaluation: dict) -> str:
     )
 
 
-def comparison(evaluation: dict) -> list[tuple[str, ...]]:
+def comparison_cells(evaluation: dict) -> list[tuple[str, ...]]:
     """The rows of the comparison, each with whether a difference is shown."""
     return [(*row.cells, "yes" if row.shown else "no") for row in comparison_rows(evaluation)]
 

@@ -39,6 +39,8 @@ def main() -> None:
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
     source = source_of(pin)
     model, tokenizer = load_trainable(source, params)
+    check_head(model, tokenizer.pad_token_id)  # what scoring could not serve is told before hours of training, not after
+    adds_its_mlp(model, decoder_layers(model)[-1])
     if params.compile_layers:
         compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
@@ -75,8 +77,6 @@ def load_trainable(source: dict[str, str], params: SftParams) -> tuple:
     """The base model, with fresh LoRA adapters if asked for, and its tokenizer."""
     model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
     check_positions(model, params.max_length, source)
-    check_head(model, tokenizer.pad_token_id)
-    adds_its_mlp(model, decoder_layers(model)[-1])  # what scoring could not serve is told before hours of training, not after
     return add_lora(model, params.lora_rank, params.lora_alpha, params.seed), tokenizer
 
 

@@ -153,6 +153,7 @@ PAIR = {"prompt": "2 + 2?", "response_a": "4", "response_b": "5"}
         (PREFERENCE, [{"prompt": "a", "chosen": "b"}], ["a.json:1", "'rejected'", "missing"]),
         (PREFERENCE, [{"chosen": "a", "rejected": "b"}], ["a.json:1", "'prompt'", "the row has chosen, rejected", "cut in two"]),
         (PROMPT, [{"text": "a"}], ["a.json:1", "'prompt'"]),
+        (GSM8K, [{"prompt": "a", "answer": "#### 4"}], ["a.json:1", "'question' is missing; the row has answer, prompt"]),
         (GSM8K, [{"question": "a", "answer": "four"}], ["a.json:1", "'answer'", "####"]),
         (MT, [{"question_id": 1, "category": "math", "turns": []}], ["a.json:1", "'turns'"]),
         (MT, [{"question_id": "x", "category": "math", "turns": ["a"]}], ["a.json:1", "'question_id'"]),

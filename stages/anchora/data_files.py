@@ -5,7 +5,6 @@ Every row keeps its ``source``, ``file:row`` with rows counted from 1, so that l
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 import re
@@ -21,6 +20,7 @@ from anchora.files import UserError
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 HUB_KEYS = {"hub", "revision", "split", "name"}
+NO_ROWS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[\s*\])?\s*")  # nothing but white space, or an empty list, behind a mark of UTF-8
 
 
 def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: bool = False) -> list[dict]:
@@ -31,7 +31,7 @@ def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: boo
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
-    if may_be_empty and Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split() in ([], [b"[]"], [b"[", b"]"]):
+    if may_be_empty and NO_ROWS.fullmatch(Path(path).read_bytes()):
         return []
     if Path(path).stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; expected at least one row")
@@ -123,18 +123,18 @@ def _hub_pointer(path: str) -> dict | None:
 
 def _why_unreadable(path: str, reader: str, error: Exception) -> str:
     """The cause in one line; for JSON with the line and column that a JSON parser stumbles over."""
-    if reader == "json":
+    content = Path(path).read_bytes()
+    if reader != "parquet":
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as bad:
             return f"not UTF-8 at byte {bad.start}; save the file as UTF-8"
+    if reader == "json":
         broken = _broken_json(text)
         if broken:
             return broken
-        if text.split() in (["[]"], ["[", "]"]):
+        if NO_ROWS.fullmatch(content):
             return "no rows; expected at least one"
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 at byte {error.start}; save the file as UTF-8"
     cause = error.__cause__ or error
     return f"cannot be read as {reader}: {' '.join(str(cause).split())[:300]}"
 

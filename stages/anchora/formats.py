@@ -18,7 +18,8 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 def _text(row: dict, field: str, source: str) -> str:
     value = row.get(field)
     if value is None:
-        raise UserError(f"{source}: field {field!r} is missing")
+        others = f"; the row has {_fields(row)}" if set(row) - {field} else ""
+        raise UserError(f"{source}: field {field!r} is missing{others}")
     if not isinstance(value, str):
         raise UserError(f"{source}: field {field!r}: expected text, found {type(value).__name__} {str(value)[:40]}")
     if not value.strip():

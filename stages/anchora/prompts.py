@@ -18,19 +18,29 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
     ``{prompt}`` in it, is filled once per user turn, answers and system texts standing as they are.
     Raises UserError where the chat template does not know such turns, and for a prompt of no tokens.
     """
-    if getattr(tokenizer, "chat_template", None):
-        chat_template = tokenizer.get_chat_template()
-        if "strftime_now" in chat_template:
-            chat_template = SAME_DAY + chat_template
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(
-                f"the model's chat template refuses the turns {roles} of the prompt {messages[-1]['content'][:60]!r}: {error}; take "
-                "such rows out, or a base_model_name whose template knows them"
-            ) from None
-        return some(list(tokenizer(text, add_special_tokens=False)["input_ids"]), messages)
+    by_model = getattr(tokenizer, "chat_template", None)
+    ids = _by_chat_template(tokenizer, messages) if by_model else _by_text(tokenizer, messages, template)
+    if not ids:  # a response's first token is predicted at the prompt's last one
+        raise UserError(f"the prompt {messages[-1]['content'][:60]!r} has no token; give prompt_template some text of its own")
+    return ids
+
+
+def _by_chat_template(tokenizer, messages: Messages) -> list[int]:
+    chat_template = tokenizer.get_chat_template()
+    if "strftime_now" in chat_template:
+        chat_template = SAME_DAY + chat_template
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the model's chat template refuses the turns {roles} of the prompt {messages[-1]['content'][:60]!r}: {error}; take "
+            "such rows out, or a base_model_name whose template knows them"
+        ) from None
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _by_text(tokenizer, messages: Messages, template: str) -> list[int]:
     parts = []
     for message in messages:
         if message["role"] == "user":
@@ -42,13 +52,6 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
     ids = list(tokenizer("".join(parts))["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text they are given
         ids.pop()
-    return some(ids, messages)
-
-
-def some(ids: list[int], messages: Messages) -> list[int]:
-    """The ``ids``, if there are any: a response's first token is predicted at the prompt's last one."""
-    if not ids:
-        raise UserError(f"the prompt {messages[-1]['content'][:60]!r} has no token; give prompt_template some text of its own")
     return ids
 
 

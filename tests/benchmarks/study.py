@@ -280,7 +280,7 @@ def main() -> None:
                     evaluation = run_trl(experiments()[names[OURS][seed]], beta)
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(evaluation))
-    found = {} if args.collect and args.also else collect(names)
+    found = collect(names)
     for path in args.also:
         for arm, seeds in outcomes_of(path).items():
             found.setdefault(arm, {}).update(seeds)
