@@ -58,8 +58,11 @@ lock: .venv/bin/python
 	@python -m pip install --quiet -r requirements.txt
 	@touch $@
 
+# Its reader of MT-Bench needs none of its dependencies, one of which is built by whatever was released last.
+FASTCHAT = fschat==0.2.36
 .venv/test.installed: requirements.txt requirements.lock requirements-test.txt | .venv/bin/python
 	@echo "installing what the tests need into .venv ..."
 	@python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	@python -m pip install --quiet -r requirements-test.txt
+	@python -m pip install --quiet --no-deps $(FASTCHAT)
 	@touch $@ .venv/run.installed
