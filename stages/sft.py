@@ -16,11 +16,11 @@ import datasets
 from trl import SFTConfig, SFTTrainer
 
 from anchora.checkpoint import Checkpoints
-from anchora.dropout import adds_its_mlp
+from anchora.dropout import check_dropout
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.logps import check_head
 from anchora.machine import training_dtype, use_machine
-from anchora.models import add_lora, check_positions, compile_layers, decoder_layers, load_causal, save_policy
+from anchora.models import add_lora, check_positions, compile_layers, load_causal, save_policy
 from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.prompts import encode_prompt, encode_response
@@ -40,7 +40,7 @@ def main() -> None:
     source = source_of(pin)
     model, tokenizer = load_trainable(source, params)
     check_head(model, tokenizer.pad_token_id)  # what scoring could not serve is told before hours of training, not after
-    adds_its_mlp(model, decoder_layers(model)[-1])
+    check_dropout(model)
     if params.compile_layers:
         compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)

@@ -9,6 +9,8 @@ from tiny_models import MODELS, PAIRS, SIZES
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    GPTBigCodeConfig,
+    GPTBigCodeForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
     GraniteConfig,
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 from anchora import dropout, measure, parallel
-from anchora.dropout import dropout_information, injected_dropout
+from anchora.dropout import check_dropout, dropout_information, injected_dropout
 from anchora.files import UserError
 from anchora.logps import collate
 from anchora.models import decoder_layers
@@ -118,6 +120,23 @@ def test_mc_dropout_refuses_a_model_without_known_layers():
 
     with pytest.raises(UserError, match="no decoder layers"):
         decoder_layers(Odd())
+
+
+def test_what_mc_dropout_can_serve_is_found_before_training(model):
+    """GPTBigCode gives its states the shape that its input had; the others serve, and are left as they were."""
+    check_dropout(model)
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks or layer.mlp._forward_hooks for layer in decoder_layers(model))
+    starcoder = GPTBigCodeForCausalLM(GPTBigCodeConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4)).eval()
+    with pytest.raises(UserError, match="GPTBigCodeForCausalLM: its layers could not be repeated"):
+        check_dropout(starcoder)
+
+
+def test_rows_that_do_not_stand_alone_are_found_before_training():
+    """Layers that move states from row to row: the copies of a row would be those of others."""
+    model = MODELS["mistral"]().eval()
+    decoder_layers(model)[-1].register_forward_hook(lambda layer, args, output: output.roll(1, dims=0))
+    with pytest.raises(UserError, match="other states"):
+        check_dropout(model)
 
 
 @pytest.mark.parametrize("kind", ["bloom", "gpt_oss"])

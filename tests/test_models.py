@@ -7,12 +7,13 @@ import torch
 from conftest import params_as
 from peft.tuners.lora import Linear
 from tiny_models import MODELS, PAIRS, SIZES
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
 from anchora import logps
+from anchora.dropout import check_dropout
 from anchora.files import UserError
 from anchora.logps import Batch, can_share_prompts, check_head, collate, response_logps, row_length, sequence_logps, token_budget_batches
-from anchora.models import add_lora, compile_layers, load_causal
+from anchora.models import add_lora, check_positions, compile_layers, load_causal
 from anchora.pins import folder
 from anchora.prompts import encode_prompt, encode_response, token_texts
 from parameters.compute import ComputeParams
@@ -178,6 +179,32 @@ def test_prompts_are_not_shared_where_the_mask_would_be_lost(model):
     model.config.sliding_window = None
     model.set_attn_implementation("eager")
     assert not can_share_prompts(model, 0, 9)  # adds its mask to the scores: a boolean one would do nothing
+
+
+def test_a_model_that_also_sees_is_trained_on_text_alone():
+    """Gemma 3's sizes and window stand in the configuration of its text part; its vision tower has no gradient of text."""
+    vision = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    text = SIZES | {"head_dim": 8, "sliding_window": 64, "max_position_embeddings": 128, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision)).eval()
+    check_head(model, 0)
+    check_dropout(model)
+    assert can_share_prompts(model, 0, 64) and not can_share_prompts(model, 0, 65)
+    with pytest.raises(UserError, match="reads 128 tokens at most"):
+        check_positions(model, 129, {"pretrained_model_name_or_path": "gemma"})
+    for rank in (0, 4):
+        model.zero_grad()
+        trained = add_lora(model, rank, 4, 0)
+        sequence_logps(trained, collate(PAIRS, 0, "cpu")).sum().backward()
+        assert all(weight.requires_grad == (weight.grad is not None) for weight in trained.parameters()), rank
+        assert sum(weight.requires_grad for weight in trained.parameters()) > 4
 
 
 def test_the_texts_of_tokens_are_the_whole(policy):

@@ -43,7 +43,7 @@ def adds_its_mlp(model, layer) -> bool:
         layer.mlp.register_forward_hook(shifted),
         layer.register_forward_hook(lambda layer, args, output: seen.append(output[0] if isinstance(output, tuple) else output)),
     ]
-    ids = torch.arange(2, 10, device=model.device).remainder(model.config.vocab_size)[None]
+    ids = torch.arange(2, 10, device=model.device).remainder(model.get_input_embeddings().num_embeddings)[None]
     try:
         for shift[0] in (0.0, 1.0):
             model.get_decoder()(input_ids=ids, use_cache=False)
@@ -112,6 +112,21 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def check_dropout(model) -> None:
+    """Raise UserError for a model whose last layers cannot be repeated: found by trying, at rate 0, on the last two."""
+    ids = torch.arange(2, 18, device=model.device).remainder(model.get_input_embeddings().num_embeddings).view(2, 8)
+    try:
+        plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        with injected_dropout(model, 0.0, 2 / len(decoder_layers(model)), copies=2, seed=0):
+            states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        off = (states - plain.repeat_interleave(2, dim=0)).float().norm() / plain.float().norm()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout ({error})") from None
+    if not off < 0.5:  # bfloat16 rounds batches of unlike size in unlike ways; rows in another order are off by 1 or more
+        raise UserError(f"{type(model).__name__}: its layers give other states when they are repeated for MC dropout")
 
 
 def mutual_information(log_p: torch.Tensor) -> torch.Tensor:

@@ -93,11 +93,11 @@ def can_share_prompts(model, pad_token_id: int, longest: int) -> bool:
     False as well for sliding windows shorter than ``longest`` tokens, whose mask would be lost, and for
     attention that takes no mask (FlashAttention).
     """
-    config = model.config
+    config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if config._attn_implementation not in ("sdpa", "eager") or (window is not None and window < longest):
         return False
-    ids = torch.arange(2, 14).remainder(config.vocab_size).tolist()
+    ids = torch.arange(2, 14).remainder(model.get_input_embeddings().num_embeddings).tolist()
     row = (ids[:4], ids[4:9], ids[9:])
     try:
         together, apart = (sequence_logps(model, collate([row], pad_token_id, model.device, shared)) for shared in (True, False))

@@ -105,7 +105,7 @@ def use_liger(model, source: dict[str, str]) -> None:
 
 def check_positions(model, max_length: int, source: dict[str, str]) -> None:
     """Raise UserError for a model that cannot read ``max_length`` tokens."""
-    positions = getattr(model.config, "max_position_embeddings", None) or max_length
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
     if max_length > positions:
         raise UserError(f"max_length: {max_length}, but model {name_of(source)} reads {positions} tokens at most; lower it")
 
@@ -135,9 +135,12 @@ def merged(model):
 
 
 def add_lora(model, rank: int, alpha: int, seed: int):
-    """``model`` with fresh LoRA adapters on every linear layer, or as it is when ``rank`` is 0."""
+    """``model`` with fresh LoRA adapters on every linear layer, or as it is when ``rank`` is 0.
+
+    What text never passes through, such as a vision tower, is frozen: it has no gradient, which DDP waits for.
+    """
     if rank == 0:
-        return model
+        return freeze_unread(model)
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
 
@@ -147,6 +150,16 @@ def add_lora(model, rank: int, alpha: int, seed: int):
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False  # autocast does it; PEFT would write a float32 copy of every input first
+    return freeze_unread(model)
+
+
+def freeze_unread(model):
+    """``model`` with nothing to train outside of its decoder and output layer."""
+    parts = [part for part in (model.get_decoder(), model.get_output_embeddings()) if part is not None]
+    read = {id(weight) for part in parts for weight in part.parameters()}
+    for weight in model.parameters():
+        if id(weight) not in read:
+            weight.requires_grad_(False)
     return model
 
 
