@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import params_as
 from tiny_models import PAIRS, SIZES
-from transformers import MistralConfig, MistralForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
+from transformers import MiniMaxConfig, MiniMaxForCausalLM, MistralConfig, MistralForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 from anchora import generation
@@ -81,13 +81,21 @@ def test_a_sliding_window_shares_its_cache_too(window, monkeypatch):
     agree(shared, three_samples_each(model))
 
 
-def test_a_model_with_linear_attention_is_sampled_without_a_shared_cache(monkeypatch):
-    torch.manual_seed(0)
-    model = Qwen3NextForCausalLM(
+LINEAR = {
+    "qwen3_next": lambda: Qwen3NextForCausalLM(
         Qwen3NextConfig(**SIZES, head_dim=8, linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=8,
                         linear_value_head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
                         shared_expert_intermediate_size=16)
-    ).eval()  # fmt: skip
+    ),
+    "minimax": lambda: MiniMaxForCausalLM(MiniMaxConfig(**SIZES, head_dim=8, num_local_experts=2, num_experts_per_tok=1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+def test_a_model_with_linear_attention_is_sampled_without_a_shared_cache(kind, monkeypatch):
+    """The one has layers of another kind in its cache, the other layers of the usual kind that stay empty."""
+    torch.manual_seed(0)
+    model = LINEAR[kind]().eval()
     found = three_samples_each(model)
     monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
     agree(found, three_samples_each(model))
