@@ -240,6 +240,22 @@ def test_parts_are_done_once(tmp_path, monkeypatch):
     assert done == ["a", "b", "killed", "c"]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_processes_go_in_step_through_parts_that_they_share(processes, monkeypatch):
+    """Three parts: each process does as many, one part again where it would have one less, and all get every result in order."""
+    done: list[list[str]] = []
+    for turn in ("alone", "together"):
+        for process in range(processes):
+            monkeypatch.setattr(parallel, "place", lambda process=process: (process, processes))
+            if turn == "alone":
+                monkeypatch.setattr(parallel, "of_all", lambda value: done.append(value) or [value] * processes)
+                parallel.in_step("abc", str.upper)
+            else:
+                monkeypatch.setattr(parallel, "of_all", lambda value: done)
+                assert parallel.in_step("abc", str.upper) == ["A", "B", "C"]
+    assert {len(some) for some in done} == {-(-3 // processes)}
+
+
 POISON = b"cos\nsystem\n(S'touch poisoned'\ntR."
 
 

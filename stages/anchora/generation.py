@@ -170,9 +170,9 @@ def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, samples: int):
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     output = model.get_decoder()(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], position_ids=positions[:, :-1], use_cache=True)
     cache = getattr(output, "past_key_values", None)
-    layers = getattr(cache, "layers", [None])
-    keys_alone = {type(layer) for layer in layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
-    if not keys_alone or not all(layer.is_initialized for layer in layers):
+    if cache is None or not {type(layer) for layer in getattr(cache, "layers", [None])} <= {DynamicLayer, DynamicSlidingWindowLayer}:
+        return None
+    if not all(layer.is_initialized for layer in cache.layers):
         return None
     cache.batch_repeat_interleave(samples)
     return cache

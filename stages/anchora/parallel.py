@@ -20,13 +20,24 @@ Result = TypeVar("Result")
 _calls = itertools.count()
 
 
+def place() -> tuple[int, int]:
+    """Which of this stage's processes this one is, and how many there are."""
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def of_all(value: Result) -> list[Result]:
+    """``value`` of every process of this stage, in the order of the processes; all get the same list."""
+    everyone = [value] * place()[1]
+    if len(everyone) > 1:
+        torch.distributed.all_gather_object(everyone, value)
+    return everyone
+
+
 def any_process(value: bool) -> bool:
     """Whether ``value`` holds in one of the processes of this stage: all get the same answer."""
-    if not torch.distributed.is_initialized():
-        return value
-    everyone = [False] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, value)
-    return any(everyone)
+    return any(of_all(value))
 
 
 def wait_for_all() -> None:
@@ -67,11 +78,17 @@ def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> li
                 partial.write_text(json.dumps(result), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
-    if not torch.distributed.is_initialized():
-        return [done_once(number) for number in range(len(parts))]
-    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    done = {number: done_once(number) for number in range(rank, len(parts), processes)}
-    everyone: list[dict[int, Result]] = [{}] * processes
-    torch.distributed.all_gather_object(everyone, done)
-    together = {number: result for some in everyone for number, result in some.items()}
-    return [together[number] for number in range(len(parts))]
+    process, processes = place()
+    done = of_all([done_once(number) for number in range(process, len(parts), processes)])
+    return [done[number % processes][number // processes] for number in range(len(parts))]
+
+
+def in_step(parts: Sequence[Part], work: Callable[[Part], Result]) -> list[Result]:
+    """``work(part)`` for every part, in order; of n processes each does every n-th part, all of them equally many.
+
+    For passes through a model that is held in parts, which all processes take part in: one with a part less repeats one.
+    """
+    process, processes = place()
+    rounds = -(-len(parts) // processes)
+    done = of_all([work(parts[(process + number * processes) % len(parts)]) for number in range(rounds)])
+    return [done[number % processes][number // processes] for number in range(len(parts))]

@@ -58,8 +58,8 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, order: Wh
 class WholeUpdates(torch.utils.data.Sampler):
     """A new order for every epoch: examples of like length together, and whole updates only.
 
-    What is left over at the end of an epoch, less than one update, are the shortest of those it drew last: 50 updates' worth,
-    or all examples where they are fewer.
+    Examples are drawn into groups, a quarter of an epoch or 50 updates' worth each, and sorted within them. What is left over at
+    the end of an epoch, less than one update, are the shortest of the last group, which is another one in every epoch.
     """
 
     def __init__(self, lengths: list[int], update_size: int, seed: int):

@@ -21,6 +21,7 @@ from anchora.buffer import buffer_line
 from anchora.files import UserError
 from anchora.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
 from anchora.losses import beta_scales, case_weights, dpo_losses, gate, kl_estimates, pair_betas
+from anchora.parallel import in_step
 from anchora.regret import importance_weights, ranks
 from parameters.update_policy import UpdatePolicyParams
 
@@ -220,4 +221,6 @@ def step_figures(totals, margins, pairs: Pairs, drawn: list[int], of_loss: dict[
 def forward_kl(model, anchors: list[dict], layout: Layout) -> float:
     """KL(SFT policy || policy) in nats a sequence, by k3 at each token of the SFT policy's own samples."""
     groups = parts([buffer_line(row) for row in anchors], layout)
-    return sum(anchor_terms(model, [anchors[index] for index in part], layout)["anchor_kl"].item() for part in groups) / len(anchors)
+    return sum(in_step(groups, lambda part: anchor_terms(model, [anchors[index] for index in part], layout)["anchor_kl"].item())) / len(
+        anchors
+    )
