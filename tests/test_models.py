@@ -1,6 +1,7 @@
 """Log-probs of responses against the models' own logits, on four architectures."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from parameters.compute import ComputeParams
 
 
 def test_sequence_logps_are_those_of_the_models_logits(model, monkeypatch):
-    monkeypatch.setattr(logps, "CHUNK_LOGITS", 97 * 4)  # several chunks
+    monkeypatch.setattr(logps, "CHUNK_LOGITS", 97 * 4)
+    monkeypatch.setattr(logps, "CHUNK_TOKENS", 1)  # several chunks
     found = [logps for (logps,) in response_logps(model, PAIRS, 0, 64)]
     for (prompt, response), ours in zip(PAIRS, found, strict=True):
         logits = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
@@ -32,10 +34,26 @@ def test_chunks_do_not_change_the_gradient(model, monkeypatch):
     gradients = []
     for chunk in (97 * 2, 2**24):
         monkeypatch.setattr(logps, "CHUNK_LOGITS", chunk)
+        monkeypatch.setattr(logps, "CHUNK_TOKENS", 1)
         model.zero_grad()
         sequence_logps(model, collate(PAIRS, 0, "cpu")).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert torch.allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary, tokens", [(97, [600]), (16384, [512, 88]), (128256, [256, 256, 88])])
+def test_a_chunk_holds_32_mb_of_logits_or_256_tokens(vocabulary, tokens):
+    """2^23 logits are 512 tokens of 16,384; of 128,256 they would be 65, which took 1.5 times as long as 261 on two cores."""
+    seen: list[int] = []
+
+    def first(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(len(logits))
+        return logits[:, 0]
+
+    head = torch.nn.Linear(2, vocabulary, bias=False)
+    with torch.no_grad():
+        assert logps.over_logits(SimpleNamespace(get_output_embeddings=lambda: head), torch.ones(600, 2), first).shape == (600,)
+    assert seen == tokens
 
 
 @pytest.mark.long

@@ -18,6 +18,7 @@ from anchora.files import UserError
 from anchora.parallel import shared_out
 
 CHUNK_LOGITS = 2**23  # logits held at once: 32 MB in float32
+CHUNK_TOKENS = 256  # or of so many tokens, if that is more: of fewer, reading a large output layer takes longer than its products
 
 Row = Sequence[list[int]]  # prompt ids, then the ids of each response
 
@@ -131,14 +132,13 @@ def hidden_states(model, batch: Batch) -> torch.Tensor:
 
 
 def over_logits(model, states: torch.Tensor, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
-    """``function(logits, *more)`` over chunks of ``states``: (tokens, ..., hidden) in, (tokens,) out.
+    """``function(logits, *more)`` over chunks of ``states``: (tokens, hidden) in, (tokens,) out.
 
-    ``function`` gets float32 logits (chunk, ..., vocabulary) and the same slice of each of ``more``.
+    ``function`` gets float32 logits (chunk, vocabulary) and the same slice of each of ``more``.
     With gradients on, a chunk's logits are computed again in the backward pass instead of kept.
     """
     head = model.get_output_embeddings()
-    states_per_token = states[0].numel() // states.shape[-1] if len(states) else 1
-    chunk = max(1, CHUNK_LOGITS // (head.weight.shape[0] * states_per_token))
+    chunk = max(CHUNK_TOKENS, CHUNK_LOGITS // head.weight.shape[0])
 
     def compute(part: torch.Tensor, *parts: torch.Tensor) -> torch.Tensor:
         return function(head(part).float(), *parts)
