@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from anchora.answers import READINGS
-from anchora.drift import reverse_kl
+from anchora.drift import policy_states, reverse_kl
 from anchora.files import new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
 from anchora.harness import flexible_match, strict_match
 from anchora.judging import api_judge, own_judge, win_rates_over_first
@@ -62,18 +62,22 @@ def main() -> None:
 
     output = Path(params.output_dir)
     paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
-    model = load_policy(folder(paths[0]), params)
-    sets = evaluation_sets(model[1], params)
-    policy = answer(paths[0], *model, sets, params)
-    baseline_model = load_policy(folder(paths[1]), params)  # not before: sampling wants the memory
-    baseline = answer(paths[1], *baseline_model, sets, params) if args.baseline else read_answers(output / "sft_answers.json")
+    model, tokenizer = load_policy(folder(paths[0]), params)
+    sets = evaluation_sets(tokenizer, params)
+    policy = answer(paths[0], model, tokenizer, sets, params)
+    states = policy_states(model, tokenizer, policy.sampled_pairs, params)
+    del model  # a GPU need hold one of both alone
+    model, tokenizer = load_policy(folder(paths[1]), params)
+    baseline = answer(paths[1], model, tokenizer, sets, params) if args.baseline else read_answers(output / "sft_answers.json")
+    drift = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params)
+    del model, states
     scorers = judge_and_ensemble(params)
     metrics = {
         "gsm8k": gsm8k_metrics(policy, baseline, sets["gsm8k"], params),
         **judged(sets, policy, baseline, scorers, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
         "selective": selective_metrics(policy, params.target_risk),
-        "drift": reverse_kl(model, baseline_model, policy.sampled_pairs, params),
+        "drift": drift,
     }
     if not (args.policy or args.baseline):
         metrics["rounds"] = judged_by_round(scorers, params)

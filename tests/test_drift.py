@@ -1,5 +1,7 @@
 """The drift from a reference, against both models' whole logits."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from tiny_models import PAIRS, SIZES
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from anchora.drift import reverse_kl
+from anchora.drift import policy_states, reverse_kl
 from anchora.files import UserError
 
 TOKENIZER = SimpleNamespace(get_vocab=lambda: {"a": 0}, pad_token_id=0)
@@ -21,7 +23,7 @@ def llama(rows: int = 97, seed: int = 0):
 
 
 def drift(policy, reference) -> dict:
-    return reverse_kl((policy, TOKENIZER), (reference, TOKENIZER), PAIRS, PARAMS)
+    return reverse_kl(policy_states(policy, TOKENIZER, PAIRS, PARAMS), reference, TOKENIZER, PAIRS, PARAMS)
 
 
 @pytest.mark.parametrize("rows", [(97, 97), (97, 128), (128, 97)])
@@ -54,3 +56,15 @@ def test_a_model_that_caps_its_logits_has_no_drift_but_an_error(capped):
     sides[capped].forward = capping
     with pytest.raises(UserError, match="not supported"):
         drift(*sides)
+
+
+def test_the_policy_leaves_memory_before_its_reference_comes():
+    """All that stays of it are its output layer and the states of its samples: 3, 2 and 5 tokens of 32 numbers."""
+    policy = llama()
+    gone = weakref.ref(policy.get_decoder().layers[0].mlp.gate_proj.weight)
+    states = policy_states(policy, TOKENIZER, PAIRS, PARAMS)
+    del policy
+    gc.collect()
+    assert gone() is None
+    assert sum(len(part) for part in states.of_batch.values()) == sum(len(response) for _, response in PAIRS)
+    assert states.head.weight.shape == (97, 32)

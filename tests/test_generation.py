@@ -26,7 +26,9 @@ def test_recorded_entropy_is_that_of_the_raw_distribution(policy):
         batch = collate([(prompt, response.ids)], tokenizer.pad_token_id, "cpu")
         with torch.no_grad():
             entropies = over_logits(
-                model, hidden_states(model, batch), lambda logits: torch.distributions.Categorical(logits=logits).entropy()
+                model.get_output_embeddings(),
+                hidden_states(model, batch),
+                lambda logits: torch.distributions.Categorical(logits=logits).entropy(),
             )
         assert response.entropy == pytest.approx(entropies.mean().item(), abs=1e-4)
 

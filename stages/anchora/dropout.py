@@ -176,17 +176,17 @@ def _information(model, batch: Batch, copies: int, rate: float, layer_share: flo
         raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout")
     by_position = states.view(rows, copies, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies, hidden)
     predicting = by_position[batch.predicted_at]
-    values = over_logits(model, predicting.mean(1), lambda logits, copy_states: among_candidates(model, logits, copy_states), predicting)
+    head = model.get_output_embeddings()
+    values = over_logits(head, predicting.mean(1), lambda logits, copy_states: among_candidates(head, logits, copy_states), predicting)
     return [part.mean().item() for part in batch.split(values)]
 
 
-def among_candidates(model, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+def among_candidates(head: torch.nn.Linear, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     """Mutual information of the next token given that it is one of the ``CANDIDATES`` likeliest.
 
     ``logits``: (tokens, vocabulary) at the mean of the copies' states; ``states``: (tokens, copies,
     hidden). It is the whole mutual information where the vocabulary has no more tokens than that.
     """
-    head = model.get_output_embeddings()
     likeliest = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices  # (tokens, candidates)
     scores = states @ head.weight[likeliest].transpose(1, 2)  # (tokens, copies, candidates)
     if getattr(head, "bias", None) is not None:

@@ -131,13 +131,12 @@ def hidden_states(model, batch: Batch) -> torch.Tensor:
     return states.last_hidden_state.flatten(0, 1)[batch.predicted_at]
 
 
-def over_logits(model, states: torch.Tensor, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
+def over_logits(head: torch.nn.Linear, states: torch.Tensor, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
     """``function(logits, *more)`` over chunks of ``states``: (tokens, hidden) in, (tokens,) out.
 
-    ``function`` gets float32 logits (chunk, vocabulary) and the same slice of each of ``more``.
+    ``head`` is a model's output layer; ``function`` gets float32 logits (chunk, vocabulary) and the same slice of each of ``more``.
     With gradients on, a chunk's logits are computed again in the backward pass instead of kept.
     """
-    head = model.get_output_embeddings()
     chunk = max(CHUNK_TOKENS, CHUNK_LOGITS // head.weight.shape[0])
 
     def compute(part: torch.Tensor, *parts: torch.Tensor) -> torch.Tensor:
@@ -160,7 +159,7 @@ def token_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def sequence_logps(model, batch: Batch) -> torch.Tensor:
     """Log-probs of the response tokens, (tokens,) float32."""
-    return over_logits(model, hidden_states(model, batch), token_logps, batch.targets)
+    return over_logits(model.get_output_embeddings(), hidden_states(model, batch), token_logps, batch.targets)
 
 
 def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
