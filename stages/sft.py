@@ -9,6 +9,7 @@ reference of all that follows, and metrics/sft.json.
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from anchora.dropout import check_dropout
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.logps import check_head
 from anchora.machine import training_dtype, use_machine
-from anchora.models import add_lora, check_positions, compile_layers, load_causal, save_policy
+from anchora.models import add_lora, check_positions, compile_layers, load_causal, merged, save_policy
 from anchora.params import read_params
 from anchora.pins import source_of
 from anchora.prompts import encode_prompt, encode_response
@@ -38,9 +39,11 @@ def main() -> None:
         datasets.disable_progress_bars()
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
     source = source_of(pin)
-    model, tokenizer = load_trainable(source, params)
+    model, tokenizer = load_base(source, params)
     check_head(model, tokenizer.pad_token_id)  # what scoring could not serve is told before hours of training, not after
     check_dropout(model)
+    config = copy.deepcopy(model.config)
+    model = with_lora(model, params)
     if params.compile_layers:
         compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
@@ -55,7 +58,9 @@ def main() -> None:
     trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
     trainer.order = order
     loss = train(trainer, checkpoints, sources)
-    model = gathered(trainer.accelerator.unwrap_model(trainer.model), lambda: load_trainable(source, params)[0])
+    model = gathered(trainer.accelerator.unwrap_model(trainer.model), lambda: with_lora(load_base(source, params)[0], params))
+    model = merged(model)
+    model.config = config  # without what training sets there for itself: no cache, and of mixtures of experts the router's scores
     save_policy(Path(params.output_dir) / "sft", model, tokenizer)
     tokens = sum(len(row["input_ids"]) for row in rows)
     write_json(
@@ -73,11 +78,16 @@ def main() -> None:
     say(f"sft: {len(rows)} examples, mean loss {loss:.4f}")
 
 
-def load_trainable(source: dict[str, str], params: SftParams) -> tuple:
-    """The base model, with fresh LoRA adapters if asked for, and its tokenizer."""
+def load_base(source: dict[str, str], params: SftParams) -> tuple:
+    """The base model, which must read ``max_length`` tokens, and its tokenizer."""
     model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
     check_positions(model, params.max_length, source)
-    return add_lora(model, params.lora_rank, params.lora_alpha, params.seed), tokenizer
+    return model, tokenizer
+
+
+def with_lora(model, params: SftParams):
+    """``model`` to be trained, with fresh LoRA adapters if asked for."""
+    return add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
 
 
 class OrderedSFTTrainer(SFTTrainer):

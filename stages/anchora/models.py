@@ -83,6 +83,9 @@ def load_causal(source: dict[str, str], params: ComputeParams, dtype: torch.dtyp
     model = load_weights(AutoModelForCausalLM, source, params, dtype=dtype)
     check_vocabulary(model, tokenizer, source)
     model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):  # as other trainers leave mixtures of experts: their `generate` then fails
+        text.output_router_logits = False
     if params.liger_kernels:
         use_liger(model, source)
     return model, tokenizer
