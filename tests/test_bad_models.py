@@ -132,6 +132,11 @@ def test_a_brought_verifier_needs_its_head():
         load_verifier(folder(BASE / "encoder"), params_as(PolicyParams))
 
 
+def test_a_folder_that_is_gone_is_not_asked_for_on_the_hub():
+    with pytest.raises(UserError, match="model models/gone: cannot be loaded: there is no such folder"):
+        load_policy(folder("models/gone"), params_as(PolicyParams))
+
+
 def test_a_hub_model_without_a_network():
     with pytest.raises(UserError, match="model nobody/nothing@0{40}: cannot be loaded: "):
         load_policy({"pretrained_model_name_or_path": "nobody/nothing", "revision": "0" * 40}, params_as(PolicyParams))

@@ -163,6 +163,13 @@ def test_in_bfloat16_the_policy_is_the_reference_as_well(policy):
         buffer = small_buffer(model, tokenizer)
         layout = update.layout_for(model, tokenizer.pad_token_id, buffer, params)
         update_policy.check_reference(model, buffer, layout, params)
+        for row in buffer:
+            for side in ("chosen", "rejected", "response"):
+                if side in row:
+                    row[side] = row[side] | {"reference_logps": [value - 0.15 for value in row[side]["reference_logps"]]}
+        with pytest.raises(UserError, match="differ from the buffer's reference by 0.1"):
+            update_policy.check_reference(model, buffer, layout, params)
+        buffer = small_buffer(model, tokenizer)
         pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
         with torch.no_grad():
             terms = update.pair_terms(update.SequenceLogps(model), pairs, [0], layout)

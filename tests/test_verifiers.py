@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, params_as
+from tiny_models import SIZES
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import train_reward
@@ -95,6 +96,24 @@ def test_any_sequence_classifier_with_one_logit_can_join(tmp_path, kind):
     pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "3")]
     (scores,) = score_ensemble([folder(tmp_path)], pairs, scoring(max_length=64))
     assert scores[0] == scores[2] != scores[1]
+
+
+def test_a_decoder_that_pads_by_its_configuration_is_scored_at_its_own_last_token(tmp_path):
+    """Its tokenizer has no pad token; were EOS taken for one, the score would be that of the token before it."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "base" / "policy")
+    pad, tokenizer.pad_token = tokenizer.pad_token_id, None
+    torch.manual_seed(0)
+    sizes = SIZES | {"vocab_size": len(tokenizer), "num_labels": 1, "initializer_range": 0.5}
+    model = LlamaForSequenceClassification(LlamaConfig(**sizes, pad_token_id=pad)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "7 and 8 are 15")]
+    (scores,) = score_ensemble([folder(tmp_path)], pairs, scoring(max_length=64))
+    with torch.no_grad():
+        rows = [torch.tensor([encode_pair(tokenizer, *pair, 64, "")]) for pair in pairs]
+        own = [model(input_ids=ids).logits.item() for ids in rows]
+    assert rows[0][0, -1] == tokenizer.eos_token_id
+    assert scores == pytest.approx(own, abs=1e-4) and len({round(score, 2) for score in own}) == 3
 
 
 def test_a_classifier_with_two_logits_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -21,6 +22,7 @@ from anchora.logps import Batch, collate, over_logits, token_budget_batches
 from anchora.models import decoder_layers
 from anchora.parallel import shared_out
 
+_adds_its_mlp: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # by layer: what was found by trying
 CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of their states
 
 
@@ -98,7 +100,9 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
         rows_before[:] = [args[0].shape[0]]
         return enter(layer, (expand(args[0], rows_before[0]), *args[1:]), kwargs)
 
-    if adds_its_mlp(model, tail[0]):
+    if tail[0] not in _adds_its_mlp:
+        _adds_its_mlp[tail[0]] = adds_its_mlp(model, tail[0])
+    if _adds_its_mlp[tail[0]]:
         handles = [tail[0].mlp.register_forward_hook(remember), tail[0].register_forward_hook(fan_out)]
         thinned = tail[1:]
     else:

@@ -36,6 +36,7 @@ class Batch:
     attention_mask: torch.Tensor  # (lines, width) int64, or (lines, 1, width, width) bool: may a position see another
     targets: torch.Tensor  # (tokens,) int64, the response tokens
     predicted_at: torch.Tensor  # (tokens,) int64
+    owner: torch.Tensor  # (tokens,) int64, the response that each token belongs to
     lengths: list[int]  # tokens of each response
 
     def split(self, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -44,8 +45,7 @@ class Batch:
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of ``values`` (tokens,) over each response, (responses,)."""
-        owner = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).to(values.device)
-        return torch.zeros(len(self.lengths), dtype=values.dtype, device=values.device).index_add(0, owner, values)
+        return torch.zeros(len(self.lengths), dtype=values.dtype, device=values.device).index_add(0, self.owner, values)
 
 
 def collate(rows: Sequence[Row], pad_token_id: int, device, shared: bool = False) -> Batch:
@@ -55,7 +55,8 @@ def collate(rows: Sequence[Row], pad_token_id: int, device, shared: bool = False
     ids = torch.full((len(lines), width), pad_token_id)
     positions = torch.zeros((len(lines), width), dtype=torch.long)
     segments = torch.full((len(lines), width), -1)  # 0 for the prompt, 1, 2, ... for the responses, -1 for padding
-    predicted_at, targets, lengths = [], [], []
+    predicted_at, targets, owner = [], [], []
+    lengths: list[int] = []
     for number, (prompt, *responses) in enumerate(lines):
         ids[number, : len(prompt)], segments[number, : len(prompt)] = torch.tensor(prompt), 0
         positions[number, : len(prompt)] = torch.arange(len(prompt))
@@ -66,13 +67,14 @@ def collate(rows: Sequence[Row], pad_token_id: int, device, shared: bool = False
             positions[number, part] = torch.arange(len(prompt), len(prompt) + len(response))
             predicted_at += [number * width + place for place in (len(prompt) - 1, *range(start, start + len(response) - 1))]
             targets += response
+            owner += [len(lengths)] * len(response)
             lengths.append(len(response))
             start += len(response)
     segments = segments.to(device)  # the mask is made where it is used: it is width times as large
     attention = sees_prompt_and_itself(segments) if shared else (segments >= 0).long()
     return Batch(
         ids.to(device), positions.to(device) if shared else None, attention, torch.tensor(targets, device=device),
-        torch.tensor(predicted_at, device=device), lengths,
+        torch.tensor(predicted_at, device=device), torch.tensor(owner, device=device), lengths,
     )  # fmt: skip
 
 

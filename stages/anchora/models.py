@@ -23,6 +23,8 @@ transformers_logging.disable_progress_bar()
 
 def load(loader, source: dict[str, str], params: ComputeParams, **options):
     """``loader.from_pretrained``, with remote code only by ``trust_remote_code``; failures become one line."""
+    if "revision" not in source and not Path(name_of(source)).is_dir():  # transformers would ask the hub for a model of that name
+        raise UserError(f"model {name_of(source)}: cannot be loaded: there is no such folder")
     try:
         return loader.from_pretrained(**source, trust_remote_code=params.trust_remote_code, **options)
     except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):

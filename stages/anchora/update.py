@@ -107,12 +107,12 @@ def pair_terms(model, pairs: Pairs, indices: list[int], layout: Layout) -> dict[
     ``margins`` holds each pair's own, (pairs,), without gradient.
     """
     lines = [buffer_line(pairs.rows[index]) for index in indices]
-    batch = collate(lines, layout.pad_token_id, next(model.parameters()).device, layout.shared)
-    chosen, rejected = batch.sums(model(batch)).view(-1, 2).unbind(1)
-    reference_chosen, reference_rejected, beta, weight, scale = (
-        values[indices].to(chosen.device)
-        for values in (pairs.reference_chosen, pairs.reference_rejected, pairs.beta, pairs.weight, pairs.scale)
+    device = next(model.parameters()).device
+    batch = collate(lines, layout.pad_token_id, device, layout.shared)
+    reference_chosen, reference_rejected, beta, weight, scale = (  # before the pass: a copy to a GPU waits for all that it has to do
+        values[indices].to(device) for values in (pairs.reference_chosen, pairs.reference_rejected, pairs.beta, pairs.weight, pairs.scale)
     )
+    chosen, rejected = batch.sums(model(batch)).view(-1, 2).unbind(1)
     losses, margins = dpo_losses(chosen, rejected, reference_chosen, reference_rejected, beta, pairs.form)
     return {
         "dpo": (weight * scale * losses).sum(),
@@ -127,8 +127,8 @@ def pair_terms(model, pairs: Pairs, indices: list[int], layout: Layout) -> dict[
 def anchor_terms(model, anchors: list[dict], layout: Layout) -> dict[str, torch.Tensor]:
     """Sums over the anchors' tokens of the NLL and of the k3 estimate of KL(SFT policy || policy), in nats."""
     batch = collate([buffer_line(row) for row in anchors], layout.pad_token_id, next(model.parameters()).device, layout.shared)
+    reference = torch.tensor([value for row in anchors for value in row["response"]["reference_logps"]], device=batch.targets.device)
     ours = model(batch)
-    reference = torch.tensor([value for row in anchors for value in row["response"]["reference_logps"]], device=ours.device)
     return {"anchor_nll": -ours.sum(), "anchor_kl": kl_estimates(reference - ours.detach())["k3"].sum()}
 
 

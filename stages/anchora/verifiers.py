@@ -36,8 +36,9 @@ def load_verifier(source: dict[str, str], params: PolicyParams, **options) -> tu
     if model.config.num_labels != 1:
         raise UserError(f"model {name_of(source)}: a verifier has one logit, this classifier has {model.config.num_labels}")
     check_vocabulary(model, tokenizer, source)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:  # a decoder's score is that of the last token but for those that its own configuration pads with
+        own = model.config.get_text_config().pad_token_id
+        tokenizer.pad_token = tokenizer.eos_token if own is None else tokenizer.convert_ids_to_tokens(own)
     if tokenizer.pad_token_id is None:
         raise UserError(f"model {name_of(source)}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with")
     model.config.pad_token_id = tokenizer.pad_token_id

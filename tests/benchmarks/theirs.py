@@ -6,7 +6,10 @@ import tempfile
 import time
 
 import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
 from workload import Memory, build_policy, on_gpu, sampling, useful_tokens
 
 
@@ -38,9 +41,6 @@ def word_tokenizer():
 
 def trl_trainer(pairs, args, folder: str):
     """DPOTrainer in its best configuration for given pairs: reference precomputed, examples grouped by length."""
-    from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from trl import DPOConfig, DPOTrainer
 
     class GivenTokens(DPOTrainer):
         """The pairs come as token ids; there is nothing to tokenise."""
