@@ -117,6 +117,14 @@ def params_as(model, **changes):
     return model.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
 
 
+@pytest.fixture(autouse=True)
+def own_accelerate_state():
+    """Accelerate keeps the number format that a process asked for first: a test in bfloat16 would lend it to those after it."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="session")
 def policy():
     """The demo's base policy and its tokenizer."""
