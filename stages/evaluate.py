@@ -23,7 +23,7 @@ from anchora.files import new_file, new_folder, read_json, read_jsonl, write_jso
 from anchora.harness import flexible_match, strict_match
 from anchora.judging import api_judge, own_judge, win_rates_over_first
 from anchora.machine import use_machine
-from anchora.models import load_policy
+from anchora.models import load_policy, load_tokenizer
 from anchora.params import read_params
 from anchora.pins import folder
 from anchora.policy_answers import Answers, answer, evaluation_sets, read_answers
@@ -65,7 +65,7 @@ def main() -> None:
     model, tokenizer = load_policy(folder(paths[0]), params)
     sets = evaluation_sets(tokenizer, params)
     policy = answer(paths[0], model, tokenizer, sets, params)
-    states = policy_states(model, tokenizer, policy.sampled_pairs, params)
+    states = policy_states(model, tokenizer, load_tokenizer(folder(paths[1]), params), policy.sampled_pairs, params)
     del model  # a GPU need hold one of both alone
     model, tokenizer = load_policy(folder(paths[1]), params)
     baseline = answer(paths[1], model, tokenizer, sets, params) if args.baseline else read_answers(output / "sft_answers.json")

@@ -23,7 +23,7 @@ def llama(rows: int = 97, seed: int = 0):
 
 
 def drift(policy, reference) -> dict:
-    return reverse_kl(policy_states(policy, TOKENIZER, PAIRS, PARAMS), reference, TOKENIZER, PAIRS, PARAMS)
+    return reverse_kl(policy_states(policy, TOKENIZER, TOKENIZER, PAIRS, PARAMS), reference, TOKENIZER, PAIRS, PARAMS)
 
 
 @pytest.mark.parametrize("rows", [(97, 97), (97, 128), (128, 97)])
@@ -62,9 +62,16 @@ def test_the_policy_leaves_memory_before_its_reference_comes():
     """All that stays of it are its output layer and the states of its samples: 3, 2 and 5 tokens of 32 numbers."""
     policy = llama()
     gone = weakref.ref(policy.get_decoder().layers[0].mlp.gate_proj.weight)
-    states = policy_states(policy, TOKENIZER, PAIRS, PARAMS)
+    states = policy_states(policy, TOKENIZER, TOKENIZER, PAIRS, PARAMS)
     del policy
     gc.collect()
     assert gone() is None
     assert sum(len(part) for part in states.of_batch.values()) == sum(len(response) for _, response in PAIRS)
     assert states.head.weight.shape == (97, 32)
+
+
+def test_two_vocabularies_have_no_drift_and_no_pass():
+    """The models are not looked at: one that caps its logits can be compared with another vocabulary's by all else."""
+    other = SimpleNamespace(get_vocab=lambda: {"b": 0}, pad_token_id=0)
+    states = policy_states(None, TOKENIZER, other, PAIRS, PARAMS)
+    assert states is None and reverse_kl(states, None, other, PAIRS, PARAMS) == {}

@@ -51,6 +51,19 @@ def test_mc_dropout_at_rate_0_is_the_plain_pass(model):
     assert torch.allclose(repeated[real], plain.repeat_interleave(3, dim=0)[real], atol=1e-5)
 
 
+def test_a_model_is_tried_once_not_at_every_batch(model):
+    """Two passes of 8 tokens find how the first masked layer adds up; then each of three batches is one pass."""
+    widths: list[int] = []
+    handle = model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    for passes in (2 + 3, 3):
+        widths.clear()
+        information(model, budget=1)
+        assert len(widths) == passes
+    handle.remove()
+
+
 def test_mc_dropout_leaves_the_model_as_it_was(model):
     before = model(torch.tensor([[5, 6, 7]])).logits
     information(model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from parameters.answers import AnswerParams
 class PolicyStates:
     """What the drift needs of a policy that has left the device, where its reference wants the memory."""
 
-    tokenizer: Any
     head: torch.nn.Linear  # its output layer
     of_batch: dict[int, torch.Tensor]  # hidden states that predict the response tokens, (tokens, hidden), in main memory
 
@@ -29,32 +27,35 @@ def batches_of(pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -
 
 
 @torch.no_grad()
-def policy_states(model, tokenizer, pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> PolicyStates:
+def policy_states(model, tokenizer, other, pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> PolicyStates | None:
     """The states of the policy's own samples; of several processes each holds those of its share of ``reverse_kl``.
 
-    Raises UserError for a model whose logits are not its output layer over its backbone.
+    ``other`` is the reference's tokenizer; None for two vocabularies, between which there is no KL. Raises UserError for a
+    model whose logits are not its output layer over its backbone.
     """
+    if tokenizer.get_vocab() != other.get_vocab():
+        return None
     check_head(model, tokenizer.pad_token_id)
     batches, (process, processes) = batches_of(pairs, params), place()
     states = {}
     for number in range(process, len(batches), processes):
         batch = collate([pairs[i] for i in batches[number]], tokenizer.pad_token_id, model.device)
         states[number] = hidden_states(model, batch).cpu()
-    return PolicyStates(tokenizer, model.get_output_embeddings(), states)
+    return PolicyStates(model.get_output_embeddings(), states)
 
 
-def reverse_kl(policy: PolicyStates, reference, other, pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> dict:
+def reverse_kl(policy: PolicyStates | None, reference, tokenizer, pairs: list[tuple[list[int], list[int]]], params: AnswerParams) -> dict:
     """KL(policy || reference) on ``pairs``: prompt ids, and ids of one sample of the policy for each prompt.
 
     ``kl_sequence``: over the full vocabulary at every position, summed over a response, with a
     bootstrap interval of the mean over prompts; ``kl_per_token``: the k3 estimate at the sampled tokens.
-    ``other`` is the reference's tokenizer; empty for two vocabularies, between which there is no KL. Of output layers
-    of unlike size only the rows that both have count: the others are padding, for the tokens are the same. Raises
-    UserError for a reference whose logits are not its output layer over its backbone.
+    ``reference`` is a model with its ``tokenizer``; empty without states of the policy. Of output layers of unlike size only
+    the rows that both have count: the others are padding, for the tokens are the same. Raises UserError for a
+    reference whose logits are not its output layer over its backbone.
     """
-    if policy.tokenizer.get_vocab() != other.get_vocab():
+    if policy is None:
         return {}
-    check_head(reference, policy.tokenizer.pad_token_id)
+    check_head(reference, tokenizer.pad_token_id)
     reference_head = reference.get_output_embeddings()
     rows = min(policy.head.weight.shape[0], reference_head.weight.shape[0])
     batches = batches_of(pairs, params)
@@ -67,7 +68,7 @@ def reverse_kl(policy: PolicyStates, reference, other, pairs: list[tuple[list[in
 
     @torch.no_grad()
     def divergences(number: int, indices: list[int]) -> tuple[list[float], float, int]:
-        batch = collate([pairs[i] for i in indices], policy.tokenizer.pad_token_id, reference.device)
+        batch = collate([pairs[i] for i in indices], tokenizer.pad_token_id, reference.device)
         states, reference_states = policy.of_batch[number].to(reference.device), hidden_states(reference, batch)
         values = over_logits(policy.head, states, divergence, reference_states)
         logps = over_logits(policy.head, states, sampled_logps, batch.targets)

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from anchora.files import UserError
-from anchora.logps import Batch, collate, over_logits, token_budget_batches
+from anchora.logps import Batch, collate, over_logits, some_ids, token_budget_batches
 from anchora.models import decoder_layers
 from anchora.parallel import shared_out
 
@@ -45,7 +45,7 @@ def adds_its_mlp(model, layer) -> bool:
         layer.mlp.register_forward_hook(shifted),
         layer.register_forward_hook(lambda layer, args, output: seen.append(output[0] if isinstance(output, tuple) else output)),
     ]
-    ids = torch.arange(2, 10, device=model.device).remainder(model.get_input_embeddings().num_embeddings)[None]
+    ids = some_ids(model, 8)[None]
     try:
         for shift[0] in (0.0, 1.0):
             model.get_decoder()(input_ids=ids, use_cache=False)
@@ -121,7 +121,7 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
 @torch.no_grad()
 def check_dropout(model) -> None:
     """Raise UserError for a model whose last layers cannot be repeated: found by trying, at rate 0, on the last two."""
-    ids = torch.arange(2, 18, device=model.device).remainder(model.get_input_embeddings().num_embeddings).view(2, 8)
+    ids = some_ids(model, 16).view(2, 8)
     try:
         plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         with injected_dropout(model, 0.0, 2 / len(decoder_layers(model)), copies=2, seed=0):

@@ -89,6 +89,11 @@ def sees_prompt_and_itself(segments: torch.Tensor) -> torch.Tensor:
     return (causal & ((key == query) | ((key == 0) & (query > 0))))[:, None]
 
 
+def some_ids(model, count: int) -> torch.Tensor:
+    """``count`` token ids that the model has, to try it on: (count,) int64, on its device."""
+    return torch.arange(2, 2 + count, device=model.device).remainder(model.get_input_embeddings().num_embeddings)
+
+
 @torch.no_grad()
 def can_share_prompts(model, pad_token_id: int, longest: int) -> bool:
     """Whether shared prompts give this model's own log-probs: found by trying, on two responses to one prompt.
@@ -100,7 +105,7 @@ def can_share_prompts(model, pad_token_id: int, longest: int) -> bool:
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if config._attn_implementation not in ("sdpa", "eager") or (window is not None and window < longest):
         return False
-    ids = torch.arange(2, 14).remainder(model.get_input_embeddings().num_embeddings).tolist()
+    ids = some_ids(model, 12).tolist()
     row = (ids[:4], ids[4:9], ids[9:])
     try:
         together, apart = (sequence_logps(model, collate([row], pad_token_id, model.device, shared)) for shared in (True, False))
@@ -203,8 +208,7 @@ def check_head(model, pad_token_id: int) -> None:
 
     Some architectures scale or cap their logits; their log-probs would silently be wrong here.
     """
-    head = model.get_output_embeddings()
-    ids = torch.arange(2, 10).remainder(head.weight.shape[0]).tolist() if head is not None else [0, 1]
+    ids = some_ids(model, 8).tolist()
     batch = collate([(ids[:1], ids[1:])], pad_token_id, model.device)
     ours = sequence_logps(model, batch)
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[0, :-1].float()

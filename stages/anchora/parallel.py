@@ -79,8 +79,7 @@ def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> li
         return json.loads(file.read_text(encoding="utf-8"))
 
     process, processes = place()
-    done = of_all([done_once(number) for number in range(process, len(parts), processes)])
-    return [done[number % processes][number // processes] for number in range(len(parts))]
+    return in_order([done_once(number) for number in range(process, len(parts), processes)], len(parts))
 
 
 def in_step(parts: Sequence[Part], work: Callable[[Part], Result]) -> list[Result]:
@@ -90,5 +89,10 @@ def in_step(parts: Sequence[Part], work: Callable[[Part], Result]) -> list[Resul
     """
     process, processes = place()
     rounds = -(-len(parts) // processes)
-    done = of_all([work(parts[(process + number * processes) % len(parts)]) for number in range(rounds)])
-    return [done[number % processes][number // processes] for number in range(len(parts))]
+    return in_order([work(parts[(process + number * processes) % len(parts)]) for number in range(rounds)], len(parts))
+
+
+def in_order(mine: list[Result], count: int) -> list[Result]:
+    """The results of all ``count`` parts, in order, from those of this process and of the others: of n each has every n-th."""
+    done = of_all(mine)
+    return [done[number % len(done)][number // len(done)] for number in range(count)]

@@ -220,7 +220,8 @@ def step_figures(totals, margins, pairs: Pairs, drawn: list[int], of_loss: dict[
 @torch.no_grad()
 def forward_kl(model, anchors: list[dict], layout: Layout) -> float:
     """KL(SFT policy || policy) in nats a sequence, by k3 at each token of the SFT policy's own samples."""
-    groups = parts([buffer_line(row) for row in anchors], layout)
-    return sum(in_step(groups, lambda part: anchor_terms(model, [anchors[index] for index in part], layout)["anchor_kl"].item())) / len(
-        anchors
-    )
+
+    def divergence(part: list[int]) -> float:
+        return anchor_terms(model, [anchors[index] for index in part], layout)["anchor_kl"].item()
+
+    return sum(in_step(parts([buffer_line(row) for row in anchors], layout), divergence)) / len(anchors)
