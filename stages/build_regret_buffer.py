@@ -51,7 +51,8 @@ def main() -> None:
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     number_format = training_dtype(params.use_bf16, params.lora_rank)  # that of update_policy
     reference, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params, number_format)
-    check_head(reference, tokenizer.pad_token_id)
+    with autocast(params.use_bf16):
+        check_head(reference, tokenizer.pad_token_id)
 
     first_round = args.after == "sft"
     references = known_before(rows, before, tokenizer, params) if first_round else [row for row in before if row["kind"] == "known"]

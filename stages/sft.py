@@ -20,7 +20,7 @@ from anchora.checkpoint import Checkpoints
 from anchora.dropout import check_dropout
 from anchora.files import UserError, read_jsonl, write_json
 from anchora.logps import check_head
-from anchora.machine import training_dtype, use_machine
+from anchora.machine import autocast, device, training_dtype, use_machine
 from anchora.models import add_lora, check_positions, compile_layers, load_causal, merged, save_policy
 from anchora.params import read_params
 from anchora.pins import source_of
@@ -40,8 +40,10 @@ def main() -> None:
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
     source = source_of(pin)
     model, tokenizer = load_base(source, params)
-    check_head(model, tokenizer.pad_token_id)  # what scoring could not serve is told before hours of training, not after
-    check_dropout(model)
+    model.to(device())
+    with autocast(params.use_bf16):  # what scoring could not serve is told before hours of training, not after
+        check_head(model, tokenizer.pad_token_id)
+        check_dropout(model)
     config = copy.deepcopy(model.config)
     model = with_lora(model, params)
     if params.compile_layers:

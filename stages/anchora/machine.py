@@ -19,7 +19,7 @@ def use_machine(params: ComputeParams) -> None:
     ``cpu_threads`` decides in which parts sums are taken, so that OMP_NUM_THREADS and the number of cores change
     no byte. ``deterministic`` takes algorithms that repeat on a GPU where there are such and warns where not; cuBLAS
     then chooses workspaces that repeat. Raises UserError where ``device: cuda`` or ``liger_kernels`` finds no GPU,
-    and where ``use_bf16`` finds one that lacks bfloat16.
+    ``attn_implementation: flash_attention_2`` no flash-attn for one, and ``use_bf16`` a GPU that lacks bfloat16.
     """
     torch.set_num_threads(params.cpu_threads)
     if params.device == "cpu":
@@ -28,6 +28,7 @@ def use_machine(params: ComputeParams) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if params.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
         torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.enable_cudnn_sdp(False)  # its gradients under masks can be NaN: github.com/pytorch/pytorch/issues/196678
     gpu = torch.cuda.is_available()
@@ -38,8 +39,23 @@ def use_machine(params: ComputeParams) -> None:
         )
     if params.liger_kernels and not gpu and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError("liger_kernels: true, but Triton's kernels run on a GPU and torch sees none: set liger_kernels: false")
+    if params.attn_implementation == "flash_attention_2":
+        check_flash_attention(gpu)
     if params.use_bf16 and gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"use_bf16: true, but {torch.cuda.get_device_name()} has no bfloat16: set use_bf16: false")
+
+
+def check_flash_attention(gpu: bool) -> None:
+    """Raise UserError where FlashAttention 2 cannot be had; transformers would look for a kernel on the hub instead."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if not gpu:
+        raise UserError("attn_implementation: flash_attention_2, but its kernels run on a GPU and torch sees none: set it to auto")
+    if not is_flash_attn_2_available():
+        raise UserError(
+            "attn_implementation: flash_attention_2, but the package flash-attn (2.3.3 or later) is not installed: "
+            "`pip install flash-attn`, or set it to auto"
+        )
 
 
 def device() -> torch.device:

@@ -82,7 +82,8 @@ def load_causal(source: dict[str, str], params: ComputeParams, dtype: torch.dtyp
     """A causal language model in ``dtype``, by default that of ``use_bf16``, and its tokenizer."""
     tokenizer = load_tokenizer(source, params)
     dtype = dtype or (torch.bfloat16 if params.use_bf16 else torch.float32)
-    model = load_weights(AutoModelForCausalLM, source, params, dtype=dtype)
+    attention: dict[str, Any] = {} if params.attn_implementation == "auto" else {"attn_implementation": params.attn_implementation}
+    model = load_weights(AutoModelForCausalLM, source, params, dtype=dtype, **attention)
     check_vocabulary(model, tokenizer, source)
     model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
     text = model.config.get_text_config()
