@@ -1,5 +1,6 @@
 """Log-probs of responses against the models' own logits, on four architectures."""
 
+import math
 import shutil
 
 import pytest
@@ -12,7 +13,17 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConf
 from anchora import logps
 from anchora.dropout import check_dropout
 from anchora.files import UserError
-from anchora.logps import Batch, can_share_prompts, check_head, collate, response_logps, row_length, sequence_logps, token_budget_batches
+from anchora.logps import (
+    Batch,
+    can_share_prompts,
+    check_head,
+    collate,
+    response_logps,
+    row_length,
+    sequence_logps,
+    token_budget_batches,
+    token_logps,
+)
 from anchora.models import add_lora, check_positions, compile_layers, load_causal
 from anchora.pins import folder
 from anchora.prompts import encode_prompt, encode_response, token_texts
@@ -38,6 +49,30 @@ def test_chunks_do_not_change_the_gradient(model, monkeypatch):
         sequence_logps(model, collate(PAIRS, 0, "cpu")).sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_the_gradient_of_a_log_prob_stands_in_the_place_of_the_logits():
+    """d log p(t) / d logits = onehot(t) - softmax: at logits 0, ln 3 and target 0 that is 3/4, -3/4. A second pass is refused."""
+    logits = torch.tensor([[0.0, math.log(3)]], dtype=torch.float64, requires_grad=True) + 0  # no leaf
+    ours = token_logps(logits, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(ours, logits, torch.tensor([2.0], dtype=torch.float64), retain_graph=True)
+    assert ours.item() == pytest.approx(math.log(0.25)) and gradient.tolist() == [pytest.approx([1.5, -1.5])]
+    assert gradient.data_ptr() == logits.data_ptr()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(ours, logits, torch.ones(1, dtype=torch.float64))
+
+
+def test_the_gradient_of_log_probs_is_that_of_autograd():
+    torch.manual_seed(0)
+    logits, targets, weights = torch.randn(50, 97, dtype=torch.float64), torch.randint(97, (50,)), torch.randn(50, dtype=torch.float64)
+    found = []
+    for function in (token_logps, lambda scores, at: scores.log_softmax(-1).gather(-1, at[:, None]).squeeze(-1)):
+        scores = logits.clone().requires_grad_()
+        values = function(scores + 0, targets)
+        (values * weights).sum().backward()
+        found.append((values.detach(), scores.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12)
 
 
 @pytest.mark.parametrize("vocabulary, tokens", [(97, [600]), (16384, [512, 88]), (128256, [256, 256, 88])])

@@ -159,9 +159,29 @@ def over_logits(head: torch.nn.Linear, states: torch.Tensor, function: Callable[
     return torch.cat(results) if results else torch.zeros(0, device=states.device)
 
 
+class TokenLogps(torch.autograd.Function):
+    """Log-prob of each target, whose gradient takes the place of the logits.
+
+    d log p(target) / d logits = onehot(target) - softmax(logits): no array of (tokens, vocabulary) is held beside the logits.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        total = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, targets, total)
+        return logits.gather(-1, targets[:, None]).squeeze(-1) - total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, total = ctx.saved_tensors
+        logits.sub_(total[:, None]).exp_().mul_(-gradient[:, None])
+        return logits.scatter_add_(-1, targets[:, None], gradient[:, None]), None
+
+
 def token_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-prob of each target: logits (tokens, vocabulary), targets (tokens,)."""
-    return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    """Log-prob of each target: logits (tokens, vocabulary), targets (tokens,). A backward pass writes over the logits."""
+    return TokenLogps.apply(logits, targets)
 
 
 def sequence_logps(model, batch: Batch) -> torch.Tensor:
