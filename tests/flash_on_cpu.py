@@ -34,31 +34,28 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: f
         seen &= behind >= 0
     if window[0] >= 0:
         seen &= behind <= window[0]
-    weights = scores.masked_fill(~seen, -torch.inf).float().softmax(-1) if scores.dtype in SIXTEEN_BIT else (
-        scores.masked_fill(~seen, -torch.inf).softmax(-1)
-    )  # fmt: skip
-    return torch.einsum("hqk,khd->qhd", weights.to(value.dtype), value)
+    weights = scores.double().masked_fill(~seen, -torch.inf).softmax(-1).to(value.dtype)
+    return torch.einsum("hqk,khd->qhd", weights, value)
 
 
 def kernels(strict: bool) -> tuple:
     """``flash_attn_func`` and ``flash_attn_varlen_func``, by flash-attn's own signatures; ``strict`` ones take 16 bits alone."""
 
-    def check(*tensors: torch.Tensor) -> None:
+    def check(dropout_p: float, softcap: float, *tensors: torch.Tensor) -> None:
+        assert dropout_p == 0.0 and softcap == 0.0
         kinds = {tensor.dtype for tensor in tensors}
         if strict and not (len(kinds) == 1 and kinds <= set(SIXTEEN_BIT)):
             raise RuntimeError(f"FlashAttention only support fp16 and bf16 data type, not {kinds}")
 
     def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, deterministic=False):
-        check(q, k, v)
-        assert dropout_p == 0.0 and softcap == 0.0
+        check(dropout_p, softcap, q, k, v)
         return torch.stack([attend(*rows, softmax_scale, causal, window_size) for rows in zip(q, k, v, strict=True)])
 
     def flash_attn_varlen_func(
         q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
         dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, deterministic=False,
     ):  # fmt: skip
-        check(q, k, v)
-        assert dropout_p == 0.0 and softcap == 0.0
+        check(dropout_p, softcap, q, k, v)
         lengths_q, lengths_k = cu_seqlens_q.diff().tolist(), cu_seqlens_k.diff().tolist()
         assert sum(lengths_q) == len(q) and sum(lengths_k) == len(k) and max(lengths_q) <= max_seqlen_q and max(lengths_k) <= max_seqlen_k
         rows = zip(q.split(lengths_q), k.split(lengths_k), v.split(lengths_k), strict=True)

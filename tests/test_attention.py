@@ -4,14 +4,13 @@ import copy
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, configured, dvc, environment, params_as
 from flash_on_cpu import emulate
 from pydantic import ValidationError
-from tiny_models import MODELS, PAIRS, SIZES
+from tiny_models import END, MODELS, PAIRS, SIZES
 from transformers import AutoConfig, MistralConfig, MistralForCausalLM
 
 from anchora import machine
@@ -24,7 +23,6 @@ from anchora.pins import folder
 from parameters.policy import PolicyParams
 
 FLASH = {"attn_implementation": "flash_attention_2", "use_bf16": True}
-TOKENIZER = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **options: str(ids))
 
 
 def sliding():
@@ -79,7 +77,7 @@ def test_samples_and_their_entropies_are_those_of_sdpa(pair, temperature):
     """Prompts of 1 to 6 tokens, padded on the left; 40 tokens, so that responses leave the batch between two looks."""
     prompts = [prompt + response[:1] for prompt, response in PAIRS] + [[9]]
     settings = {"samples": 2, "temperature": temperature, "max_new_tokens": 40, "responses_at_once": 8, "seed": 0}
-    theirs, ours = (generate(model, TOKENIZER, prompts, **settings) for model in pair)
+    theirs, ours = (generate(model, END, prompts, **settings) for model in pair)
     for row, expected in zip(sum(ours, []), sum(theirs, []), strict=True):
         assert row.ids == expected.ids
         assert row.entropies == pytest.approx(expected.entropies, abs=1e-5)

@@ -1,11 +1,9 @@
 """Sampling: entropies, ends, caches that are shared, and shards that do not depend on each other."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import params_as
-from tiny_models import PAIRS, SIZES
+from tiny_models import END, PAIRS, SIZES
 from transformers import MiniMaxConfig, MiniMaxForCausalLM, MistralConfig, MistralForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
 from transformers.cache_utils import DynamicLayer
 
@@ -41,9 +39,6 @@ def test_sampling_stops_at_eos_and_marks_what_was_cut(policy):
     assert whole.ids.count(tokenizer.eos_token_id) == 1
     assert whole.text == "3 + 4 = 7. #### 7"
     assert not cut.finished and len(cut.ids) == 3
-
-
-END = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: str(ids))
 
 
 def three_samples_each(model) -> list[generation.Response]:

@@ -1,4 +1,6 @@
-"""Four architectures, small, with random weights, and rows of tokens for them."""
+"""Four architectures, small, with random weights, rows of tokens for them, and what sampling asks of their tokenizer."""
+
+from types import SimpleNamespace
 
 from transformers import (
     GPT2Config,
@@ -29,4 +31,5 @@ MODELS = {
 }
 
 
+END = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: str(ids))
 PAIRS = [([5, 6, 7], [8, 9, 2]), ([11, 12, 13, 14, 15], [16, 2]), ([3], [4, 5, 6, 7, 2])]
