@@ -30,10 +30,10 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "stages"))
 
-from anchora.files import UserError, new_file, parse_yaml, read_json, read_yaml  # noqa: E402
-from anchora.params import StageParams, refuse_unknown, validate  # noqa: E402
-from anchora.stage import run_stage, say  # noqa: E402
-from anchora.tables import comparison, summary_table  # noqa: E402
+from anchora.evaluation.tables import comparison, summary_table  # noqa: E402
+from anchora.run.files import UserError, new_file, parse_yaml, read_json, read_yaml  # noqa: E402
+from anchora.run.params import StageParams, refuse_unknown, validate  # noqa: E402
+from anchora.run.stage import run_stage, say  # noqa: E402
 
 TARGETS = {
     "sft": ["sft"],
@@ -119,9 +119,9 @@ def override(value) -> str:
 
 def parameter_models() -> list[type[StageParams]]:
     """The parameter models of all stages."""
-    models = []
-    for file in sorted((ROOT / "stages" / "parameters").glob("[a-z]*.py")):
-        module = importlib.import_module(f"parameters.{file.stem}")
+    models, stages = [], ROOT / "stages"
+    for file in sorted([*stages.glob("parameters/[a-z]*.py"), *stages.glob("anchora/*/*params.py"), *stages.glob("anchora/*/rounds.py")]):
+        module = importlib.import_module(".".join(file.relative_to(stages).with_suffix("").parts))
         models += [
             value
             for value in vars(module).values()

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anchora.machine import use_machine
-from anchora.models import load_policy
-from anchora.params import read_params
-from anchora.pins import folder
-from anchora.policy_answers import answer, evaluation_sets, write_answers
-from anchora.stage import log_params, run_stage, say
-from parameters.answers import AnswerParams
+from anchora.evaluation.answer_params import AnswerParams
+from anchora.evaluation.policy_answers import answer, evaluation_sets, write_answers
+from anchora.model.loading import load_policy
+from anchora.model.machine import use_machine
+from anchora.model.pins import folder
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
 
 
 def main() -> None:

@@ -16,18 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.files import UserError, read_json
-from anchora.machine import use_machine
-from anchora.measure import measure
-from anchora.models import load_policy
-from anchora.params import read_params
-from anchora.pins import folder, identity
-from anchora.prompts import encode_prompt
-from anchora.reliability import abstention_threshold, fit_correctness, is_answered, with_known_answers
-from anchora.stage import run_stage, say
-from anchora.uncertainty import combined, scale_of
-from anchora.verifiers import member_sources
-from parameters.measure import MeasureParams
+from anchora.model.loading import load_policy
+from anchora.model.machine import use_machine
+from anchora.model.pins import folder, identity
+from anchora.model.prompts import encode_prompt
+from anchora.run.files import UserError, read_json
+from anchora.run.params import read_params
+from anchora.run.stage import run_stage, say
+from anchora.uncertainty.measure import measure
+from anchora.uncertainty.params import MeasureParams
+from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, with_known_answers
+from anchora.uncertainty.scale import combined, scale_of
+from anchora.verifiers.ensemble import member_sources
 
 
 def main() -> None:

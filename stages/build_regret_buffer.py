@@ -19,21 +19,21 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.buffer import buffer_line, response_names
-from anchora.cases import chances_right, chosen_right, select, uncertainty_gate
-from anchora.files import UserError, read_json, read_jsonl, write_json, write_jsonl
-from anchora.generation import end_tokens
-from anchora.logps import can_share_prompts, check_head, response_logps, row_length
-from anchora.machine import autocast, training_dtype, use_machine
-from anchora.models import load_policy
-from anchora.params import read_params
-from anchora.pins import folder
-from anchora.prompts import encode_response, token_texts
-from anchora.regret import priorities
-from anchora.stage import log_params, run_stage, say
-from anchora.uncertainty import auroc
-from anchora.verifiers import member_sources, score_ensemble
-from parameters.build_regret_buffer import BuildRegretBufferParams
+from anchora.model.loading import load_policy
+from anchora.model.logps import can_share_prompts, check_head, response_logps, row_length
+from anchora.model.machine import autocast, training_dtype, use_machine
+from anchora.model.pins import folder
+from anchora.model.prompts import encode_response, token_texts
+from anchora.regret.buffer import buffer_line, response_names
+from anchora.regret.cases import chances_right, chosen_right, select, uncertainty_gate
+from anchora.regret.params import BuildRegretBufferParams
+from anchora.regret.regret import priorities
+from anchora.run.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
+from anchora.sampling.responses import end_tokens
+from anchora.uncertainty.scale import auroc
+from anchora.verifiers.ensemble import member_sources, score_ensemble
 
 
 def main() -> None:

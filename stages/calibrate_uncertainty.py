@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.files import read_jsonl, write_json
-from anchora.logps import check_head
-from anchora.machine import use_machine
-from anchora.measure import measure, within_length
-from anchora.models import load_policy
-from anchora.params import read_params
-from anchora.pins import folder
-from anchora.references import correctness
-from anchora.stage import log_params, run_stage, say
-from anchora.uncertainty import scale_of, within_prompt_deviation
-from anchora.verifiers import member_sources
-from parameters.measure import MeasureParams
+from anchora.correctness.references import correctness
+from anchora.model.loading import load_policy
+from anchora.model.logps import check_head
+from anchora.model.machine import use_machine
+from anchora.model.pins import folder
+from anchora.run.files import read_jsonl, write_json
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
+from anchora.uncertainty.measure import measure, within_length
+from anchora.uncertainty.params import MeasureParams
+from anchora.uncertainty.scale import scale_of, within_prompt_deviation
+from anchora.verifiers.ensemble import member_sources
 
 
 def main() -> None:

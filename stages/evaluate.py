@@ -17,17 +17,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from anchora.answers import READINGS
-from anchora.drift import policy_states, reverse_kl
-from anchora.files import new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
-from anchora.harness import flexible_match, strict_match
-from anchora.judging import api_judge, own_judge, win_rates_over_first
-from anchora.machine import use_machine
-from anchora.models import load_policy, load_tokenizer
-from anchora.params import read_params
-from anchora.pins import folder
-from anchora.policy_answers import Answers, answer, evaluation_sets, read_answers
-from anchora.reliability import (
+from anchora.correctness.numbers import READINGS
+from anchora.evaluation.drift import policy_states, reverse_kl
+from anchora.evaluation.harness import flexible_match, strict_match
+from anchora.evaluation.judging import api_judge, own_judge, win_rates_over_first
+from anchora.evaluation.params import EvaluateParams
+from anchora.evaluation.policy_answers import Answers, answer, evaluation_sets, read_answers
+from anchora.evaluation.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, rounded, wilson
+from anchora.model.loading import load_policy, load_tokenizer
+from anchora.model.machine import use_machine
+from anchora.model.pins import folder
+from anchora.run.files import new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
+from anchora.uncertainty.reliability import (
     RELIABILITY_BINS,
     abstention_threshold,
     aurc,
@@ -38,11 +41,8 @@ from anchora.reliability import (
     reliability_bins,
     risk_coverage,
 )
-from anchora.stage import log_params, run_stage, say
-from anchora.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, rounded, wilson
-from anchora.uncertainty import auroc
-from anchora.verifiers import member_sources
-from parameters.evaluate import EvaluateParams
+from anchora.uncertainty.scale import auroc
+from anchora.verifiers.ensemble import member_sources
 
 MEDIAN = 0.5  # of the uncertainty on the calibration split, by its scale
 Scorers = tuple[dict[str, str], list[dict[str, str]], np.ndarray]  # judge, ensemble, (members,) deviations

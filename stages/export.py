@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.files import first_process, new_folder, read_json, read_jsonl, write_json, write_jsonl
-from anchora.generation import Response, generate
-from anchora.machine import use_machine
-from anchora.measure import measure, within_length
-from anchora.models import load_policy
-from anchora.params import read_params
-from anchora.pins import folder, identity
-from anchora.references import correctness, sampled_correctness
-from anchora.reliability import abstention_threshold, with_known_answers
-from anchora.stage import log_params, run_stage, say
-from anchora.uncertainty import combined
-from anchora.verifiers import member_sources
+from anchora.correctness.references import correctness, sampled_correctness
+from anchora.model.loading import load_policy
+from anchora.model.machine import use_machine
+from anchora.model.pins import folder, identity
+from anchora.run.files import first_process, new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
+from anchora.sampling.responses import Response, generate
+from anchora.uncertainty.measure import measure, within_length
+from anchora.uncertainty.reliability import abstention_threshold, with_known_answers
+from anchora.uncertainty.scale import combined
+from anchora.verifiers.ensemble import member_sources
 from parameters.export import ExportParams
 
 SETTINGS = (  # on which the scales depend: whoever asks this model must measure in the same way

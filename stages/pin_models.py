@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from anchora.files import UserError, write_json
-from anchora.params import read_params
-from anchora.pins import folder_hash
-from anchora.stage import log_params, run_stage, say
+from anchora.model.pins import folder_hash
+from anchora.run.files import UserError, write_json
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
 from parameters.pin_models import PinModelsParams
 
 ALIASES = {

@@ -9,12 +9,12 @@ what was left out are in metrics/data.json.
 
 from __future__ import annotations
 
-from anchora import formats
-from anchora.data_files import read_rows
-from anchora.files import UserError, write_json, write_jsonl
-from anchora.params import read_params
-from anchora.splits import flip_side, prompt_id, question_id, questions, split_share, unique_rows
-from anchora.stage import log_params, run_stage, say
+from anchora.data import formats
+from anchora.data.reading import read_rows
+from anchora.data.splits import flip_side, prompt_id, question_id, questions, split_share, unique_rows
+from anchora.run.files import UserError, write_json, write_jsonl
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
 from parameters.prepare_data import PrepareDataParams
 
 

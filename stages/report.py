@@ -3,7 +3,7 @@
     python stages/report.py
 
 Reads metrics, buffers and answers, writes metrics/report.html (self-contained: template, script and charts
-come from stages/page) and metrics/model_card.md, and prints the summary table.
+come from stages/report_page) and metrics/model_card.md, and prints the summary table.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import json
 from html import escape
 from pathlib import Path
 
-from anchora.files import new_file, read_json, read_jsonl
-from anchora.model_card import model_card
-from anchora.params import read_params
-from anchora.stage import log_params, run_stage, say
-from anchora.tables import HEADER, comparison_rows, headline, summary_table
-from parameters.rounds import RoundsParams
+from anchora.evaluation.model_card import model_card
+from anchora.evaluation.rounds import RoundsParams
+from anchora.evaluation.tables import HEADER, comparison_rows, headline, summary_table
+from anchora.run.files import new_file, read_json, read_jsonl
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
 
-PAGE = Path("stages/page")
+PAGE = Path("stages/report_page")
 
 
 def main() -> None:

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.files import read_json, read_jsonl, write_json, write_jsonl
-from anchora.machine import use_machine
-from anchora.measure import Measured, measure, within_length
-from anchora.models import load_policy
-from anchora.params import read_params
-from anchora.pins import folder
-from anchora.references import correctness, sampled_correctness
-from anchora.stage import log_params, run_stage, say
-from anchora.uncertainty import auroc, combined, ecdf
-from anchora.verifiers import member_sources
+from anchora.correctness.references import correctness, sampled_correctness
+from anchora.model.loading import load_policy
+from anchora.model.machine import use_machine
+from anchora.model.pins import folder
+from anchora.run.files import read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
+from anchora.uncertainty.measure import Measured, measure, within_length
+from anchora.uncertainty.scale import auroc, combined, ecdf
+from anchora.verifiers.ensemble import member_sources
 from parameters.score_uncertainty import ScoreUncertaintyParams
 
 

@@ -16,18 +16,18 @@ from pathlib import Path
 import datasets
 from trl import SFTConfig, SFTTrainer
 
-from anchora.checkpoint import Checkpoints
-from anchora.dropout import check_dropout
-from anchora.files import UserError, read_jsonl, write_json
-from anchora.logps import check_head
-from anchora.machine import autocast, device, training_dtype, use_machine
-from anchora.models import add_lora, check_positions, compile_layers, load_causal, merged, save_policy
-from anchora.params import read_params
-from anchora.pins import source_of
-from anchora.prompts import encode_prompt, encode_response
-from anchora.sharded import gathered
-from anchora.stage import log_params, run_stage, say
-from anchora.trainer import WholeUpdates, train, trainer_settings
+from anchora.model.checkpoints import Checkpoints
+from anchora.model.loading import add_lora, check_positions, compile_layers, load_causal, merged, save_policy
+from anchora.model.logps import check_head
+from anchora.model.machine import autocast, device, training_dtype, use_machine
+from anchora.model.pins import source_of
+from anchora.model.prompts import encode_prompt, encode_response
+from anchora.run.files import UserError, read_jsonl, write_json
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
+from anchora.training.sharding import gathered
+from anchora.training.trainer import WholeUpdates, train, trainer_settings
+from anchora.uncertainty.dropout import check_dropout
 from parameters.sft import SftParams
 
 

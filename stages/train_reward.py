@@ -18,17 +18,17 @@ import torch
 from torch.nn import functional
 from trl import RewardConfig, RewardTrainer
 
-from anchora.checkpoint import Checkpoints
-from anchora.files import UserError, first_process, new_folder, read_jsonl, write_json
-from anchora.machine import use_machine
-from anchora.params import read_params
-from anchora.pins import source_of
-from anchora.reliability import brier, expected_calibration_error
-from anchora.sharded import gathered, layers_to_cut
-from anchora.splits import question_id, split_share
-from anchora.stage import log_params, run_stage, say
-from anchora.trainer import WholeUpdates, train, trainer_settings
-from anchora.verifiers import encode_pair, load_verifier, pad_inputs, pair_limit, score_pairs
+from anchora.data.splits import question_id, split_share
+from anchora.model.checkpoints import Checkpoints
+from anchora.model.machine import use_machine
+from anchora.model.pins import source_of
+from anchora.run.files import UserError, first_process, new_folder, read_jsonl, write_json
+from anchora.run.params import read_params
+from anchora.run.stage import log_params, run_stage, say
+from anchora.training.sharding import gathered, layers_to_cut
+from anchora.training.trainer import WholeUpdates, train, trainer_settings
+from anchora.uncertainty.reliability import brier, expected_calibration_error
+from anchora.verifiers.ensemble import encode_pair, load_verifier, pad_inputs, pair_limit, score_pairs
 from parameters.train_reward import TrainRewardParams
 
 CUT_WARNING = 0.05  # share of a verifier's inputs that may be too long for it before a run says so

@@ -2,7 +2,7 @@
 
     python stages/update_policy.py --round 0 --after sft
 
-What one step does is in anchora/update.py. The reference is the SFT policy, by the log-probs that the
+What one step does is in anchora/update/step.py. The reference is the SFT policy, by the log-probs that the
 buffer carries. Past the KL budget the update stops and keeps its last snapshot inside it. Writes the
 policy to ${output_dir}/round<k>, the figures of every step to metrics/curves/round<k>.csv and those of
 the policy that was kept to metrics/update/round<k>.json.
@@ -21,19 +21,19 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from anchora.buffer import buffer_line, response_names
-from anchora.checkpoint import Checkpoints
-from anchora.files import UserError, new_file, read_jsonl, write_json
-from anchora.logps import response_logps
-from anchora.machine import autocast, device, training_dtype, use_machine
-from anchora.models import add_lora, compile_layers, load_causal, merged, save_policy
-from anchora.parallel import any_process, whole_steps
-from anchora.params import read_params
-from anchora.pins import folder
-from anchora.sharded import cut, gathered, load_optimizer, local, optimizer_tensors, whole, whole_of_part
-from anchora.stage import log_figures, log_params, run_stage, say
-from anchora.update import Layout, Pairs, SequenceLogps, chances_known, forward_kl, layout_for, update, weigh
-from parameters.update_policy import UpdatePolicyParams
+from anchora.model.checkpoints import Checkpoints
+from anchora.model.loading import add_lora, compile_layers, load_causal, merged, save_policy
+from anchora.model.logps import response_logps
+from anchora.model.machine import autocast, device, training_dtype, use_machine
+from anchora.model.pins import folder
+from anchora.model.processes import any_process, whole_steps
+from anchora.regret.buffer import buffer_line, response_names
+from anchora.run.files import UserError, new_file, read_jsonl, write_json
+from anchora.run.params import read_params
+from anchora.run.stage import log_figures, log_params, run_stage, say
+from anchora.training.sharding import cut, gathered, load_optimizer, local, optimizer_tensors, whole, whole_of_part
+from anchora.update.params import UpdatePolicyParams
+from anchora.update.step import Layout, Pairs, SequenceLogps, chances_known, forward_kl, layout_for, update, weigh
 
 WARMUP_SHARE = 0.1
 LEAST_KEPT = 0.7  # share of the KL that merging LoRA may leave before a run says so

@@ -18,7 +18,7 @@ OWN = ROOT / "data" / "own"  # where the README puts one's own downloads
 REAL = OWN if (OWN / "alpaca_en_demo.json").is_file() else ROOT.parent / "shared" / "real"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as stages/python has it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as stages/with_python.sh has it
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -128,9 +128,9 @@ def own_accelerate_state():
 @pytest.fixture(scope="session")
 def policy():
     """The demo's base policy and its tokenizer."""
-    from anchora.models import load_policy
-    from anchora.pins import folder
-    from parameters.policy import PolicyParams
+    from anchora.model.loading import load_policy
+    from anchora.model.params import PolicyParams
+    from anchora.model.pins import folder
 
     return load_policy(folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))
 

@@ -81,7 +81,7 @@ def emulate(patch: pytest.MonkeyPatch, strict: bool) -> None:
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
-    from anchora import machine
+    from anchora.model import machine
 
     machine.check_flash_attention = lambda gpu: None
     emulate(pytest.MonkeyPatch(), strict=True)

@@ -19,9 +19,9 @@ from liger_kernel.ops import rms_norm
 from tiny_models import MODELS, PAIRS
 from triton.runtime import interpreter
 
-from anchora.dropout import dropout_information
-from anchora.logps import collate, sequence_logps
-from anchora.models import use_liger
+from anchora.model.loading import use_liger
+from anchora.model.logps import collate, sequence_logps
+from anchora.uncertainty.dropout import dropout_information
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """Parameters of export."""
 
-from anchora.params import Share
-from parameters.measure import MeasureParams
+from anchora.run.params import Share
+from anchora.uncertainty.params import MeasureParams
 
 
 class ExportParams(MeasureParams):

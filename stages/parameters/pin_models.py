@@ -1,6 +1,6 @@
 """Parameters of pin_models."""
 
-from anchora.params import ModelStageParams, Text
+from anchora.run.params import ModelStageParams, Text
 
 
 class PinModelsParams(ModelStageParams):

@@ -2,7 +2,7 @@
 
 from pydantic import model_validator
 
-from anchora.params import CountOrZero, InsidePath, Seed, Share, StageParams
+from anchora.run.params import CountOrZero, InsidePath, Seed, Share, StageParams
 
 
 class PrepareDataParams(StageParams):

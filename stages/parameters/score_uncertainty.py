@@ -1,7 +1,7 @@
 """Parameters of score_uncertainty."""
 
-from anchora.params import NotNegative
-from parameters.measure import MeasureParams
+from anchora.run.params import NotNegative
+from anchora.uncertainty.params import MeasureParams
 
 
 class ScoreUncertaintyParams(MeasureParams):

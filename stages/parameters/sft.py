@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from anchora.params import Positive
-from parameters.policy import PolicyParams
-from parameters.training import LoraParams
+from anchora.model.params import PolicyParams
+from anchora.run.params import Positive
+from anchora.training.params import LoraParams
 
 
 class SftParams(LoraParams, PolicyParams):

@@ -1,8 +1,8 @@
 """Parameters of train_reward and train_judge."""
 
-from anchora.params import Positive, Share
-from parameters.policy import ScoringParams
-from parameters.training import TrainingParams
+from anchora.model.params import ScoringParams
+from anchora.run.params import Positive, Share
+from anchora.training.params import TrainingParams
 
 
 class TrainRewardParams(TrainingParams, ScoringParams):

@@ -46,10 +46,10 @@ def update_ours(pairs, args) -> dict:
     """Optimiser steps over the pairs, a batch at a time; the first batch warms up and is not counted."""
     from accelerate import Accelerator
 
-    from anchora.machine import autocast
-    from anchora.models import compile_layers
-    from anchora.update import SequenceLogps, layout_for, update, weigh
-    from parameters.update_policy import UpdatePolicyParams
+    from anchora.model.loading import compile_layers
+    from anchora.model.machine import autocast
+    from anchora.update.params import UpdatePolicyParams
+    from anchora.update.step import SequenceLogps, layout_for, update, weigh
 
     changes = {
         "beta_mode": "constant", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "update_batch_tokens": args.tokens,
@@ -92,9 +92,9 @@ def sft_ours(pairs, args) -> dict:
     from theirs import Clock, word_tokenizer
     from trl import SFTConfig
 
-    from anchora.checkpoint import Checkpoints
-    from anchora.models import compile_layers
-    from anchora.trainer import WholeUpdates, trainer_settings
+    from anchora.model.checkpoints import Checkpoints
+    from anchora.model.loading import compile_layers
+    from anchora.training.trainer import WholeUpdates, trainer_settings
     from parameters.sft import SftParams
     from sft import OrderedSFTTrainer
 
@@ -124,7 +124,7 @@ def sft_ours(pairs, args) -> dict:
 
 
 def reference_ours(pairs, args) -> dict:
-    from anchora.logps import response_logps
+    from anchora.model.logps import response_logps
 
     policy = our_policy().eval()
     with Memory() as memory:
@@ -146,7 +146,7 @@ class EndlessTokenizer:
 
 def sampling_ours(pairs, args) -> dict:
     """Prompts sorted by length into shards, with the entropy of every step."""
-    from anchora.generation import generate
+    from anchora.sampling.responses import generate
 
     policy = our_policy().eval()
     prompts = [prompt for prompt, _, _ in pairs[: args.prompts]]
@@ -157,7 +157,7 @@ def sampling_ours(pairs, args) -> dict:
 
 def scoring_plain(pairs, args) -> dict:
     """One pass: the log-probs of each chosen response."""
-    from anchora.logps import response_logps
+    from anchora.model.logps import response_logps
 
     policy, rows = our_policy().eval(), [(p, c) for p, c, _ in pairs]
     response_logps(policy, rows[:4], 2, args.tokens)
@@ -168,7 +168,7 @@ def scoring_plain(pairs, args) -> dict:
 
 def scoring_dropout(pairs, args) -> dict:
     """K = 8 stochastic passes over the last eighth of the layers: the mutual information of each chosen response."""
-    from anchora.dropout import dropout_information
+    from anchora.uncertainty.dropout import dropout_information
 
     policy, rows = our_policy().eval(), [(p, c) for p, c, _ in pairs]
     settings = {"copies": DROPOUT_COPIES, "rate": 0.1, "layer_share": DROPOUT_LAYERS, "seed": 0, "pad_token_id": 2, "budget": args.tokens}

@@ -27,7 +27,7 @@ import yaml
 from scipy.stats import ttest_1samp, ttest_rel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
-from parameters.update_policy import UpdatePolicyParams
+from anchora.update.params import UpdatePolicyParams
 
 OURS = "ugrr"
 ONE_ROUND = "rounds=[{k: 0, after: sft}]"
@@ -159,7 +159,7 @@ def run_trl(commit: str, beta: float) -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = project_at(commit, Path(name).resolve() / "project")
         command(sys.executable, trl_dpo, "--steps", str(steps), "--beta", str(beta), "--out", "models/trl", cwd=folder)
-        command("sh", "stages/python", "stages/evaluate.py", "--policy", "models/trl", "--out", "logs/trl", cwd=folder)
+        command("sh", "stages/with_python.sh", "stages/evaluate.py", "--policy", "models/trl", "--out", "logs/trl", cwd=folder)
         return json.loads((folder / "logs" / "trl" / "evaluation.json").read_text())["evaluation"]
 
 

@@ -20,10 +20,10 @@ import numpy as np
 import yaml
 from study import OURS, arguments, arms, command, experiment, experiments, outcome, project_at, summary
 
-from anchora.cases import chances_right, chosen_right, select, uncertainty_gate
-from anchora.files import read_json, read_jsonl, write_jsonl
-from anchora.splits import split_share
-from parameters.build_regret_buffer import BuildRegretBufferParams
+from anchora.data.splits import split_share
+from anchora.regret.cases import chances_right, chosen_right, select, uncertainty_gate
+from anchora.regret.params import BuildRegretBufferParams
+from anchora.run.files import read_json, read_jsonl, write_jsonl
 
 ARMS = (
     "ugrr", "best_of_n_sft_anchors", "no_dpo_term", "constant_beta", "shuffled_uncertainty", "logistic_loss", "gated_beta_alone",
@@ -72,8 +72,9 @@ def run_seed(seed: int, strengths: list[float], names: list[str]) -> None:
                     continue
                 (folder / "params.yaml").write_text(yaml.safe_dump(params | changes[arm]))
                 shutil.rmtree(folder / "models/round0", ignore_errors=True)
-                command("sh", "stages/python", "stages/update_policy.py", "--round", "0", "--after", "sft", cwd=folder)
-                command("sh", "stages/python", "stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0", cwd=folder)
+                command("sh", "stages/with_python.sh", "stages/update_policy.py", "--round", "0", "--after", "sft", cwd=folder)
+                evaluate = ("stages/evaluate.py", "--policy", "models/round0", "--out", "logs/round0")
+                command("sh", "stages/with_python.sh", *evaluate, cwd=folder)
                 evaluation = read_json(folder / "logs/round0/evaluation.json")["evaluation"]
                 kept.write_text(json.dumps(outcome(evaluation) | {"chosen_right": right}))
                 print(kept.stem, kept.read_text(), flush=True)

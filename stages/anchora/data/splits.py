@@ -1,0 +1,51 @@
+"""Splitting by prompt: where a prompt goes depends on its text and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+
+from anchora.model.prompts import Messages
+
+
+def prompt_id(prompt: Messages) -> str:
+    """16 hex digits from the roles and texts of a prompt, whatever their white space, line ends and composed characters (NFC)."""
+    texts = [[message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())] for message in prompt]
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def question_id(row: dict) -> str:
+    """The id of a row's prompt without its system messages: a question stays the same one whatever is said before it."""
+    return prompt_id([message for message in row["prompt"] if message["role"] != "system"])
+
+
+def questions(row: dict) -> set[str]:
+    """The ``question_id`` of a row, and those that its user's turns would have alone: a conversation asks each of them."""
+    return {question_id(row), *(prompt_id([message]) for message in row["prompt"] if message["role"] == "user")}
+
+
+def split_share(key: str, purpose: str) -> float:
+    """A number in [0, 1) for a prompt id, uniform and independent for each purpose."""
+    digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def unique_rows(rows: list[dict], *fields: str) -> tuple[list[dict], int]:
+    """Rows without repeats of the prompt and ``fields``, the first kept; and how many were repeats."""
+    seen, kept = set(), []
+    for row in rows:
+        key = (row["id"], *(row[field] for field in fields))
+        if key not in seen:
+            seen.add(key)
+            kept.append(row)
+    return kept, len(rows) - len(kept)
+
+
+def flip_side(row: dict, seed: int) -> dict:
+    """A pair that came as chosen and rejected gets its sides by ``seed``; others stay as they are."""
+    row = dict(row)
+    if not row.pop("sided") and split_share(f"{row['id']}:{row['response_a']}", f"side {seed}") < 0.5:
+        row["response_a"], row["response_b"] = row["response_b"], row["response_a"]
+        row["label"] = 1.0 - row["label"]
+    return row

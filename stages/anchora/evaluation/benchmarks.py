@@ -1,0 +1,48 @@
+"""The answers of a policy to conversations: AlpacaEval's of one turn, MT-Bench's of two."""
+
+from __future__ import annotations
+
+from anchora.evaluation.answer_params import AnswerParams
+from anchora.model.prompts import Messages, encode_prompt
+from anchora.run.stage import say
+from anchora.sampling.responses import generate
+
+# FastChat's temperatures by category of question; 0 is greedy decoding.
+MT_BENCH_TEMPERATURES = {
+    "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0,
+    "stem": 0.1, "humanities": 0.1,
+}  # fmt: skip
+OTHER_TEMPERATURE = 0.7
+
+
+def conversation(turns: list[str], answers: list[str]) -> Messages:
+    """The messages before the next answer: each turn so far with the policy's own answer, then the next turn."""
+    messages: Messages = []
+    for turn, answer in zip(turns, answers, strict=False):
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+    return [*messages, {"role": "user", "content": turns[len(answers)]}]
+
+
+def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label: str) -> list[list[str]]:
+    """The answers to every turn of each row, each conditioned on the policy's own answers before it.
+
+    Greedy, but for questions with a ``category``, whose temperatures are MT-Bench's. Conversations that grew too
+    long for ``max_length`` lose their beginning; says how many.
+    """
+    answers: list[list[str]] = [[] for _ in rows]
+    temperatures = [MT_BENCH_TEMPERATURES.get(row["category"], OTHER_TEMPERATURE) if "category" in row else 0.0 for row in rows]
+    for turn in range(max((len(row["turns"]) for row in rows), default=0)):
+        for temperature in sorted(set(temperatures)):
+            group = [i for i, row in enumerate(rows) if temperatures[i] == temperature and len(row["turns"]) > turn]
+            ids = [encode_prompt(tokenizer, conversation(rows[i]["turns"], answers[i]), params.prompt_template) for i in group]
+            room, too_long = params.room(), sum(len(row) > params.room() for row in ids)
+            if too_long:
+                say(f"{label}, turn {turn + 1}: {too_long} of {len(ids)} conversations lose their beginning, longer than {room} tokens")
+            responses = generate(
+                model, tokenizer, [row[-room:] for row in ids], temperature=temperature,
+                max_new_tokens=params.max_new_tokens, seed=params.seed + 2000, responses_at_once=params.responses_at_once(),
+                stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
+            )  # fmt: skip
+            for index, (response,) in zip(group, responses, strict=True):
+                answers[index].append(response.text)
+    return answers

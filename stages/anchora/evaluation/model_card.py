@@ -1,0 +1,34 @@
+"""The card that goes to the hub with the exported policy."""
+
+from __future__ import annotations
+
+from anchora.evaluation.tables import HEADER, comparison_rows, headline
+
+
+def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
+    """Markdown with the hub's header: what the model is, what it was measured to do, and how to use its uncertainty.
+
+    ``base_model`` is its pin, which says whether the hub knows it.
+    """
+    rows = [HEADER, ("---",) * len(HEADER), *(row.cells for row in comparison_rows(evaluation))]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    selective = evaluation["selective"]
+    threshold = "none" if selective["threshold"] is None else f"{selective['threshold']:.2f}"
+    name = base_model.get("path") or f"{base_model['repo']}@{base_model['revision']}"
+    base = f"base_model: {base_model['repo']}\n" if "repo" in base_model else ""
+    return f"""---
+{base}library_name: transformers
+tags: [dpo, uncertainty, anchora]
+---
+
+# Fine-tuned with UGRR (uncertainty-gated RL with regret replay)
+
+Started from `{name}`, fine-tuned on instructions (SFT), then by preference updates on the prompts where the SFT model
+was unsure or wrong, held to it by a KL term that grows with uncertainty. {headline(evaluation["gsm8k"])}
+
+{table}
+
+`uncertainty.json` holds the scales of its uncertainty and the threshold up to which at most {selective["target_risk"]:.0%} of
+its answers to the calibration problems were wrong ({threshold}); above it, do not rely on an answer. All figures are from prompts
+that no training has seen. They say nothing about other tasks or languages.
+"""

@@ -1,0 +1,80 @@
+"""The device and the number formats that a stage computes with."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+
+from anchora.model.params import ComputeParams
+from anchora.run.files import UserError
+
+PATIENCE = timedelta(days=7)  # of processes for each other: one may ask a judge for hours
+
+
+def use_machine(params: ComputeParams) -> None:
+    """Hold the machine against what the parameters ask for, before a model is loaded.
+
+    ``cpu_threads`` decides in which parts sums are taken, so that OMP_NUM_THREADS and the number of cores change
+    no byte. ``deterministic`` takes algorithms that repeat on a GPU where there are such and warns where not; cuBLAS
+    then chooses workspaces that repeat. Raises UserError where ``device: cuda`` or ``liger_kernels`` finds no GPU,
+    ``attn_implementation: flash_attention_2`` no flash-attn for one, and ``use_bf16`` a GPU that lacks bfloat16.
+    """
+    torch.set_num_threads(params.cpu_threads)
+    if params.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif "WORLD_SIZE" not in os.environ:  # one process takes one GPU: transformers would spread itself over all it sees
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if params.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its gradients under masks can be NaN: github.com/pytorch/pytorch/issues/196678
+    gpu = torch.cuda.is_available()
+    if params.device == "cuda" and not gpu:
+        raise UserError(
+            "device: cuda, but torch sees no GPU (torch.cuda.is_available() is false): check the driver by nvidia-smi and that "
+            "torch is a CUDA build, or set device: auto"
+        )
+    if params.liger_kernels and not gpu and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("liger_kernels: true, but Triton's kernels run on a GPU and torch sees none: set liger_kernels: false")
+    if params.attn_implementation == "flash_attention_2":
+        check_flash_attention(gpu)
+    if params.use_bf16 and gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"use_bf16: true, but {torch.cuda.get_device_name()} has no bfloat16: set use_bf16: false")
+
+
+def check_flash_attention(gpu: bool) -> None:
+    """Raise UserError where FlashAttention 2 cannot be had; transformers would look for a kernel on the hub instead."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if not gpu:
+        raise UserError("attn_implementation: flash_attention_2, but its kernels run on a GPU and torch sees none: set it to auto")
+    if not is_flash_attn_2_available():
+        raise UserError(
+            "attn_implementation: flash_attention_2, but the package flash-attn (2.3.3 or later) is not installed: "
+            "`pip install flash-attn`, or set it to auto"
+        )
+
+
+def device() -> torch.device:
+    """The GPU if there is one, of several processes each its own; else the CPU."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(use_bf16: bool) -> torch.autocast:
+    """bfloat16 arithmetic within the block, for reference and update alike, if it is asked for.
+
+    Without autocast's cache, which would keep the first step's bfloat16 copy of every weight to the end of the block.
+    """
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=use_bf16, cache_enabled=False)
+
+
+def training_dtype(use_bf16: bool, lora_rank: int) -> torch.dtype:
+    """bfloat16 for frozen weights under LoRA; weights that are trained stay in float32."""
+    return torch.bfloat16 if use_bf16 and lora_rank else torch.float32

@@ -1,0 +1,81 @@
+"""From chat messages to token ids: one rendering for training, sampling and scoring."""
+
+from __future__ import annotations
+
+from jinja2 import TemplateError
+
+from anchora.run.files import UserError
+
+# Stands before chat templates that tell the date, for prompts must not change overnight: the day that Llama 3's fall back on.
+SAME_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
+
+
+def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
+    """Token ids of a prompt, up to where the response starts.
+
+    The tokenizer's own chat template is used when it has one; otherwise ``template``, a text with
+    ``{prompt}`` in it, is filled once per user turn, answers and system texts standing as they are.
+    Raises UserError where the chat template does not know such turns, and for a prompt of no tokens.
+    """
+    by_model = getattr(tokenizer, "chat_template", None)
+    ids = _by_chat_template(tokenizer, messages) if by_model else _by_text(tokenizer, messages, template)
+    if not ids:  # a response's first token is predicted at the prompt's last one
+        raise UserError(f"the prompt {messages[-1]['content'][:60]!r} has no token; give prompt_template some text of its own")
+    return ids
+
+
+def _by_chat_template(tokenizer, messages: Messages) -> list[int]:
+    chat_template = tokenizer.get_chat_template()
+    if "strftime_now" in chat_template:
+        chat_template = SAME_DAY + chat_template
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the model's chat template refuses the turns {roles} of the prompt {messages[-1]['content'][:60]!r}: {error}; take "
+            "such rows out, or a base_model_name whose template knows them"
+        ) from None
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _by_text(tokenizer, messages: Messages, template: str) -> list[int]:
+    parts = []
+    for message in messages:
+        if message["role"] == "user":
+            parts.append(template.replace("{prompt}", message["content"]))
+        elif message["role"] == "assistant":
+            parts.append(message["content"] + (tokenizer.eos_token or "\n"))
+        else:
+            parts.append(message["content"] + "\n")
+    ids = list(tokenizer("".join(parts))["input_ids"])
+    if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text they are given
+        ids.pop()
+    return ids
+
+
+def token_texts(tokenizer, ids: list[int]) -> list[str]:
+    """The text that each token adds, so that together they are the whole.
+
+    A character of several tokens comes with its last one; a special token adds nothing.
+    """
+    texts, start, done = [], 0, ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+        if text.endswith("\ufffd"):  # the bytes of a character are not complete
+            texts.append("")
+            continue
+        texts.append(text.removeprefix(done))
+        start = max(0, end - 4)  # a few tokens before, for tokenizers whose spaces depend on them
+        done = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+    return texts
+
+
+def encode_response(tokenizer, text: str) -> list[int]:
+    """Token ids of a finished response, its end-of-sequence token included.
+
+    The response is tokenised by itself, so that what is trained on starts at the same token boundary
+    as what is sampled.
+    """
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

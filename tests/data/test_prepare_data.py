@@ -1,0 +1,180 @@
+"""Splits of small data files: disjoint, unmoved by more rows, and counted."""
+
+import json
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import prepare_data
+from anchora.run.files import UserError, read_json, read_jsonl
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a small file for every input; the files of regret and calibration prompts are empty."""
+    monkeypatch.chdir(tmp_path)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "data").mkdir()
+    write("sft.json", sft_rows(300))
+    write("preferences.json", preference_rows(300))
+    write("gsm8k.jsonl", [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in range(10)])
+    write("alpaca_eval.json", [])
+    for name in ("regret_prompts.jsonl", "calibration.jsonl", "mt_bench.jsonl", "alpaca_eval.json"):
+        (tmp_path / "data" / name).write_text("")
+    return tmp_path
+
+
+def sft_rows(count):
+    return [{"prompt": f"Question {i}", "completion": f"{i}"} for i in range(count)]
+
+
+def preference_rows(count):
+    return [{"prompt": f"Choice {i}", "chosen": "good", "rejected": "bad"} for i in range(count)]
+
+
+def write(name, rows):
+    with open(f"data/{name}", "w") as file:
+        file.write(json.dumps(rows) if name.endswith(".json") else "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def splits() -> dict[str, set[str]]:
+    prepare_data.main()
+    names = read_json("metrics/data.json")["data"]["splits"]
+    return {name: {row["id"] for row in read_jsonl(f"data/prepared/{name}.jsonl")} for name in names}
+
+
+def left_out() -> dict[str, int]:
+    return read_json("metrics/data.json")["data"]["left_out"]
+
+
+def test_a_question_is_known_by_other_line_ends_spaces_and_accents(project):
+    """Copies of held-out questions as other programs save them, one in the midst of a conversation: none is trained on."""
+    held = ["Ren\u00e9 has 3\napples.\nHow many?", "Which  one?", "Second turn?"]
+    copies = ["Rene\u0301 has 3\r\napples.\r\nHow many?\r\n", "Which one?"]
+    write("gsm8k.jsonl", [{"question": text, "answer": "#### 3"} for text in held])
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": held[2]}]
+    rows = [{"prompt": text, "completion": "3"} for text in copies]
+    rows += [{"messages": [*talk, {"role": "assistant", "content": "3"}]}]
+    rows += [{"messages": [{"role": "user", "content": held[2]}, talk[1], talk[0], talk[1]]}]
+    write("sft.json", [*sft_rows(100), *rows])
+    prepare_data.main()
+    assert left_out()["sft_held_out"] == 4
+
+
+def test_no_conversation_asks_what_calibration_took_from_the_sft_prompts(project):
+    """Every question stands alone and as the first turn of a conversation, of which another hash decides where it goes."""
+    talks = []
+    for i in range(300):
+        turns = (("user", f"Question {i}"), ("assistant", "a"), ("user", f"More {i}"), ("assistant", "b"))
+        talks.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+    write("sft.json", sft_rows(300) + talks)
+    prepare_data.main()
+    taken = {row["prompt"][0]["content"] for row in read_jsonl("data/prepared/calibration.jsonl") if len(row["prompt"]) == 1}
+    trained = {message["content"] for row in read_jsonl("data/prepared/sft.jsonl") for message in row["prompt"]}
+    assert len(taken) > 5 and not taken & trained
+    assert left_out()["sft_in_calibration"] > 5
+
+
+@pytest.mark.parametrize("answer", ["#### A12", "#### none", "12", "#### 1. Peel\n3 onions"])
+def test_a_reference_whose_answer_cannot_be_read_is_refused(project, answer):
+    """Every response to it would count as wrong."""
+    write("gsm8k.jsonl", [{"question": "How many?", "answer": answer}])
+    with pytest.raises(UserError, match=r"gsm8k.jsonl:1: field 'answer': expected a number after ####"):
+        prepare_data.main()
+
+
+def test_no_evaluation_problem_is_an_example_in_the_prompts(project):
+    """The first two calibration problems are in the evaluation: the examples are the two after them, and one is left."""
+    problems = [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in (0, 1, 20, 21, 22)]
+    write("calibration.jsonl", problems)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    (project / "params.yaml").write_text(yaml.safe_dump(params | {"gsm8k_shots": 2}))
+    prepare_data.main()
+    (row,) = read_jsonl("data/prepared/calibration.jsonl")
+    assert [message["content"] for message in row["prompt"]] == ["Problem 20?", "#### 20", "Problem 21?", "#### 21", "Problem 22?"]
+    assert left_out()["calibration_in_evaluation"] == 2
+
+
+def test_no_problem_is_its_own_example(project):
+    """A problem that stands twice is one: it became an example and stayed a prompt, its answer before it."""
+    write("calibration.jsonl", [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in (20, 20, 21, 22)])
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    (project / "params.yaml").write_text(yaml.safe_dump(params | {"gsm8k_shots": 1}))
+    prepare_data.main()
+    asked = [[message["content"] for message in row["prompt"]] for row in read_jsonl("data/prepared/calibration.jsonl")]
+    assert sorted(asked) == [["Problem 20?", "#### 20", f"Problem {i}?"] for i in (21, 22)]
+    assert left_out()["calibration_duplicates"] == 1
+
+
+def test_without_files_for_them_shares_are_kept_for_regret_and_calibration(project):
+    found = splits()
+    assert all(found.values())
+    assert sum(len(ids) for ids in found.values()) == len(set().union(*found.values())) == 610
+    assert 80 < len(found["prompts"]) < 150
+    known = {row["from"] for row in read_jsonl("data/regret_buffer/sft.jsonl")}
+    assert known == {"reference", "preferred"}
+
+
+def test_more_rows_move_no_prompt(project):
+    before = splits()
+    write("sft.json", sft_rows(500)[::-1])
+    write("preferences.json", preference_rows(400)[::-1])
+    after = splits()
+    for name, ids in before.items():
+        assert ids <= after[name], name
+
+
+def test_a_prompt_of_both_files_is_in_one_split(project):
+    write("preferences.json", [{**row, "prompt": f"Question {i}"} for i, row in enumerate(preference_rows(300))])
+    found = splits()
+    assert sum(len(ids) for ids in found.values()) == len(set().union(*found.values()))
+    assert left_out()["sft_prompts_given_to_preferences"] > 0 < left_out()["preference_prompts_given_to_sft"]
+
+
+def test_what_is_left_out_is_counted(project):
+    write("sft.json", [*sft_rows(300), *sft_rows(2), {"prompt": " Problem 3?", "completion": "3"}])
+    same = {"prompt": "same", "chosen": "x", "rejected": "x "}
+    half = {"prompt": "half", "response_a": "x", "response_b": "y", "label": 0.5}
+    write("preferences.json", [*preference_rows(300), same, same])
+    splits()
+    assert (left_out()["sft_duplicates"], left_out()["sft_held_out"]) == (2, 1)
+    assert (left_out()["preference_duplicates"], left_out()["preferences_without_preference"]) == (1, 1)
+    labelled = [{"prompt": f"Choice {i}", "response_a": "x", "response_b": "y", "label": i % 2} for i in range(300)]
+    write("preferences.json", [*labelled, half])
+    splits()
+    assert left_out()["preferences_without_preference"] == 1
+
+
+def test_fewer_rows_than_a_split_needs(project):
+    write("preferences.json", preference_rows(1))
+    with pytest.raises(UserError, match="would be empty"):
+        prepare_data.main()
+
+
+def test_prompts_of_their_own_are_used_whole_and_held_out(project):
+    (project / "data" / "regret_prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(20)))
+    found = splits()
+    assert len(found["prompts"]) == 20
+    assert left_out()["sft_held_out"] == 20
+    assert read_jsonl("data/regret_buffer/sft.jsonl") == []
+
+
+def test_fewer_prompts_are_some_of_all(project):
+    (project / "data" / "regret_prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(20)))
+    everything = splits()
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("prompt_limit: 0", "prompt_limit: 7"))
+    found = splits()
+    assert len(found["prompts"]) == 7 and found["prompts"] < everything["prompts"]
+    assert len(found["calibration"]) == 7 and found["calibration"] < everything["calibration"]
+    assert found["sft"] == everything["sft"]
+
+
+def test_a_system_message_does_not_smuggle_a_held_out_question_into_training(project):
+    system = {"system": "You are a helpful assistant."}
+    write("sft.json", [*sft_rows(300), {"prompt": "Problem 3?", "completion": "3", **system}])
+    write("preferences.json", [*preference_rows(300), {"prompt": "Problem 4?", "chosen": "4", "rejected": "5", **system}])
+    prepare_data.main()
+    assert left_out()["sft_held_out"] == 1 and left_out()["preferences_held_out"] == 1

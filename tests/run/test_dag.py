@@ -1,0 +1,121 @@
+"""What dvc.yaml declares against what the scripts import and read."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import ugrr_pipeline
+import yaml
+from conftest import ROOT
+
+from anchora.run.declared import parameter_keys
+
+STAGES = ROOT / "stages"
+DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGE_NAMES = sorted(DAG)
+
+
+def stage(name: str) -> dict:
+    return DAG[name].get("do", DAG[name])
+
+
+def declared_code(name: str) -> set[str]:
+    """The project's Python files among a stage's dependencies, those below a folder included."""
+    paths = [ROOT / dep for dep in stage(name)["deps"] if dep.startswith("stages/")]
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
+    return {str(file.relative_to(ROOT)) for file in files if file.suffix == ".py"}
+
+
+def script(name: str) -> Path:
+    (found,) = [ROOT / word for word in stage(name)["cmd"].split() if word.startswith("stages/") and word.endswith(".py")]
+    return found
+
+
+def import_closure(path: Path) -> set[str]:
+    """The project's files that a script imports, directly or not, itself included."""
+    seen, todo = set(), [path]
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            todo += [found for name in names if (found := STAGES / f"{name.replace('.', '/')}.py").is_file()]
+    return {str(file.relative_to(ROOT)) for file in seen}
+
+
+def parameter_model(name: str):
+    """The parameter model that a stage's script reads."""
+    (used,) = [
+        alias.name
+        for node in ast.walk(ast.parse(script(name).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and ("param" in node.module or "rounds" in node.module)
+        for alias in node.names
+        if alias.name.endswith("Params")
+    ]
+    (model,) = [model for model in ugrr_pipeline.parameter_models() if model.__name__ == used]
+    return model
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_declared_code_is_the_import_closure(name):
+    assert declared_code(name) == import_closure(script(name))
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_a_folder_is_listed_when_every_file_in_it_is_imported(name):
+    listed = [ROOT / dep for dep in stage(name)["deps"] if dep.startswith("stages/anchora/")]
+    folders = {path for path in listed if path.is_dir()}
+    imported = {ROOT / file for file in import_closure(script(name))}
+    for room in {path.parent for path in imported} - {ROOT / "stages", ROOT / "stages" / "parameters"}:
+        files = set(room.glob("*.py"))
+        assert (room in folders) == (files <= imported and len(files) > 1), room
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_a_stage_sees_the_parameters_that_it_declares(name):
+    assert set(parameter_keys(stage(name))) == set(parameter_model(name).model_fields)
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_every_declared_parameter_is_read(name):
+    """Each key is taken from ``params``, or by a method of the parameters' own model from ``self``, somewhere in the stage's code."""
+    read = {
+        node.attr
+        for file in import_closure(script(name))
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("params", "self")
+    }
+    assert set(parameter_keys(stage(name))) <= read
+
+
+def test_the_models_cover_params_yaml_exactly():
+    params = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    known = set().union(*(parameter_model(name).model_fields for name in STAGE_NAMES))
+    assert params == known | {"launcher"}
+
+
+def test_every_parameter_has_a_comment():
+    """A key's comment stands above it or above the keys before it, with no blank line between."""
+    commented = False
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        if line.startswith("#"):
+            commented = True
+        elif not line:
+            commented = False
+        elif not line.startswith(("-", " ")):
+            assert commented, line
+
+
+def test_outs_and_inputs_have_folders_of_their_own():
+    outs = [out for name in STAGE_NAMES for out in stage(name)["outs"]]
+    for out in outs:
+        assert out.startswith(
+            ("data/prepared/", "data/responses/", "data/regret_buffer/", "${output_dir}/", "metrics/report.html", "metrics/model_card.md")
+        )
+        assert not out.startswith("${output_dir}/base")

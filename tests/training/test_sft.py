@@ -1,0 +1,39 @@
+"""SFT by the settings of a large GPU, and the policy that it leaves."""
+
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import configured, environment, params_as
+from tiny_models import SIZES
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+from anchora.model.loading import load_policy
+from anchora.model.params import PolicyParams
+from anchora.model.pins import folder
+from anchora.sampling.responses import generate
+
+pytestmark = pytest.mark.slow
+
+
+def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tmp_path):
+    """A mixture of experts with LoRA, bfloat16 and checkpointing, which ask for no cache and for the router's scores in training."""
+    shutil.copytree(ran, tmp_path, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(".dvc"))
+    tokenizer, base = AutoTokenizer.from_pretrained(tmp_path / "models/base/policy"), tmp_path / "data" / "experts"
+    sizes = SIZES | {"vocab_size": len(tokenizer), "num_local_experts": 2, "num_experts_per_tok": 1}
+    MixtralForCausalLM(MixtralConfig(**sizes, eos_token_id=tokenizer.eos_token_id)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    configured(tmp_path, base_model_name="data/experts", lora_rank=2, use_bf16=True, gradient_checkpointing=True)
+    for stage in ("pin_models", "sft"):
+        command = [sys.executable, f"stages/{stage}.py"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    config = MixtralConfig.from_pretrained(tmp_path / "models" / "sft")
+    assert config.use_cache and not config.output_router_logits and config.dtype == torch.bfloat16
+    model, tokenizer = load_policy(folder(tmp_path / "models" / "sft"), params_as(PolicyParams, use_bf16=True))
+    prompts = [tokenizer("What is 3 + 4?")["input_ids"], tokenizer("5 + 6?")["input_ids"]]
+    for (response,) in generate(model, tokenizer, prompts, max_new_tokens=20, responses_at_once=2, seed=0):
+        assert response.ids and all(math.isfinite(value) for value in response.entropies)
