@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 
 from anchora.evaluation.model_card import model_card
-from anchora.evaluation.rounds import RoundsParams
+from anchora.evaluation.rounds_params import RoundsParams
 from anchora.evaluation.tables import HEADER, comparison_rows, headline, summary_table
 from anchora.run.files import new_file, read_json, read_jsonl
 from anchora.run.params import read_params

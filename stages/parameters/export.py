@@ -1,8 +1,7 @@
 """Parameters of export."""
 
-from anchora.run.params import Share
-from anchora.uncertainty.params import MeasureParams
+from anchora.uncertainty.params import MeasureParams, TargetRiskParams
 
 
-class ExportParams(MeasureParams):
-    target_risk: Share
+class ExportParams(MeasureParams, TargetRiskParams):
+    """All that export reads; it has no key that no other model holds."""

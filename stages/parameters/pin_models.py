@@ -1,10 +1,30 @@
 """Parameters of pin_models."""
 
-from anchora.run.params import ModelStageParams, Text
+from pydantic import Field
+
+from anchora.run.params import ModelStageParams, NonEmptyStr
 
 
 class PinModelsParams(ModelStageParams):
-    base_model_name: Text
-    reward_model_name: Text
-    judge_model_name: Text
-    verifier_paths: list[Text]
+    base_model_name: str = Field(
+        "models/base/policy",
+        min_length=1,
+        description="The policy before SFT: a folder in the project, owner/name@<commit> on the hub, or the alias mistral-7b.",
+    )
+    reward_model_name: str = Field(
+        "models/base/encoder",
+        min_length=1,
+        description="The encoder (or decoder) that verifiers are trained from, under a new head with one logit: a folder in the project, "
+        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b).",
+    )
+    judge_model_name: str = Field(
+        "models/base/judge_encoder",
+        min_length=1,
+        description="The encoder (or decoder) that the judge is trained from, which only evaluation sees: a folder in the project, "
+        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). It should differ from the verifiers' model, so "
+        "that it shares no errors with them.",
+    )
+    verifier_paths: list[NonEmptyStr] = Field(
+        [],
+        description="Reward models made elsewhere that join the ensemble: folders in the project, or owner/name@<commit> on the hub.",
+    )

@@ -1,8 +1,8 @@
 """Parameters of score_uncertainty."""
 
-from anchora.run.params import NotNegative
+from anchora.regret.penalty_params import RegretPenaltyParams
 from anchora.uncertainty.params import MeasureParams
 
 
-class ScoreUncertaintyParams(MeasureParams):
-    regret_penalty: NotNegative
+class ScoreUncertaintyParams(MeasureParams, RegretPenaltyParams):
+    """All that score_uncertainty reads; it has no key that no other model holds."""

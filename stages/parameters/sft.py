@@ -1,13 +1,11 @@
 """Parameters of sft."""
 
-from typing import Literal
+from pydantic import Field, FiniteFloat
 
-from anchora.model.params import PolicyParams
-from anchora.run.params import Positive
+from anchora.model.params import OverlongPromptsParams, PolicyParams
 from anchora.training.params import LoraParams
 
 
-class SftParams(LoraParams, PolicyParams):
-    sft_epochs: Positive
-    sft_learning_rate: Positive
-    overlong_prompts: Literal["error", "drop"]
+class SftParams(LoraParams, PolicyParams, OverlongPromptsParams):
+    sft_epochs: FiniteFloat = Field(3, gt=0, description="Passes over the SFT data; a fraction is allowed.")
+    sft_learning_rate: FiniteFloat = Field(0.0005, gt=0, description="Peak learning rate of SFT.")

@@ -73,7 +73,11 @@ def add_evaluation_set(project: Project) -> None:
         '    return {"prompt": [{"role": "user", "content": question}], "turns": [question], "source": source}\n\n\n',
     )
     project.insert("stages/prepare_data.py", '        ("mt_bench", params', '        ("trivia", params.trivia_path, formats.trivia_row),\n')
-    project.insert("stages/parameters/prepare_data.py", "    mt_bench_path:", "    trivia_path: InsidePath\n")
+    project.insert(
+        "stages/parameters/prepare_data.py",
+        "    mt_bench_path:",
+        '    trivia_path: ProjectPath = Field("data/trivia.jsonl", description="Questions.")\n',
+    )
     project.insert("params.yaml", "mt_bench_path:", "trivia_path: data/trivia.jsonl\n")
     project.declare("mt_bench_path", "trivia_path")
     project.declare("${mt_bench_path}", "${trivia_path}")
@@ -108,7 +112,11 @@ def add_signal(project: Project) -> None:
         "        if len(self.greedy_scores) > 1:",
         '        parts["length"] = lengths(self.greedy)\n',
     )
-    project.insert("stages/anchora/uncertainty/params.py", "    weight_verifier_disagreement:", "    weight_length: NotNegative\n")
+    project.insert(
+        "stages/anchora/uncertainty/params.py",
+        "    weight_verifier_disagreement:",
+        '    weight_length: FiniteFloat = Field(0.1, ge=0, description="Weight.")\n',
+    )
     weight = '            "length": self.weight_length,\n'
     project.insert("stages/anchora/uncertainty/params.py", '            "verifier_disagreement":', weight)
     project.insert("params.yaml", "weight_verifier_disagreement:", "weight_length: 0.1\n")
@@ -133,7 +141,11 @@ def add_loss_term(project: Project) -> None:
     project.insert("stages/anchora/update/step.py", '        "chosen_nll": -(weight', '        "squared": squared(margins).sum(),\n')
     project.insert("stages/anchora/update/step.py", "kl_estimates, pair_betas\n", "squared, ")
     project.insert("stages/anchora/update/step.py", '        "chosen_nll": (params', '        "squared": (params.squared_weight, pairs),\n')
-    project.insert("stages/anchora/update/params.py", "    chosen_nll_weight:", "    squared_weight: NotNegative\n")
+    project.insert(
+        "stages/anchora/update/params.py",
+        "    chosen_nll_weight:",
+        '    squared_weight: FiniteFloat = Field(5.0, ge=0, description="Weight.")\n',
+    )
     project.insert("params.yaml", "chosen_nll_weight:", "squared_weight: 5.0\n")
     project.declare("chosen_nll_weight", "squared_weight")
 

@@ -1,19 +1,29 @@
-"""Parameters of a judge behind an API."""
+"""Parameters of a judge behind an API, in place of the pipeline's own."""
 
-from pydantic import field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
-from anchora.run.params import Count, CountOrZero, ModelStageParams, NotNegative, Positive
+from anchora.run.params import Parameters
 
 
-class JudgeParams(ModelStageParams):
-    judge_model: str
-    judge_base_url: str
-    judge_requests_per_minute: Count
-    judge_parallel_requests: Count
-    judge_timeout: Positive
-    judge_retries: CountOrZero
-    judge_price_prompt: NotNegative
-    judge_price_completion: NotNegative
+class JudgeParams(Parameters):
+    judge_model: str = Field(
+        "",
+        description="Model behind an OpenAI-compatible endpoint that judges in place of the pipeline's own judge; off while empty. Its "
+        "key is read from the environment variable ANCHORA_JUDGE_API_KEY.",
+    )
+    judge_base_url: str = Field(
+        "", description="Address of the judge's endpoint, http:// or https:// and without a key; empty is the client's default."
+    )
+    judge_requests_per_minute: int = Field(120, ge=1, description="Most requests a minute to the judge's endpoint.")
+    judge_parallel_requests: int = Field(4, ge=1, description="Most requests to the judge's endpoint that wait for replies at once.")
+    judge_timeout: FiniteFloat = Field(120.0, gt=0, description="Seconds until a request to the judge's endpoint is given up.")
+    judge_retries: int = Field(5, ge=0, description="How often a failed request to the judge's endpoint is repeated.")
+    judge_price_prompt: FiniteFloat = Field(
+        0.0, ge=0, description="US dollars for a million tokens that the judge's endpoint reads, to report what the judge cost."
+    )
+    judge_price_completion: FiniteFloat = Field(
+        0.0, ge=0, description="US dollars for a million tokens that the judge's endpoint writes, to report what the judge cost."
+    )
 
     @field_validator("judge_base_url")
     @classmethod

@@ -2,19 +2,39 @@
 
 from typing import Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from anchora.run.params import Count, ModelStageParams, Text
+from anchora.run.params import ModelStageParams, Parameters
 
 
 class ComputeParams(ModelStageParams):
-    device: Literal["auto", "cuda", "cpu"]
-    cpu_threads: Count
-    use_bf16: bool
-    deterministic: bool
-    trust_remote_code: bool
-    attn_implementation: Literal["auto", "sdpa", "flash_attention_2", "eager"]
-    liger_kernels: bool
+    """Keys of every stage that holds a model: where and in which number format it computes."""
+
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="What to compute on: auto takes a GPU if there is one, cuda refuses to run without one, cpu uses none."
+    )
+    cpu_threads: int = Field(
+        2, ge=1, description="Threads for arithmetic on the CPU, whatever the machine has: another number rounds differently."
+    )
+    use_bf16: bool = Field(False, description="Compute in bfloat16; needs a GPU or CPU that has it.")
+    deterministic: bool = Field(
+        False,
+        description="On a GPU, take algorithms that give the same bytes again, where there are such; they are slower. "
+        "On a CPU they always do.",
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run the Python code that a model's folder or hub page brings along. Read that code first."
+    )
+    attn_implementation: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
+        "auto",
+        description="How the policy computes attention: auto (sdpa where the model has it), sdpa, eager or flash_attention_2. The last "
+        "needs use_bf16, a GPU and `pip install flash-attn`.",
+    )
+    liger_kernels: bool = Field(
+        False,
+        description="Compute the policy's RMSNorm, rotary embedding and SwiGLU by Liger's Triton kernels. Needs a GPU and "
+        "`pip install liger-kernel`; not together with compile_layers.",
+    )
 
     @model_validator(mode="after")
     def flash_in_bfloat16(self):
@@ -24,8 +44,14 @@ class ComputeParams(ModelStageParams):
 
 
 class PolicyParams(ComputeParams):
-    max_length: Count
-    prompt_template: Text
+    """Keys of every stage that reads prompts with their responses."""
+
+    max_length: int = Field(512, ge=1, description="Longest prompt together with its response, in tokens.")
+    prompt_template: str = Field(
+        "### Instruction:\n{prompt}\n\n### Response:\n",
+        min_length=1,
+        description="Text that a prompt is put into, in the place of {prompt}, where the tokenizer has no chat template.",
+    )
 
     @field_validator("prompt_template")
     @classmethod
@@ -36,6 +62,22 @@ class PolicyParams(ComputeParams):
 
 
 class ScoringParams(PolicyParams):
-    """For the stages that also score responses in batches."""
+    """Keys of every stage that scores responses in batches."""
 
-    scoring_batch_tokens: Count
+    scoring_batch_tokens: int = Field(8192, ge=1, description="Tokens in one batch when responses are scored, padding included.")
+
+
+class OverlongPromptsParams(Parameters):
+    """The key of every stage that decides what becomes of prompts that are too long."""
+
+    overlong_prompts: Literal["error", "drop"] = Field(
+        "error",
+        description="What to do with an SFT example longer than max_length, and with a prompt that leaves no room below it for "
+        "max_new_tokens: error stops, drop leaves it out and counts it.",
+    )
+
+
+class LoraRankParams(Parameters):
+    """The key of every stage that has to know whether weights are trained as LoRA adapters."""
+
+    lora_rank: int = Field(0, ge=0, description="Rank of the LoRA adapters that SFT and the update train; 0 trains every weight.")

@@ -1,23 +1,48 @@
 """Parameters of build_regret_buffer."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-from anchora.model.params import ScoringParams
-from anchora.run.params import Count, CountOrZero, Members, NotNegative, Reading, Share
+from anchora.correctness.params import AnswerReadingParams
+from anchora.model.params import LoraRankParams, ScoringParams
+from anchora.regret.penalty_params import RegretPenaltyParams
+from anchora.verifiers.params import VerifiersParams
 
 
-class BuildRegretBufferParams(ScoringParams):
-    verifiers: Members
-    uncertainty_quantile: Share
-    regret_threshold: NotNegative
-    regret_penalty: NotNegative
-    chosen_margin: NotNegative
-    chosen_uncertainty_cap: Share
-    lora_rank: CountOrZero
-    answer_reading: Reading
-    buffer_size: Count
-    anchor_count: int = Field(ge=2)  # one to train on, one to measure the KL
-    replay_alpha: NotNegative
+class BuildRegretBufferParams(ScoringParams, LoraRankParams, AnswerReadingParams, VerifiersParams, RegretPenaltyParams):
+    uncertainty_quantile: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Prompts above this quantile of the round's uncertainty become regret cases; at 1 uncertainty alone makes none.",
+    )
+    regret_threshold: FiniteFloat = Field(
+        0.5,
+        ge=0,
+        description="Prompts with more regret than this become regret cases; its unit is the standard deviation of a verifier's scores "
+        "within a prompt.",
+    )
+    chosen_margin: FiniteFloat = Field(
+        0.25,
+        ge=0,
+        description="Least gain of a chosen response over the greedy one, in standard deviations of a verifier's scores within a "
+        "prompt; below it the verifiers are guessing. At most regret_threshold.",
+    )
+    chosen_uncertainty_cap: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="A response whose token entropy is above this quantile of the calibration split's is never the chosen one.",
+    )
+    buffer_size: int = Field(600, ge=1, description="Most regret cases that are kept, those of highest priority.")
+    anchor_count: int = Field(  # one to train on, one to measure the KL
+        300,
+        ge=2,
+        description="Most anchors that are kept: prompts with neither uncertainty nor regret, whose SFT answers are rehearsed. Some "
+        "of them only measure the KL.",
+    )
+    replay_alpha: FiniteFloat = Field(
+        0.25, ge=0, description="Sharpness of replay: cases are drawn in proportion to (1 / rank of their regret)^alpha; 0 is uniform."
+    )
 
     @model_validator(mode="after")
     def gate_selects(self):

@@ -1,6 +1,8 @@
 """Reading params.yaml into the small typed model that a stage declares for itself.
 
-A stage sees only the keys of its own model, and a test holds those against what dvc.yaml declares.
+A stage sees only the keys of its own model, and a test holds those against what dvc.yaml declares. A key's type, range, default
+and explanation stand in its ``Field`` and nowhere else: params.yaml and docs/parameters.md are made from it. A key of several
+stages has a small model that theirs inherit from.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -17,14 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from anchora.run.declared import parameter_keys
 from anchora.run.files import UserError, read_yaml
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Reading = Literal["last", "anchored"]  # which number of a response is its answer
-Text = Annotated[str, StringConstraints(min_length=1)]
+MISSING = "missing; add it (docs/parameters.md has every parameter with its default)"
 
 
 def _inside(path: str) -> str:
@@ -33,35 +28,43 @@ def _inside(path: str) -> str:
     return path
 
 
-def _each_once(values: list[int]) -> list[int]:
-    if len(set(values)) < len(values):
-        raise ValueError("the same member stands there twice")
-    return values
+NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
+ProjectPath = Annotated[NonEmptyStr, AfterValidator(_inside), Field(json_schema_extra={"format": "path inside the project"})]
 
 
-Members = Annotated[list[CountOrZero], AfterValidator(_each_once)]  # of the ensemble, by their seeds
-InsidePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_inside)]
-
-
-class StageParams(BaseModel):
-    """What every stage declares; keys of other stages are passed over."""
+class Parameters(BaseModel):
+    """Some keys of params.yaml; keys of other models are passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
-    log_dir: InsidePath
+
+class StageParams(Parameters):
+    """The key of every stage."""
+
+    log_dir: ProjectPath = Field(
+        "logs", description="Folder inside the project for logs and for the parameters that each stage read; DVC does not track it."
+    )
 
 
 class ModelStageParams(StageParams):
-    """What every stage declares that reads or writes models."""
+    """Keys of every stage that reads or writes models."""
 
-    output_dir: InsidePath
+    output_dir: ProjectPath = Field("models", description="Folder inside the project that every model is written to.")
 
 
-Params = TypeVar("Params", bound=StageParams)
+class SeedParams(Parameters):
+    """The key of every stage that draws random numbers."""
+
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of everything random: new heads, orders of examples, samples, dropout masks, bootstrap."
+    )
+
+
+Params = TypeVar("Params", bound=Parameters)
 
 
 def read_params(model: type[Params], path: str | Path = "params.yaml") -> Params:
-    """The parameters of one stage from params.yaml.
+    """Read the parameters of one stage from params.yaml.
 
     Raises UserError in one line for a file that is missing or no YAML, and for a missing key or a
     value of the wrong type or range. Numbers may stand as strings: DVC writes 3e-06, which YAML 1.1
@@ -92,7 +95,14 @@ def refuse_unknown(values: dict, where: str, dag: str = "dvc.yaml") -> None:
 
 
 def validate(model: type[Params], values: dict, where: str) -> Params:
-    """``values`` as ``model``; raises UserError naming the first bad key, its value and what is allowed."""
+    """Return ``values`` as ``model``.
+
+    Raises UserError naming the first key that is missing, or the first bad one with its value and what is allowed. Defaults are
+    not filled in: they document the keys and make params.yaml, but a run reads what stands in its file.
+    """
+    for key in model.model_fields:
+        if key not in values:
+            raise UserError(f"{where}: {key}: {MISSING}")
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -100,13 +110,13 @@ def validate(model: type[Params], values: dict, where: str) -> Params:
 
 
 def describe(error: ValidationError) -> str:
-    """The first problem of a pydantic error in one line: key, value, what is allowed."""
+    """Put the first problem of a pydantic error into one line: key, value, what is allowed."""
     first, *others = error.errors()
     of_a_union = len(first["loc"]) == 2 and isinstance(first["loc"][1], str)  # the parameter, and the kind that its value is not
     kinds = [first, *(other for other in others if of_a_union and other["loc"][:-1] == first["loc"][:-1])]
     key = ".".join(str(part) for part in (first["loc"][:1] if len(kinds) > 1 else first["loc"]))
     if first["type"] == "missing":
-        return f"{key}: missing; add it (README, table of parameters)"
+        return f"{key}: {MISSING}"
     message = " or ".join(kind["msg"].removeprefix("Value error, ") for kind in kinds).replace("or Input should be", "or")
     if not key:  # a check between several keys names them itself
         return message

@@ -1,31 +1,71 @@
 """Parameters of every stage that samples responses and measures their uncertainty."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-from anchora.model.params import ScoringParams
-from anchora.run.params import Count, Members, NotNegative, Positive, Reading, Seed, Share, Text
+from anchora.correctness.params import AnswerReadingParams
+from anchora.model.params import OverlongPromptsParams, ScoringParams
+from anchora.run.params import NonEmptyStr, Parameters, SeedParams
+from anchora.verifiers.params import VerifiersParams
 
 
-class MeasureParams(ScoringParams):
-    seed: Seed
-    samples_per_prompt: Annotated[int, Field(ge=2)]
-    temperature: Positive
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    max_new_tokens: Count
-    stop_strings: list[Text]
-    answer_reading: Reading
-    sampling_batch_size: Count
-    uncertainty_dropout_samples: Annotated[int, Field(ge=2)]
-    uncertainty_dropout_rate: Annotated[float, Field(ge=0, lt=1)]
-    uncertainty_dropout_layers: Share
-    uncertainty_dropout_mode: Literal["teacher_forced", "regenerate"]
-    weight_token_entropy: NotNegative
-    weight_mc_dropout: NotNegative
-    weight_verifier_disagreement: NotNegative
-    verifiers: Members
-    overlong_prompts: Literal["error", "drop"]
+class MeasureParams(ScoringParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams):
+    """Keys of every stage that samples responses and measures their uncertainty."""
+
+    samples_per_prompt: int = Field(8, ge=2, description="Responses sampled for each prompt, beside the greedy one.")
+    temperature: FiniteFloat = Field(
+        1.0,
+        gt=0,
+        description="Sampling temperature; 1 leaves the policy's distribution as it is. Anchors are such samples: a sharper "
+        "distribution pulls the policy towards itself, and the KL is measured under it.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus of sampling: the likeliest tokens up to this total probability; 1 keeps all. Anchors are such samples: a "
+        "smaller nucleus pulls the policy towards itself, and the KL is measured under it.",
+    )
+    max_new_tokens: int = Field(48, ge=1, description="Longest response that is sampled, in tokens; must be below max_length.")
+    stop_strings: list[NonEmptyStr] = Field(
+        [],
+        description='Texts that end a response, such as "Question:" for base models; of the response, what stands before the first one '
+        "is kept.",
+    )
+    sampling_batch_size: int = Field(
+        64,
+        ge=1,
+        description="Prompts sampled at once, with samples_per_prompt responses each; where each gets one response, "
+        "samples_per_prompt times as many prompts. Each batch has a seed of its own, so another size draws other samples.",
+    )
+    uncertainty_dropout_samples: int = Field(16, ge=2, description="K of MC dropout: its stochastic passes over each greedy response.")
+    uncertainty_dropout_rate: float = Field(0.1, ge=0, lt=1, description="Dropout rate of MC dropout.")
+    uncertainty_dropout_layers: float = Field(
+        0.25, ge=0, le=1, description="Share of the decoder layers that MC dropout acts in, counted from the last."
+    )
+    uncertainty_dropout_mode: Literal["teacher_forced", "regenerate"] = Field(
+        "teacher_forced",
+        description="What MC dropout measures: teacher_forced is the mutual information over its K passes, regenerate the disagreement "
+        "of K new responses, which costs more. K is uncertainty_dropout_samples.",
+    )
+    weight_token_entropy: FiniteFloat = Field(
+        1.0,
+        ge=0,
+        description="Weight of the token entropy in the uncertainty. Of its three weights only the proportions "
+        "matter; one must be above 0.",
+    )
+    weight_mc_dropout: FiniteFloat = Field(
+        0.2,
+        ge=0,
+        description="Weight of MC dropout in the uncertainty. Of its three weights only the proportions matter; one must be above 0.",
+    )
+    weight_verifier_disagreement: FiniteFloat = Field(
+        0.1,
+        ge=0,
+        description="Weight of the verifiers' disagreement in the uncertainty. Of its three weights only the proportions "
+        "matter; one must be above 0.",
+    )
 
     @model_validator(mode="after")
     def consistent(self):
@@ -38,16 +78,28 @@ class MeasureParams(ScoringParams):
         return self
 
     def room(self) -> int:
-        """The longest prompt, in tokens, that leaves room for a response."""
+        """Return the longest prompt, in tokens, that leaves room for a response."""
         return self.max_length - self.max_new_tokens
 
     def responses_at_once(self) -> int:
+        """Return how many responses are sampled in one batch."""
         return self.sampling_batch_size * self.samples_per_prompt
 
     def weights(self) -> dict[str, float]:
-        """The weight of each part of the uncertainty, by the part's name."""
+        """Return the weight of each part of the uncertainty by the part's name."""
         return {
             "token_entropy": self.weight_token_entropy,
             "mc_dropout": self.weight_mc_dropout,
             "verifier_disagreement": self.weight_verifier_disagreement,
         }
+
+
+class TargetRiskParams(Parameters):
+    """The key of every stage that sets or judges the threshold of abstention."""
+
+    target_risk: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Largest share of errors among the answers that are not abstained from; the threshold is set on the calibration split.",
+    )
