@@ -6,15 +6,16 @@
     python ugrr_pipeline.py evaluate     --config config.json
     python ugrr_pipeline.py evaluate     --model_path A --baseline_path B
     python ugrr_pipeline.py configure    --config presets/smoke.yaml [--print]
+    python ugrr_pipeline.py configure    --reset
 
 --config lays a .json or .yaml file over params.yaml, whose comments stay; presets/ holds such files.
-`configure` does only that, or with --print shows it as options of `dvc exp run`.
+`configure` does only that, or with --print shows it as options of `dvc exp run`. With --reset it writes
+params.yaml anew with all defaults, which are the demo's; docs/parameters.md has every parameter.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import re
@@ -32,8 +33,10 @@ sys.path.insert(0, str(ROOT / "stages"))
 
 from anchora.evaluation.tables import comparison, summary_table  # noqa: E402
 from anchora.run.files import UserError, new_file, parse_yaml, read_json, read_yaml  # noqa: E402
-from anchora.run.params import StageParams, refuse_unknown, validate  # noqa: E402
+from anchora.run.params import refuse_unknown, validate  # noqa: E402
 from anchora.run.stage import run_stage, say  # noqa: E402
+from parameters.by_stage import PARAMS_BY_STAGE  # noqa: E402
+from parameters.params_file import params_text  # noqa: E402
 
 TARGETS = {
     "sft": ["sft"],
@@ -44,25 +47,16 @@ TARGETS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=[*TARGETS, "configure"])
-    parser.add_argument("--config", help="a .json or .yaml file with parameters to change")
-    parser.add_argument("--print", action="store_true", help="with configure: show the changes, change nothing")
-    parser.add_argument("--model_path", help="with evaluate: the policy to evaluate")
-    parser.add_argument("--baseline_path", help="with evaluate: the policy to compare it with")
-    args = parser.parse_args()
-    if bool(args.model_path) != bool(args.baseline_path):
-        parser.error("--model_path and --baseline_path go together")
-    if args.model_path and args.command != "evaluate":
-        parser.error(f"--model_path and --baseline_path belong to evaluate, not to {args.command}")
-    if args.print and not (args.command == "configure" and args.config):
-        parser.error("--print belongs to configure --config")
+    args = arguments()
     overlay = read_overlay(Path(args.config)) if args.config else {}
     paths = [os.path.abspath(path) for path in (args.model_path, args.baseline_path) if path]
     for path in paths:
         if not (Path(path) / "config.json").is_file():
             raise UserError(f"{path}: no model folder: it has no config.json")
     os.chdir(ROOT)
+    if args.reset:
+        reset()
+        return
     before = read_yaml("params.yaml")
     check(before, overlay, args.config)
     changes = {key: value for key, value in overlay.items() if key not in before or before[key] != value}
@@ -85,8 +79,29 @@ def main() -> None:
         say(summary_table(read_json("metrics/evaluation.json")["evaluation"]))
 
 
+def arguments() -> argparse.Namespace:
+    """Read the command line; refuse options that do not go together."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=[*TARGETS, "configure"])
+    parser.add_argument("--config", help="a .json or .yaml file with parameters to change")
+    parser.add_argument("--print", action="store_true", help="with configure --config: show the changes, change nothing")
+    parser.add_argument("--reset", action="store_true", help="with configure: write params.yaml anew with all defaults, the demo's")
+    parser.add_argument("--model_path", help="with evaluate: the policy to evaluate")
+    parser.add_argument("--baseline_path", help="with evaluate: the policy to compare it with")
+    args = parser.parse_args()
+    if bool(args.model_path) != bool(args.baseline_path):
+        parser.error("--model_path and --baseline_path go together")
+    if args.model_path and args.command != "evaluate":
+        parser.error(f"--model_path and --baseline_path belong to evaluate, not to {args.command}")
+    if args.print and not (args.command == "configure" and args.config):
+        parser.error("--print belongs to configure --config")
+    if args.reset and (args.command != "configure" or args.config):
+        parser.error("--reset belongs to configure, without --config")
+    return args
+
+
 def read_overlay(path: Path) -> dict:
-    """The keys and values of a configuration; a judge that is not named follows ``reward_model_name``."""
+    """Read the keys and values of a configuration; a judge that is not named follows ``reward_model_name``."""
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
@@ -102,12 +117,12 @@ def read_overlay(path: Path) -> dict:
 
 
 def options(changes: dict) -> str:
-    """The changes as options of `dvc exp run`, quoted for the shell."""
+    """Write the changes as options of `dvc exp run`, quoted for the shell."""
     return " ".join(f"-S {shlex.quote(f'{key}={override(value)}')}" for key, value in changes.items())
 
 
 def override(value) -> str:
-    """A value in the grammar of Hydra's overrides, which `dvc exp run -S` reads: JSON, but for keys and plain words."""
+    """Write a value in the grammar of Hydra's overrides, which `dvc exp run -S` reads: JSON, but for keys and plain words."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {override(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -117,29 +132,23 @@ def override(value) -> str:
     return json.dumps(value)
 
 
-def parameter_models() -> list[type[StageParams]]:
-    """The parameter models of all stages."""
-    models, stages = [], ROOT / "stages"
-    for file in sorted([*stages.glob("parameters/[a-z]*.py"), *stages.glob("anchora/*/*params.py"), *stages.glob("anchora/*/rounds.py")]):
-        module = importlib.import_module(".".join(file.relative_to(stages).with_suffix("").parts))
-        models += [
-            value
-            for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, StageParams) and value.__module__ == module.__name__
-        ]
-    return models
-
-
 def check(before: dict, overlay: dict, where: str) -> None:
     """Raise UserError for a key that no stage reads, in params.yaml or in the overlay, and for a value that its stage would refuse."""
     for values, name in ((before, "params.yaml"), (overlay, where)):
         refuse_unknown(values, name, str(ROOT / "dvc.yaml"))
-    for model in parameter_models():
+    for model in PARAMS_BY_STAGE.values():
         validate(model, before | overlay, f"params.yaml with {where}" if overlay else "params.yaml")
 
 
+def reset() -> None:
+    """Write params.yaml anew with all defaults."""
+    with new_file("params.yaml") as partial:
+        partial.write_text(params_text(), encoding="utf-8")
+    say("params.yaml: every parameter has its default again")
+
+
 def apply(changes: dict) -> None:
-    """Write the changes into params.yaml, comments and order kept."""
+    """Write the changes into params.yaml; its comments and their order stay."""
     text = YAML()
     text.preserve_quotes = True
     text.width = 200

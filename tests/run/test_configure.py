@@ -5,17 +5,29 @@ import shlex
 import shutil
 import subprocess
 import sys
+from inspect import get_annotations
 
-import parameter_table
 import pytest
 import ugrr_pipeline
 import yaml
 from conftest import ROOT, environment
 from dvc.utils.hydra import apply_overrides
 
+from anchora.evaluation.judge_params import JudgeParams
+from anchora.model.params import ComputeParams, PolicyParams
+from anchora.run.files import UserError
+from anchora.run.params import read_params, validate
+from anchora.training.params import LoraParams, TrainingParams
+from anchora.uncertainty.params import MeasureParams
+from anchora.update.params import UpdatePolicyParams
+from parameters.by_stage import PARAMS_BY_STAGE, all_fields
+from parameters.params_file import LISTS, LISTS_TITLE, PARTS, WIDTH, defaults, keys_of, params_text
+
 CONFIG = """{"base_model_name": "mistral-7b", "reward_model_name": "bert-base-uncased", "sft_data_path": "data/sft.json", \
 "preference_data_path": "data/preferences.json", "output_dir": "models", "log_dir": "logs", "batch_size": 2, "sft_epochs": 1, \
 "reward_epochs": 1, "rl_iterations": 100, "max_length": 512}"""
+
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -49,15 +61,12 @@ def test_comments_and_order_stay(here):
     assert params()["rounds"] == [{"k": 0, "after": "sft"}]
 
 
-@pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "presets").glob("*.yaml")))
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid(here, preset):
-    overlay = ugrr_pipeline.read_overlay(ROOT / "presets" / preset)
-    ugrr_pipeline.check(params(), overlay, preset)
+    ugrr_pipeline.check(params(), ugrr_pipeline.read_overlay(preset), preset.name)
 
 
 def test_what_is_wrong_is_looked_for_in_the_file_that_has_it():
-    from anchora.run.files import UserError
-
     good = yaml.safe_load((ROOT / "params.yaml").read_text())
     for before, overlay, named in (({"foo": 1}, {}, "params.yaml: foo"), ({}, {"foo": 1}, "my.yaml: foo")):
         with pytest.raises(UserError, match=f"^{named}: no such parameter"):
@@ -70,9 +79,6 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(here):
     """DVC writes -S update_learning_rate=3e-6 as 3e-06, which YAML 1.1 reads as text."""
     text = (here / "params.yaml").read_text().replace("update_learning_rate: 0.0001", "update_learning_rate: 3e-06")
     (here / "params.yaml").write_text(text)
-    from anchora.run.params import read_params
-    from anchora.update.params import UpdatePolicyParams
-
     assert read_params(UpdatePolicyParams).update_learning_rate == 3e-6
 
 
@@ -98,6 +104,8 @@ def test_arguments_that_do_not_go_together_change_nothing(tmp_path):
         (("evaluate", *config, "--model_path", "A"), "go together"),
         (("sft", *config, "--model_path", "A", "--baseline_path", "B"), "belong to evaluate"),
         (("sft", *config, "--print"), "--print belongs to configure"),
+        (("sft", "--reset"), "--reset belongs to configure"),
+        (("configure", *config, "--reset"), "--reset belongs to configure"),
     ):
         done = pipeline(*arguments)
         assert done.returncode == 2 and word in done.stderr, arguments
@@ -115,7 +123,7 @@ def test_configure_prints_the_options_of_an_experiment():
     assert "-S rl_iterations=2 " in done.stdout and "-S 'rounds=[{k: 0, after: sft}]'" in done.stdout
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_dvc_reads_the_printed_options_as_the_presets_values(path, tmp_path):
     """Through the shell's quotes and DVC's own reader, written over params.yaml as `dvc exp run` writes them."""
     odd = {"prompt_template": "### \"Q\": {prompt}\n\n'A':\n", "calibration_path": "", "limit": None}
@@ -128,13 +136,90 @@ def test_dvc_reads_the_printed_options_as_the_presets_values(path, tmp_path):
     assert {key: written[key] for key in changes} | numbers == changes
 
 
-def test_the_demo_preset_undoes_every_other_one(here):
-    demo = ugrr_pipeline.read_overlay(ROOT / "presets" / "demo.yaml")
-    changed = {key for path in (ROOT / "presets").glob("*.yaml") for key in yaml.safe_load(path.read_text())}
-    assert demo == {key: value for key, value in params().items() if key in changed}
+def test_params_yaml_is_what_reset_writes():
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == params_text(), "run `python ugrr_pipeline.py configure --reset`"
+    assert yaml.safe_load(params_text()) == defaults()
 
 
-def test_the_readmes_table_of_parameters_is_current():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert parameter_table.with_table(readme) == readme, "run `python tests/parameter_table.py`"
-    assert all(f"| `{key}` |" in readme for key in yaml.safe_load((ROOT / "params.yaml").read_text()))
+@pytest.mark.parametrize("preset", [*PRESETS, None], ids=lambda path: path.stem if path else "broken")
+def test_reset_undoes_every_preset_and_mends_a_broken_file(here, monkeypatch, preset):
+    before = (here / "params.yaml").read_text()
+    monkeypatch.setattr(ugrr_pipeline, "ROOT", here)
+    if preset:
+        ugrr_pipeline.apply(ugrr_pipeline.read_overlay(preset))
+    else:
+        (here / "params.yaml").write_text("batch_sise: [")
+    assert (here / "params.yaml").read_text() != before
+    monkeypatch.setattr(sys, "argv", ["ugrr_pipeline.py", "configure", "--reset"])
+    ugrr_pipeline.main()
+    assert (here / "params.yaml").read_text() == before
+
+
+def test_every_key_stands_in_one_of_three_parts_under_its_banner():
+    keys = [key for part in PARTS for key in keys_of(part)]
+    assert len(PARTS) == 3 and len(keys) == len(set(keys)) and set(keys) == set(all_fields())
+    lines = params_text().splitlines()
+    starts = [lines.index(f"# {title}") for title in (*PARTS, LISTS_TITLE)]
+    assert starts == sorted(starts) and all(lines[start - 1] == lines[start + 1] == "#" * WIDTH for start in starts)
+    for part, start, end in zip(PARTS, starts, starts[1:], strict=False):
+        assert [key for key in keys_of(part) if key not in LISTS] == list(yaml.safe_load("\n".join(lines[start:end])))
+    assert list(yaml.safe_load("\n".join(lines[starts[-1] :]))) == LISTS == [*LISTS[:-1], "rounds"]
+    assert set(LISTS) == {key for key, value in defaults().items() if isinstance(value, list)}
+
+
+def test_every_key_has_a_description_of_its_own_that_params_yaml_wraps():
+    descriptions = [field.description for field in all_fields().values()]
+    assert all(text and text.endswith(".") for text in descriptions) and len(set(descriptions)) == len(descriptions)
+    assert not any("as above" in text for text in descriptions)
+    assert max(map(len, params_text().splitlines())) == WIDTH
+
+
+def test_a_key_of_several_models_is_declared_once():
+    declared: dict[str, set[type]] = {}
+    for model in PARAMS_BY_STAGE.values():
+        for key in model.model_fields:
+            declared.setdefault(key, set()).update(base for base in model.__mro__ if key in get_annotations(base))
+    assert {key: models for key, models in declared.items() if len(models) > 1} == {}
+
+
+def test_defaults_are_allowed_and_never_filled_in():
+    """The models hold defaults for params.yaml's sake; a key that its file lacks is missing."""
+    values = defaults()
+    for model in PARAMS_BY_STAGE.values():
+        assert validate(model, values, "") == model()
+        for key in model.model_fields:
+            with pytest.raises(UserError, match=rf"^p: {key}: missing; add it \(docs/parameters.md"):
+                validate(model, {name: value for name, value in values.items() if name != key}, "p")
+
+
+@pytest.mark.parametrize("changes", [["seed=1", "seed=2"], ["verifiers=[3]", "rounds=[{k: 0, after: sft}]", "stop_strings=[a]", "limit=9"]])
+def test_comments_outlive_dvcs_own_writing(here, changes):
+    """`dvc exp run -S` writes all lists anew each time, without the comments that stand behind them."""
+    before = (here / "params.yaml").read_text()
+    for change in changes:
+        apply_overrides(here / "params.yaml", [change])
+    after = (here / "params.yaml").read_text()
+    assert after != before
+    assert [line for line in after.splitlines() if line.startswith("#")] == [line for line in before.splitlines() if line.startswith("#")]
+
+
+def test_the_parameter_groups_of_the_dag_are_the_models_own_keys():
+    """A group holds what its model adds to the models of other groups that it inherits from."""
+    models = {
+        "compute": ComputeParams,
+        "policy": PolicyParams,
+        "training": TrainingParams,
+        "lora": LoraParams,
+        "measure": MeasureParams,
+        "judge": JudgeParams,
+    }
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    (groups,) = [entry["parameter_groups"] for entry in dag["vars"] if "parameter_groups" in entry]
+    assert set(groups) == set(models)
+    for name, model in models.items():
+        inherited = {key for base in models.values() if issubclass(model, base) and base is not model for key in base.model_fields}
+        assert len(groups[name]) == len(set(groups[name])) and set(groups[name]) == set(model.model_fields) - inherited, name
+
+
+def test_every_stage_of_the_dag_has_a_parameter_model():
+    assert list(PARAMS_BY_STAGE) == list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])

@@ -4,11 +4,11 @@ import ast
 from pathlib import Path
 
 import pytest
-import ugrr_pipeline
 import yaml
 from conftest import ROOT
 
 from anchora.run.declared import parameter_keys
+from parameters.by_stage import PARAMS_BY_STAGE
 
 STAGES = ROOT / "stages"
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -50,16 +50,16 @@ def import_closure(path: Path) -> set[str]:
 
 
 def parameter_model(name: str):
-    """The parameter model that a stage's script reads."""
+    """Return the parameter model that a stage's script reads, which is that of ``PARAMS_BY_STAGE``."""
     (used,) = [
         alias.name
         for node in ast.walk(ast.parse(script(name).read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module and ("param" in node.module or "rounds" in node.module)
+        if isinstance(node, ast.ImportFrom) and node.module and "param" in node.module
         for alias in node.names
         if alias.name.endswith("Params")
     ]
-    (model,) = [model for model in ugrr_pipeline.parameter_models() if model.__name__ == used]
-    return model
+    assert PARAMS_BY_STAGE[name].__name__ == used
+    return PARAMS_BY_STAGE[name]
 
 
 @pytest.mark.parametrize("name", STAGE_NAMES)
