@@ -22,7 +22,7 @@ class UpdatePolicyParams(LoraParams):
     )
     kl_beta_min: Literal["auto"] | Annotated[FiniteFloat, Field(gt=0)] = Field(
         "auto",
-        description="Beta of the least uncertain pair: how strongly the KL to the SFT policy is held there. auto is 0.4 of "
+        description=f"Beta of the least uncertain pair: how strongly the KL to the SFT policy is held there. auto is {LEAST_BETA} of "
         "kl_beta_max, which is also the most it may be.",
     )
     kl_beta_max: FiniteFloat = Field(
