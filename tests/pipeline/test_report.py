@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import evaluate
 import report
+from anchora.evaluation.calibration import abstention_metrics
 
 EVIL = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
 
@@ -137,8 +137,8 @@ def test_only_names_of_the_template_are_filled_in():
 def test_without_known_calibration_answers_nothing_is_held_back():
     """As stages/ask.py has it; where all known answers are wrong, no threshold is low enough, and everything is held back."""
     sides = {"uncertainty": np.array([0.2, 0.9]), "correct": np.array([True, False])}
-    unknown = evaluate.selective_metrics(SimpleNamespace(calibration=([], []), **sides), 0.05)
+    unknown = abstention_metrics(SimpleNamespace(calibration=([], []), **sides), 0.05)
     assert (unknown["answered"], unknown["risk"], unknown["threshold"]) == (1.0, 0.5, None)
     assert "the policy answers everything" in report.selective(unknown)
-    hopeless = evaluate.selective_metrics(SimpleNamespace(calibration=([0.5], [False]), **sides), 0.05)
+    hopeless = abstention_metrics(SimpleNamespace(calibration=([0.5], [False]), **sides), 0.05)
     assert hopeless["answered"] == 0 and "always abstains" in report.selective(hopeless)
