@@ -2,7 +2,7 @@
 
 import pytest
 
-from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_pair, verdict_points
+from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_verdict, verdict_points
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from anchora.evaluation.verdicts import grade_question, pair_question, read_grad
     ],
 )  # fmt: skip
 def test_only_a_last_line_is_a_verdict(reply, verdict):
-    assert read_pair(reply) == verdict
+    assert read_verdict(reply) == verdict
 
 
 @pytest.mark.parametrize(("reply", "grade"), [("ok\n[[7]]", 7), ("Rating: [[6.5]]", 6.5), ("[[11]]", None), ("[[0]]", None), ("7", None)])

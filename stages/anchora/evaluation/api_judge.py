@@ -11,7 +11,7 @@ from anchora.evaluation.benchmarks import TurnAnswers, conversation
 from anchora.evaluation.judge_client import ask_all, usage
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.rounding import rounded
-from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_pair, verdict_points
+from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_verdict, verdict_points
 from anchora.evaluation.win_rates import win_rate_metrics
 from anchora.model.processes import shared_out
 from anchora.model.prompts import Messages
@@ -54,7 +54,7 @@ def _ask_judge(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, par
     replies = ask_all(questions, params)
 
     texts = (reply.text for reply in replies)  # read in the order of the questions
-    verdicts = [[(read_pair(next(texts)), read_pair(next(texts))) for _ in turns] for turns in policy]
+    verdicts = [[(read_verdict(next(texts)), read_verdict(next(texts))) for _ in turns] for turns in policy]
     points = [[value for pair in turns if (value := verdict_points(*pair)) is not None] for turns in verdicts]
     malformed = sum(verdict is None for turns in verdicts for pair in turns for verdict in pair)
     grades = {}

@@ -45,7 +45,7 @@ def judge_by_scores(judge: ScoringJudge, rows: list[dict], policy: TurnAnswers, 
     if not rows:
         return {}
     turns = [len(answers) for answers in policy]
-    policy_scores, baseline_scores = np.split(_turn_scores(judge, rows, policy, baseline, params), 2, axis=1)  # (1 + members, turns) each
+    policy_scores, baseline_scores = np.split(_turn_scores(judge, rows, policy, baseline, params), 2, axis=1)  # (1 + members, all turns)
     judge_margin, ensemble_margin = policy_scores[0] - baseline_scores[0], judge.ensemble_margin(policy_scores[1:] - baseline_scores[1:])
     points, ensemble_points = (mean_per_row(win_points(margin), turns) for margin in (judge_margin, ensemble_margin))
     metrics = win_rate_metrics(points, policy, baseline, params.seed)

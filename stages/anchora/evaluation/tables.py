@@ -22,7 +22,7 @@ def comparison_rows(evaluation: dict) -> list[Row]:
     gsm8k, calibration, drift = (evaluation[name] for name in ("gsm8k", "calibration", "drift"))
     exact_match = _row("exact match, greedy", gsm8k, "exact_match", "difference")
     rows = [
-        exact_match._replace(shown=shows_exact_match(gsm8k)),
+        exact_match._replace(shown=exact_match_differs(gsm8k)),
         _row("accuracy of samples", gsm8k, "sampled_accuracy", "sampled_difference"),
     ]
     for name, metrics in evaluation.items():
@@ -41,7 +41,7 @@ def comparison_rows(evaluation: dict) -> list[Row]:
     return rows
 
 
-def shows_exact_match(gsm8k: dict) -> bool:
+def exact_match_differs(gsm8k: dict) -> bool:
     """Tell whether exact match differs, by its interval and by McNemar's exact test: the interval of a few changes is too narrow."""
     return not gsm8k["difference_low"] <= 0 <= gsm8k["difference_high"] and gsm8k["p_value"] < 1 - CONFIDENCE
 
@@ -49,7 +49,7 @@ def shows_exact_match(gsm8k: dict) -> bool:
 def headline(gsm8k: dict, baseline: str = "SFT", policy: str = "UGRR") -> str:
     """Say in one sentence what happened to exact match; it claims a difference only where the data show one."""
     points, low, high = (100 * gsm8k[key] for key in ("difference", "difference_low", "difference_high"))
-    if not shows_exact_match(gsm8k):
+    if not exact_match_differs(gsm8k):
         interval = f"95% interval {low:+.1f} to {high:+.1f}, p = {gsm8k['p_value']:.2g}"
         return f"No difference in exact match is shown ({points:+.1f} points, {interval})."
     word = "better" if points > 0 else "worse"

@@ -49,7 +49,7 @@ def grade_question(conversation: Messages, answer: str, reference: str | None) -
     return [{"role": "system", "content": GRADE_RULES}, {"role": "user", "content": "\n\n".join(parts)}]
 
 
-def read_pair(reply: str) -> str | None:
+def read_verdict(reply: str) -> str | None:
     """Return the verdict A, B or C of a reply, or None where its last line is not a verdict."""
     match = VERDICT.fullmatch(_last_line(reply))
     return match[1] if match else None

@@ -15,7 +15,10 @@ SIMILAR_LENGTH_RATIO = 1.25  # two answers count as equally long up to this rati
 
 
 def win_points(margin: ArrayLike) -> np.ndarray:
-    """Return 1 where the policy's score less the baseline's is above 0, 0.5 where it is 0, 0 where it is below; the shape of ``margin``."""
+    """Return 1 for a win, 0.5 for a tie, 0 for a loss, by the sign of ``margin``: the policy's score less the baseline's.
+
+    The result has the shape of ``margin``.
+    """
     margin = np.asarray(margin)
     return np.where(margin > 0, 1.0, np.where(margin < 0, 0.0, 0.5))
 
