@@ -2,7 +2,7 @@
 
     python stages/report.py
 
-Reads metrics, buffers and answers, writes metrics/report.html (self-contained: template, script and charts
+Reads metrics, regret buffers and responses. Writes metrics/report.html (self-contained: template, script and charts
 come from stages/report_page) and metrics/model_card.md, and prints the summary table.
 """
 
@@ -12,6 +12,7 @@ import base64
 import csv
 import gzip
 import json
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -29,30 +30,30 @@ def main() -> None:
     params = read_params(RoundsParams)
     log_params(params)
     evaluation = read_json("metrics/evaluation.json")["evaluation"]
-    rounds = [round_figures(entry.k) for entry in params.rounds]
+    rounds = [round_metrics(entry.k) for entry in params.rounds]
     exported = read_json(Path(params.output_dir) / "ugrr_final" / "uncertainty.json")
     data = {
-        "rounds": trade(rounds, exported, evaluation["rounds"]),
-        "sources": sources(rounds),
-        "reliability": {name: table(f"metrics/plots/reliability_{name}.csv") for name in ("sft", "ugrr")},
-        "coverage": table("metrics/plots/risk_coverage.csv"),
-        "auroc": auroc(evaluation["calibration"], list(rounds[0]["uncertainty"]["auroc"])),
-        "gate": [table(f"metrics/gate/round{entry.k}.csv") for entry in params.rounds],
-        "cases": cases([entry.k for entry in params.rounds]),
+        "rounds": accuracy_against_kl(rounds, exported, evaluation["rounds"]),
+        "sources": cases_by_origin(rounds),
+        "reliability": {name: read_csv(f"metrics/plots/reliability_{name}.csv") for name in ("sft", "ugrr")},
+        "coverage": read_csv("metrics/plots/risk_coverage.csv"),
+        "auroc": auroc_by_signal(evaluation["calibration"], list(rounds[0]["uncertainty"]["auroc"])),
+        "gate": [read_csv(f"metrics/gate/round{entry.k}.csv") for entry in params.rounds],
+        "cases": regret_cases([entry.k for entry in params.rounds]),
     }
-    sentence, _, detail = headline(evaluation["gsm8k"]).partition(" (")
+    claim, _, detail = headline(evaluation["gsm8k"]).partition(" (")
     parts = {
-        "headline": escape(sentence.rstrip(".") + "."),
+        "headline": escape(claim.rstrip(".") + "."),
         "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
-        "cards": cards(evaluation),
+        "cards": metric_cards(evaluation),
         "comparison": html_table((*HEADER, "shown?"), comparison_cells(evaluation)),
         "rounds": html_table(*round_table(rounds, evaluation["rounds"])),
-        "selective": escape(selective(evaluation["selective"])),
+        "selective": escape(abstention_text(evaluation["selective"])),
         "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
         "style": (PAGE / "style.css").read_text(encoding="utf-8"),
         "chart": (PAGE / "chart.umd.min.js").read_text(encoding="utf-8"),
         "script": (PAGE / "page.js").read_text(encoding="utf-8"),
-        "data": packed(data),
+        "data": packed_json(data),
     }
     page = (PAGE / "page.html").read_text(encoding="utf-8")
     with new_file("metrics/report.html") as partial:
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def fill(page: str, parts: dict[str, str]) -> str:
-    """``page`` with every ``{{name}}`` replaced, once: what is put in is not looked at again."""
+    """Replace every ``{{name}}`` in ``page`` by ``parts[name]``; a ``{{name}}`` inside a part stays as it is."""
     pieces = page.split("{{")
     filled = [pieces[0]]
     for piece in pieces[1:]:
@@ -72,47 +73,55 @@ def fill(page: str, parts: dict[str, str]) -> str:
     return "".join(filled)
 
 
-def packed(data: dict) -> str:
-    """JSON, compressed and in base64: fifty thousand cases stay small, and no text of a model can close a tag."""
+def packed_json(data: dict) -> str:
+    """Encode ``data`` as JSON, compressed, in base64: fifty thousand cases stay small, and no text of a model can close a tag."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def round_figures(k: int) -> dict:
-    """What one round's stages measured."""
+def round_metrics(k: int) -> dict:
+    """Read what the stages of round ``k`` measured: its ``uncertainty``, ``regret`` and ``update``."""
     return {
         "k": k,
         **{name: read_json(f"metrics/{name}/round{k}.json")[name][f"round{k}"] for name in ("uncertainty", "regret", "update")},
     }
 
 
-def trade(rounds: list[dict], exported: dict, judged: dict) -> list[dict]:
-    """KL to the SFT policy, and right answers and win rates on the calibration problems: of the SFT policy, then after every round."""
+def accuracy_against_kl(rounds: list[dict], exported: dict, judged: dict) -> list[dict]:
+    """Return, for the SFT policy and then for the policy after every round, its accuracy, win rates and forward KL to the SFT policy.
+
+    Accuracy (shares of right answers) and win rates are those on the calibration prompts; the KL is in nats a sequence.
+    ``exported`` is the final policy's uncertainty.json, ``judged`` the win rates of each round.
+    """
     kl = [0.0, *(entry["update"]["kl_saved"] for entry in rounds)]
-    known = [correct for correct in exported["calibration_correct"] if correct is not None]
-    greedy = [*(entry["uncertainty"]["exact_match"] for entry in rounds), sum(known) / len(known) if known else None]
+    known_correct = [correct for correct in exported["calibration_correct"] if correct is not None]
+    final_accuracy = sum(known_correct) / len(known_correct) if known_correct else None
+    greedy = [*(entry["uncertainty"]["exact_match"] for entry in rounds), final_accuracy]
     sampled = [*(entry["uncertainty"]["sampled_accuracy"] for entry in rounds), exported["calibration_sampled_accuracy"]]
     wins = [{"win_rate": 0.5, "ensemble_win_rate": 0.5}, *(judged[f"round{entry['k']}"] for entry in rounds)]  # against itself: all ties
     return [
-        {"kl": x, "exact_match": y, "sampled_accuracy": z, "win_rate": won["win_rate"], "ensemble_win_rate": won["ensemble_win_rate"]}
-        for x, y, z, won in zip(kl, greedy, sampled, wins, strict=True)
-    ]
+        {
+            "kl": nats, "exact_match": exact_match, "sampled_accuracy": sampled_accuracy,
+            "win_rate": win["win_rate"], "ensemble_win_rate": win["ensemble_win_rate"],
+        }
+        for nats, exact_match, sampled_accuracy, win in zip(kl, greedy, sampled, wins, strict=True)
+    ]  # fmt: skip
 
 
-def sources(rounds: list[dict]) -> list[dict]:
-    """Cases by where their chosen response comes from, a number for each round."""
-    names = sorted({name for entry in rounds for name in entry["regret"]["by_source"]})
-    return [{"name": name, "cases": [entry["regret"]["by_source"].get(name, 0) for entry in rounds]} for name in names]
+def cases_by_origin(rounds: list[dict]) -> list[dict]:
+    """Count the cases of each round by where their chosen response comes from."""
+    origins = sorted({name for entry in rounds for name in entry["regret"]["by_source"]})
+    return [{"name": origin, "cases": [entry["regret"]["by_source"].get(origin, 0) for entry in rounds]} for origin in origins]
 
 
-def table(path: str) -> list[dict]:
-    """A CSV file of numbers; what is empty is null."""
+def read_csv(path: str) -> list[dict]:
+    """Read the rows of a CSV file of numbers; an empty cell becomes None."""
     with open(path, encoding="utf-8", newline="") as file:
         return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def auroc(calibration: dict, signals: list[str]) -> list[dict]:
-    """AUROC of the combined uncertainty and of each signal that the evaluation has, for both policies."""
+def auroc_by_signal(calibration: dict, signals: list[str]) -> list[dict]:
+    """List the AUROC of the combined uncertainty, and of each of ``signals`` that the evaluation has, for both policies."""
     rows = [{"name": "combined", "ugrr": calibration["auroc"], "sft": calibration["baseline_auroc"]}]
     for name in signals:
         if f"auroc_{name}" in calibration:
@@ -122,8 +131,8 @@ def auroc(calibration: dict, signals: list[str]) -> list[dict]:
     return rows
 
 
-def cases(rounds: list[int]) -> list[dict]:
-    """Every case of every round, highest regret first, with what the final policy says to its prompt."""
+def regret_cases(rounds: list[int]) -> list[dict]:
+    """List every case of every round, highest regret first, with the final policy's response to its prompt."""
     final = {row["id"]: row["text"] for row in read_jsonl("data/responses/final.jsonl")}
     rows = []
     for k in rounds:
@@ -141,8 +150,8 @@ def cases(rounds: list[int]) -> list[dict]:
     return sorted(rows, key=lambda row: -row["regret"])
 
 
-def cards(evaluation: dict) -> str:
-    """The few figures to see first: name, value, where it came from."""
+def metric_cards(evaluation: dict) -> str:
+    """Write the few metrics to see first as HTML: the name, the value, and the baseline's value or the interval."""
     gsm8k, calibration, drift, alpaca = (evaluation.get(name, {}) for name in ("gsm8k", "calibration", "drift", "alpaca_eval"))
     shown = [
         ("exact match", f"{gsm8k['exact_match']:.3f}", f"from {gsm8k['baseline_exact_match']:.3f}"),
@@ -167,25 +176,26 @@ def cards(evaluation: dict) -> str:
 
 
 def comparison_cells(evaluation: dict) -> list[tuple[str, ...]]:
-    """The rows of the comparison, each with whether a difference is shown."""
+    """List the rows of the comparison, each with yes or no: whether the data show a difference."""
     return [(*row.cells, "yes" if row.shown else "no") for row in comparison_rows(evaluation)]
 
 
-def selective(figures: dict) -> str:
-    if not figures["calibration_answers"]:
+def abstention_text(metrics: dict) -> str:
+    """Say in one sentence what abstention does, from the metrics ``selective`` of the evaluation."""
+    if not metrics["calibration_answers"]:
         return "No answer of the calibration split is known: there is no threshold, and the policy answers everything."
-    if figures["threshold"] is None:
-        return f"No threshold keeps the error rate of the calibration split under {figures['target_risk']:.0%}: the policy always abstains."
-    low, high, risk = figures["risk_low"], figures["risk_high"], figures["risk"]
-    errs = "" if risk is None else f" and errs in {risk:.1%} of them ({low:.1%} to {high:.1%})"
+    if metrics["threshold"] is None:
+        return f"No threshold keeps the error rate of the calibration split under {metrics['target_risk']:.0%}: the policy always abstains."
+    low, high, risk = metrics["risk_low"], metrics["risk_high"], metrics["risk"]
+    errors = "" if risk is None else f" and errs in {risk:.1%} of them ({low:.1%} to {high:.1%})"
     return (
-        f"With the threshold that kept the calibration error rate under {figures['target_risk']:.0%}, the final policy answers "
-        f"{figures['answered']:.1%} of these problems{errs}; it abstains from the rest (stages/ask.py)."
+        f"With the threshold that kept the calibration error rate under {metrics['target_risk']:.0%}, the final policy answers "
+        f"{metrics['answered']:.1%} of these problems{errors}; it abstains from the rest (stages/ask.py)."
     )
 
 
 def round_table(rounds: list[dict], judged: dict) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows: what each round found and did."""
+    """Return the header and the rows of the table of rounds: what each one measured and did."""
     header = ("round", "exact match before", "sampled", "AUROC", "cases", "anchors", "retired", "stopped at", "forward KL", "win rate")
     rows = []
     for entry in rounds:
@@ -199,7 +209,8 @@ def round_table(rounds: list[dict], judged: dict) -> tuple[tuple[str, ...], list
     return header, rows
 
 
-def html_table(header, rows) -> str:
+def html_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a table as HTML that scrolls sideways on narrow screens; cells are escaped."""
     head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import evaluate
 import report
+from anchora.evaluation.calibration import abstention_metrics
 
 EVIL = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
 
@@ -39,12 +39,12 @@ def page(ran) -> str:
     return (ran / "metrics" / "report.html").read_text()
 
 
-def data_of(page: str) -> dict:
+def embedded_data(page: str) -> dict:
     return json.loads(gzip.decompress(base64.b64decode(re.search(r'id="data">([^<]*)<', page)[1])))
 
 
 def with_data(page: str, data: dict) -> str:
-    return re.sub(r'(id="data">)[^<]*<', lambda match: f"{match[1]}{report.packed(data)}<", page)
+    return re.sub(r'(id="data">)[^<]*<', lambda match: f"{match[1]}{report.packed_json(data)}<", page)
 
 
 def opened(browser, page: str, path, width: int = 1440) -> float:
@@ -69,12 +69,12 @@ def choose(browser, control: str, value: str) -> None:
     time.sleep(0.3)
 
 
-def shown(browser) -> list[str]:
+def visible_cards(browser) -> list[str]:
     return browser.execute_script("return [...document.querySelectorAll('.case')].map((card) => card.innerText)")
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_it_draws_without_errors_or_requests_at_any_width(browser, page, tmp_path, width):
+def test_the_page_draws_without_errors_or_requests_at_any_width(browser, page, tmp_path, width):
     opened(browser, page, tmp_path / "report.html", width)
     blank = browser.execute_script(
         "return [...document.querySelectorAll('canvas')].filter((canvas) => !canvas.getContext('2d')"
@@ -87,44 +87,44 @@ def test_it_draws_without_errors_or_requests_at_any_width(browser, page, tmp_pat
 
 
 def test_cases_are_sorted_searched_and_filtered(browser, page, tmp_path):
-    cases = data_of(page)["cases"]
+    cases = embedded_data(page)["cases"]
     opened(browser, page, tmp_path / "report.html")
-    assert f"regret {max(case['regret'] for case in cases):.2f}" in shown(browser)[0]
+    assert f"regret {max(case['regret'] for case in cases):.2f}" in visible_cards(browser)[0]
     choose(browser, "sort", "uncertainty")
     choose(browser, "order", "1")
-    assert f"uncertainty {min(case['uncertainty'] for case in cases):.2f}" in shown(browser)[0]
+    assert f"uncertainty {min(case['uncertainty'] for case in cases):.2f}" in visible_cards(browser)[0]
     choose(browser, "round", "1")
-    assert all("round 1" in card for card in shown(browser))
+    assert all("round 1" in card for card in visible_cards(browser))
     count = browser.find_element("id", "count").text
     assert count == f"{sum(case['round'] == 1 for case in cases)} of {len(cases)} cases"
     word = cases[0]["prompt"].split()[-2]
     choose(browser, "search", word.upper())
-    assert shown(browser) and all(word.lower() in card.lower() for card in shown(browser))
+    assert visible_cards(browser) and all(word.lower() in card.lower() for card in visible_cards(browser))
     choose(browser, "search", "no such words anywhere")
-    assert shown(browser) == [] and browser.find_element("id", "next").get_attribute("disabled")
+    assert visible_cards(browser) == [] and browser.find_element("id", "next").get_attribute("disabled")
 
 
-def test_what_a_model_says_is_text(browser, page, tmp_path):
-    data = data_of(page)
+def test_a_models_words_are_shown_as_text(browser, page, tmp_path):
+    data = embedded_data(page)
     evil = {"prompt": EVIL, "chosen": EVIL, "final": EVIL, "pieces": [EVIL], "entropies": [1.0], "regret": 1e6}
     data["cases"].insert(0, {**data["cases"][0], **evil})
     opened(browser, with_data(page, data), tmp_path / "report.html")
-    assert shown(browser)[0].count("<script>document.title") == 4
+    assert visible_cards(browser)[0].count("<script>document.title") == 4
     assert browser.title == "Anchora report" and browser.get_log("browser") == []
     assert browser.execute_script("return document.querySelectorAll('.case script, .case img').length") == 0
 
 
 def test_fifty_thousand_cases_stay_fast(browser, page, tmp_path):
-    data = data_of(page)
+    data = embedded_data(page)
     first = data["cases"][0]
     data["cases"] = [{**first, "prompt": f"number {n} of many: {first['prompt']}", "regret": n / 100} for n in range(50_000)]
     assert opened(browser, with_data(page, data), tmp_path / "report.html") < 15
     begun = time.monotonic()
     choose(browser, "search", "number 49999 ")
-    assert time.monotonic() - begun < 3 and len(shown(browser)) == 1
+    assert time.monotonic() - begun < 3 and len(visible_cards(browser)) == 1
 
 
-def test_the_page_is_whole_by_itself(page):
+def test_the_page_loads_nothing_from_elsewhere(page):
     """Nothing is fetched: no address in an attribute, and the policy of the page forbids it."""
     assert not re.search(r"""(?:src|href)=["'](?!#)""", page.split('<script type="application/octet-stream"')[0])
     assert "default-src 'none'" in page and "The MIT License" in page
@@ -135,10 +135,10 @@ def test_only_names_of_the_template_are_filled_in():
 
 
 def test_without_known_calibration_answers_nothing_is_held_back():
-    """As stages/ask.py has it; where all known answers are wrong, no threshold is low enough, and everything is held back."""
-    sides = {"uncertainty": np.array([0.2, 0.9]), "correct": np.array([True, False])}
-    unknown = evaluate.selective_metrics(SimpleNamespace(calibration=([], []), **sides), 0.05)
+    """The report says what stages/ask.py does; where all known answers are wrong, no threshold is low enough, and all is held back."""
+    policy = {"uncertainty": np.array([0.2, 0.9]), "correct": np.array([True, False])}
+    unknown = abstention_metrics(SimpleNamespace(calibration=([], []), **policy), 0.05)
     assert (unknown["answered"], unknown["risk"], unknown["threshold"]) == (1.0, 0.5, None)
-    assert "the policy answers everything" in report.selective(unknown)
-    hopeless = evaluate.selective_metrics(SimpleNamespace(calibration=([0.5], [False]), **sides), 0.05)
-    assert hopeless["answered"] == 0 and "always abstains" in report.selective(hopeless)
+    assert "the policy answers everything" in report.abstention_text(unknown)
+    hopeless = abstention_metrics(SimpleNamespace(calibration=([0.5], [False]), **policy), 0.05)
+    assert hopeless["answered"] == 0 and "always abstains" in report.abstention_text(hopeless)

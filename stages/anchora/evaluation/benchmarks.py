@@ -1,4 +1,4 @@
-"""The answers of a policy to conversations: AlpacaEval's of one turn, MT-Bench's of two."""
+"""The answers of a policy to conversations: AlpacaEval's have one turn, MT-Bench's two."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from anchora.evaluation.answer_params import AnswerParams
 from anchora.model.prompts import Messages, encode_prompt
 from anchora.run.stage import say
 from anchora.sampling.responses import generate
+
+TurnAnswers = list[list[str]]  # for each row of a set, the answer to each of its turns
 
 # FastChat's temperatures by category of question; 0 is greedy decoding.
 MT_BENCH_TEMPERATURES = {
@@ -16,30 +18,33 @@ OTHER_TEMPERATURE = 0.7
 
 
 def conversation(turns: list[str], answers: list[str]) -> Messages:
-    """The messages before the next answer: each turn so far with the policy's own answer, then the next turn."""
+    """Return the messages that come before the next answer: each turn with its answer so far, then the next turn."""
     messages: Messages = []
     for turn, answer in zip(turns, answers, strict=False):
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
     return [*messages, {"role": "user", "content": turns[len(answers)]}]
 
 
-def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label: str) -> list[list[str]]:
-    """The answers to every turn of each row, each conditioned on the policy's own answers before it.
+def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label: str) -> TurnAnswers:
+    """Answer every turn of each row, each behind the policy's own answers to the turns before it.
 
-    Greedy, but for questions with a ``category``, whose temperatures are MT-Bench's. Conversations that grew too
-    long for ``max_length`` lose their beginning; says how many.
+    Decoding is greedy, except for rows with a ``category``, which get MT-Bench's temperature of that category.
+    Conversations too long for ``max_length`` lose their beginning; the terminal is told how many, under ``label``.
     """
-    answers: list[list[str]] = [[] for _ in rows]
+    answers: TurnAnswers = [[] for _ in rows]
     temperatures = [MT_BENCH_TEMPERATURES.get(row["category"], OTHER_TEMPERATURE) if "category" in row else 0.0 for row in rows]
     for turn in range(max((len(row["turns"]) for row in rows), default=0)):
         for temperature in sorted(set(temperatures)):
             group = [i for i, row in enumerate(rows) if temperatures[i] == temperature and len(row["turns"]) > turn]
-            ids = [encode_prompt(tokenizer, conversation(rows[i]["turns"], answers[i]), params.prompt_template) for i in group]
-            room, too_long = params.room(), sum(len(row) > params.room() for row in ids)
+            prompt_ids = [encode_prompt(tokenizer, conversation(rows[i]["turns"], answers[i]), params.prompt_template) for i in group]
+            room, too_long = params.room(), sum(len(ids) > params.room() for ids in prompt_ids)
             if too_long:
-                say(f"{label}, turn {turn + 1}: {too_long} of {len(ids)} conversations lose their beginning, longer than {room} tokens")
+                say(
+                    f"{label}, turn {turn + 1}: {too_long} of {len(prompt_ids)} conversations lose their beginning, "
+                    f"longer than {room} tokens"
+                )
             responses = generate(
-                model, tokenizer, [row[-room:] for row in ids], temperature=temperature,
+                model, tokenizer, [ids[-room:] for ids in prompt_ids], temperature=temperature,
                 max_new_tokens=params.max_new_tokens, seed=params.seed + 2000, responses_at_once=params.responses_at_once(),
                 stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The card that goes to the hub with the exported policy."""
+"""The model card that goes to the hub with the exported policy."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from anchora.evaluation.tables import HEADER, comparison_rows, headline
 
 
 def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
-    """Markdown with the hub's header: what the model is, what it was measured to do, and how to use its uncertainty.
+    """Write the card in Markdown, with the hub's header: what the model is, its measured results, how to use its uncertainty.
 
-    ``base_model`` is its pin, which says whether the hub knows it.
+    ``base_model`` is the pin of the model that was fine-tuned: ``path`` of a folder, or ``repo`` and ``revision`` on the hub.
     """
     rows = [HEADER, ("---",) * len(HEADER), *(row.cells for row in comparison_rows(evaluation))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its verdict is read: from its last line alone, and never guessed."""
+"""The questions put to a judge that reads, and how its verdicts are read: from the last line of a reply alone, never guessed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ GRADE = re.compile(r"\**(?:Rating: |Grade: )?\[\[(\d+(?:\.\d+)?)\]\]\**\.?")
 
 
 def pair_question(first: tuple[Messages, str], second: tuple[Messages, str]) -> Messages:
-    """The question which of two answers is better, each given with the conversation it ends, which is quoted once if it is the same."""
+    """Ask which of two answers is better, each given as (conversation before it, answer).
+
+    A conversation that both share is quoted once. Returns the messages to send to the judge.
+    """
     (conversation_a, answer_a), (conversation_b, answer_b) = first, second
     parts = [_quoted("answer A", answer_a), _quoted("answer B", answer_b)]
     if conversation_a == conversation_b:
@@ -36,29 +39,33 @@ def pair_question(first: tuple[Messages, str], second: tuple[Messages, str]) -> 
 
 
 def grade_question(conversation: Messages, answer: str, reference: str | None) -> Messages:
-    """The question how good an answer to a conversation is, beside a reference answer where there is one."""
+    """Ask how good an answer to a conversation is, from 1 to 10, beside a reference answer where there is one.
+
+    Returns the messages to send to the judge.
+    """
     parts = [_quoted("conversation", _transcript(conversation)), _quoted("answer", answer)]
     if reference:
         parts.insert(1, _quoted("a reference answer, which is right", reference))
     return [{"role": "system", "content": GRADE_RULES}, {"role": "user", "content": "\n\n".join(parts)}]
 
 
-def read_pair(reply: str) -> str | None:
-    """A, B or C, or None for a reply whose last line is no verdict."""
-    found = VERDICT.fullmatch(_last_line(reply))
-    return found[1] if found else None
+def read_verdict(reply: str) -> str | None:
+    """Return the verdict A, B or C of a reply, or None where its last line is not a verdict."""
+    match = VERDICT.fullmatch(_last_line(reply))
+    return match[1] if match else None
 
 
 def read_grade(reply: str) -> float | None:
-    """A grade from 1 to 10, or None for a reply whose last line is none."""
-    found = GRADE.fullmatch(_last_line(reply))
-    return float(found[1]) if found and 1 <= float(found[1]) <= 10 else None
+    """Return the grade of a reply, from 1 to 10, or None where its last line is not a grade."""
+    match = GRADE.fullmatch(_last_line(reply))
+    return float(match[1]) if match and 1 <= float(match[1]) <= 10 else None
 
 
-def win(first_order: str | None, second_order: str | None) -> float | None:
-    """1, 0.5 or 0 for the answer that was A in the first order and B in the second; None if a verdict is missing.
+def verdict_points(first_order: str | None, second_order: str | None) -> float | None:
+    """Return the win points of an answer from its verdicts in both orders: it was A in the first and B in the second.
 
-    A judge that changes its mind with the order has found no difference: a tie.
+    1 for a win, 0.5 for a tie, 0 for a loss; None where a verdict is missing. A judge that changes its mind with
+    the order has found no difference: a tie.
     """
     if first_order is None or second_order is None:
         return None
@@ -68,13 +75,16 @@ def win(first_order: str | None, second_order: str | None) -> float | None:
 
 
 def _last_line(reply: str) -> str:
+    """Return the last line of ``reply`` that is not blank; empty where there is none."""
     lines = reply.strip().splitlines()
     return lines[-1].strip() if lines else ""
 
 
 def _transcript(conversation: Messages) -> str:
+    """Write out a conversation as text: the role before each message."""
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in conversation)
 
 
 def _quoted(name: str, text: str) -> str:
+    """Put ``text`` between named markers, which nothing in it can close."""
     return f"<<<{name}>>>\n{text.replace('<<<', '< < <').replace('>>>', '> > >')}\n<<<end of {name}>>>"

@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import ROOT, environment, params_as
 
-from anchora.evaluation.judging import api_judge
+from anchora.evaluation.api_judge import judge_by_api
 from anchora.evaluation.params import EvaluateParams
 
 pytestmark = pytest.mark.long
@@ -44,7 +44,7 @@ def served(tmp_path):
     server.wait()
 
 
-def test_a_served_model_judges_and_what_it_says_is_not_guessed_at(served, tmp_path, monkeypatch):
+def test_replies_without_a_verdict_are_counted_never_guessed(served, tmp_path, monkeypatch):
     """The demo's policy knows no verdicts: every reply is read, counted as malformed and left out.
 
     Two answers alike are one question in either order, so three are asked.
@@ -53,8 +53,8 @@ def test_a_served_model_judges_and_what_it_says_is_not_guessed_at(served, tmp_pa
     address, model = served
     params = params_as(EvaluateParams, judge_model=model, judge_base_url=address, judge_retries=1)
     rows = [{"turns": [f"Add {number} and 2."]} for number in range(2)]
-    figures = api_judge(rows, [["4"], ["5"]], [["3"], ["5"]], params)
-    assert (figures["questions"], figures["malformed"]) == (3, 4) and "win_rate" not in figures
-    assert figures["prompt_tokens"] > 100 and figures["completion_tokens"] > 0
-    again = api_judge(rows, [["4"], ["5"]], [["3"], ["5"]], params)
-    assert again == figures and len(list((tmp_path / ".judge_cache").glob("*.json"))) == 3
+    metrics = judge_by_api(rows, [["4"], ["5"]], [["3"], ["5"]], params)
+    assert (metrics["questions"], metrics["malformed"]) == (3, 4) and "win_rate" not in metrics
+    assert metrics["prompt_tokens"] > 100 and metrics["completion_tokens"] > 0
+    again = judge_by_api(rows, [["4"], ["5"]], [["3"], ["5"]], params)
+    assert again == metrics and len(list((tmp_path / ".judge_cache").glob("*.json"))) == 3

@@ -1,0 +1,80 @@
+"""How far a policy's uncertainty can be trusted: calibration, ranking of errors, and abstention, on GSM8K."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from anchora.evaluation.policy_answers import Answers
+from anchora.evaluation.rounding import rounded
+from anchora.evaluation.statistics import paired_bootstrap, wilson_interval
+from anchora.uncertainty.reliability import (
+    abstention_threshold,
+    aurc,
+    brier,
+    coverage_at_risk,
+    expected_calibration_error,
+    is_answered,
+)
+from anchora.uncertainty.scale import auroc
+
+
+def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
+    """Return how well P(correct) matches the share of right answers and how well the uncertainty ranks errors, for each policy.
+
+    The baseline's metrics are prefixed ``baseline_``. AUROC and coverage at 5% risk have intervals, of each policy
+    and of their difference.
+    """
+    metrics: dict = {}
+    for prefix, answers in (("", policy), ("baseline_", baseline)):
+        metrics |= {f"{prefix}{name}": value for name, value in _metrics_of_one(answers).items()}
+    metrics |= _with_intervals("auroc", auroc, policy, baseline, seed)
+    metrics |= _with_intervals("coverage_at_5_risk", _coverage_at_5_risk, policy, baseline, seed)
+    return rounded(metrics)
+
+
+def _metrics_of_one(answers: Answers) -> dict:
+    """Return ECE and Brier score (None without P(correct)), the AUROC of each signal, and AURC with its excess."""
+    wrong = ~answers.correct
+    area, excess = aurc(answers.uncertainty, wrong)
+    return {
+        "ece": expected_calibration_error(answers.probability, answers.correct) if answers.has_probability() else None,
+        "brier": brier(answers.probability, answers.correct) if answers.has_probability() else None,
+        **{f"auroc_{name}": auroc(wrong, values) for name, values in answers.signals.items()},
+        "aurc": area,
+        "excess_aurc": excess,
+    }
+
+
+def _coverage_at_5_risk(wrong: np.ndarray, uncertainty: np.ndarray) -> float:
+    """Return the largest share of problems, most certain first, of which at most 5% are wrong; both arrays are (problems,)."""
+    return coverage_at_risk(uncertainty, wrong, 0.05)
+
+
+def _with_intervals(name: str, statistic: Callable[..., float | None], policy: Answers, baseline: Answers, seed: int) -> dict:
+    """Return ``statistic(wrong, uncertainty)`` of both policies, with intervals of each and of their difference."""
+    of_policy, of_baseline = ((~answers.correct, answers.uncertainty) for answers in (policy, baseline))
+    names = (name, f"baseline_{name}", f"{name}_difference")
+    metrics: dict = {}
+    for metric, (low, high) in zip(names, paired_bootstrap(statistic, of_policy, of_baseline, seed), strict=True):
+        metrics |= {f"{metric}_low": low, f"{metric}_high": high}
+    return metrics | {name: statistic(*of_policy), f"baseline_{name}": statistic(*of_baseline)}
+
+
+def abstention_metrics(policy: Answers, target_risk: float) -> dict:
+    """Return how many problems are answered below the threshold of uncertainty, and how many of these wrongly.
+
+    The threshold is set on the calibration split, where at most ``target_risk`` of the answers below it are wrong.
+    """
+    uncertainty, correct = policy.calibration
+    threshold = abstention_threshold(uncertainty, correct, target_risk)
+    answered = is_answered(policy.uncertainty, threshold, len(correct))  # (problems,) bool
+    wrong = int((~policy.correct[answered]).sum())
+    low, high = wilson_interval(wrong, int(answered.sum())) if answered.any() else (None, None)
+    return rounded(
+        {
+            "target_risk": target_risk, "calibration_answers": len(correct), "threshold": threshold, "answered": answered.mean(),
+            "risk": wrong / answered.sum() if answered.any() else None, "risk_low": low, "risk_high": high,
+        }
+    )  # fmt: skip
