@@ -127,7 +127,7 @@ def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams,
             asked = [prompt_ids[index] for index in part[1]]
             rows = generate_shard(
                 model, tokenizer, asked, samples=1, temperature=params.temperature, top_p=params.top_p,
-                max_new_tokens=params.max_new_tokens, stop_strings=params.stop_strings, all_stay=True,
+                max_new_tokens=params.max_new_tokens, stop_strings=params.stop_strings, keep_ended=True,
             )  # fmt: skip
         return [row.text for row in rows]
 
