@@ -13,7 +13,7 @@ from anchora.regret.regret import conservative_gains, regret
 from anchora.run.files import UserError
 from anchora.run.stage import say
 from anchora.sampling.responses import Response, generate, generate_shard
-from anchora.uncertainty.dropout import dropout_information, injected_dropout
+from anchora.uncertainty.dropout import dropout_information, InjectedDropout
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import centred_scores, disagreement, mean_disagreement
 from anchora.verifiers.ensemble import score_ensemble
@@ -122,7 +122,7 @@ def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams,
 
     def regenerate(number: int, part: tuple[int, list[int]]) -> list[str]:
         mask_seed = (seed * 100_003 + number) % 2**63
-        with injected_dropout(model, params.uncertainty_dropout_rate, params.uncertainty_dropout_layers, copies=1, seed=mask_seed):
+        with InjectedDropout(model, params.uncertainty_dropout_rate, params.uncertainty_dropout_layers, copies=1, seed=mask_seed):
             torch.manual_seed(mask_seed)
             asked = [prompt_ids[index] for index in part[1]]
             rows = generate_shard(
