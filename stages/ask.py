@@ -25,7 +25,7 @@ from anchora.run.params import read_params
 from anchora.run.stage import run_stage, say
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
-from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, with_known_answers
+from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, labelled_answers
 from anchora.uncertainty.scale import combined, scale_of
 from anchora.verifiers.ensemble import member_sources
 
@@ -78,7 +78,7 @@ def judgement(parts: dict[str, np.ndarray], shipped: dict) -> dict:
     scale = {name: np.array(shipped["parts"][name]) for name in names}
     calibration = {"parts": scale, "combined": scale_of(scale, weights)}
     before = combined({name: np.array(shipped["calibration_parts"][name]) for name in names}, calibration, weights)
-    known = with_known_answers(before, shipped["calibration_correct"])
+    known = labelled_answers(before, shipped["calibration_correct"])
     threshold = abstention_threshold(*known, shipped["target_risk"])
     uncertainty = float(combined(parts, calibration, weights)[0])
     return {

@@ -34,6 +34,7 @@ from anchora.uncertainty.reliability import (
     RELIABILITY_BINS,
     abstention_threshold,
     aurc,
+    auroc,
     brier,
     coverage_at_risk,
     expected_calibration_error,
@@ -41,7 +42,6 @@ from anchora.uncertainty.reliability import (
     reliability_bins,
     risk_coverage,
 )
-from anchora.uncertainty.scale import auroc
 from anchora.verifiers.ensemble import member_sources
 
 MEDIAN = 0.5  # of the uncertainty on the calibration split, by its scale

@@ -26,7 +26,7 @@ from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.measure import measure, within_length
-from anchora.uncertainty.reliability import abstention_threshold, with_known_answers
+from anchora.uncertainty.reliability import abstention_threshold, labelled_answers
 from anchora.uncertainty.scale import combined
 from anchora.verifiers.ensemble import member_sources
 from parameters.export import ExportParams
@@ -58,7 +58,7 @@ def main() -> None:
     parts = measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
     correct = correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
-    threshold = abstention_threshold(*with_known_answers(uncertainty, correct), params.target_risk)
+    threshold = abstention_threshold(*labelled_answers(uncertainty, correct), params.target_risk)
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         if first_process():  # copyfile: the cache's files are read-only and shared
             shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)

@@ -24,7 +24,8 @@ from anchora.run.files import read_json, read_jsonl, write_json, write_jsonl
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.uncertainty.measure import Measured, measure, within_length
-from anchora.uncertainty.scale import auroc, combined, ecdf
+from anchora.uncertainty.reliability import auroc
+from anchora.uncertainty.scale import combined, ecdf
 from anchora.verifiers.ensemble import member_sources
 from parameters.score_uncertainty import ScoreUncertaintyParams
 

@@ -18,9 +18,9 @@ from anchora.uncertainty.reliability import (
     expected_calibration_error,
     fit_correctness,
     is_answered,
+    labelled_answers,
     reliability_bins,
     risk_coverage,
-    with_known_answers,
 )
 
 GSM8K = (
@@ -171,9 +171,9 @@ def test_the_threshold_by_hand():
 
 
 def test_without_a_threshold_all_is_withheld_or_nothing_is_known_of_errors():
-    assert is_answered(np.array([0.1, 0.2, 0.3]), 0.2, known_answers=4).tolist() == [True, True, False]
-    assert not is_answered(np.array([0.1, 0.2]), None, known_answers=4).any()
-    assert is_answered(np.array([0.1, 0.2]), None, known_answers=0).all()
+    assert is_answered(np.array([0.1, 0.2, 0.3]), 0.2, labelled=4).tolist() == [True, True, False]
+    assert not is_answered(np.array([0.1, 0.2]), None, labelled=4).any()
+    assert is_answered(np.array([0.1, 0.2]), None, labelled=0).all()
 
 
 def test_ties_are_halves():
@@ -183,9 +183,9 @@ def test_ties_are_halves():
 def test_a_handful_of_known_answers_says_nothing():
     """20 of 22 are known: enough; one fewer is none."""
     uncertainty, correct = np.linspace(0, 1, 22), [None, *[True, False] * 10, None]
-    assert with_known_answers(uncertainty, correct) == (uncertainty[1:21].tolist(), correct[1:21])
-    assert with_known_answers(uncertainty, [None, *correct[:-1]]) == (uncertainty[2:22].tolist(), correct[1:21])
-    assert with_known_answers(uncertainty[:20], correct[:20]) == ([], [])
+    assert labelled_answers(uncertainty, correct) == (uncertainty[1:21].tolist(), correct[1:21])
+    assert labelled_answers(uncertainty, [None, *correct[:-1]]) == (uncertainty[2:22].tolist(), correct[1:21])
+    assert labelled_answers(uncertainty[:20], correct[:20]) == ([], [])
     assert abstention_threshold([], [], 0.05) is None and is_answered([0.9], None, 0).all()
 
 

@@ -13,7 +13,7 @@ from anchora.evaluation.benchmarks import answer_turns
 from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.sampling.responses import Response
 from anchora.uncertainty.measure import Measured, measure, within_length
-from anchora.uncertainty.reliability import fit_correctness, with_known_answers
+from anchora.uncertainty.reliability import fit_correctness, labelled_answers
 from anchora.uncertainty.scale import combined
 from anchora.verifiers.ensemble import member_sources
 
@@ -106,7 +106,7 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     deviation = np.array(calibration["deviation"])
     parts = measured.parts(deviation, params.samples_per_prompt)
     uncertainty = combined(parts, calibration, params.weights())
-    calibrated = with_known_answers(*fit)
+    calibrated = labelled_answers(*fit)
     probability = fit_correctness(*calibrated)(uncertainty) if calibrated[0] else np.full(len(rows), np.nan)
     samples = [[response.text for response in responses[: params.evaluation_samples]] for responses in measured.samples]
     return Answers(

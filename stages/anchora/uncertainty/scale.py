@@ -80,18 +80,3 @@ def mean_disagreement(responses: list[str], reading: str) -> float:
     """One minus the mean agreement over all pairs of responses; 0 for fewer than two."""
     pairs = list(combinations(responses, 2))
     return 1.0 - sum(agreement(a, b, reading) for a, b in pairs) / len(pairs) if pairs else 0.0
-
-
-def auroc(wrong: np.ndarray, uncertainty: np.ndarray) -> float | None:
-    """Probability that a wrong response is more uncertain than a right one, ties as halves; None without both kinds.
-
-    By the rank sum of the wrong ones (Mann-Whitney's U over the number of pairs), for a bootstrap asks it thousands of times.
-    """
-    from scipy.stats import rankdata
-
-    wrong = np.asarray(wrong, dtype=bool)
-    count = int(wrong.sum())
-    if count in (0, len(wrong)):
-        return None
-    above = rankdata(uncertainty)[wrong].sum() - count * (count + 1) / 2
-    return float(above / (count * (len(wrong) - count)))
