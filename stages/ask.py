@@ -3,7 +3,7 @@
     python stages/ask.py "Mia has 3 eggs and finds 4 more. How many eggs does Mia have?"
     python stages/ask.py --json "..."
 
-The uncertainty is that of the pipeline, on the scales that export shipped in uncertainty.json. Above the
+The uncertainty is that of the pipeline, on the scale that export shipped in uncertainty.json. Above the
 threshold, which kept the error rate of the calibration split under target_risk, the policy abstains.
 Where the verifiers are not at hand, uncertainty and threshold are those of the other two signals.
 """
@@ -25,8 +25,8 @@ from anchora.run.params import read_params
 from anchora.run.stage import run_stage, say
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
-from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, with_known_answers
-from anchora.uncertainty.scale import combined, scale_of
+from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, labelled_answers
+from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import member_sources
 
 
@@ -44,6 +44,7 @@ def main() -> None:
 
     shipped = read_json(path / "uncertainty.json")
     params = params.model_copy(update=shipped["settings"])
+    scale = Scale.load(path / "uncertainty.json", params)
     model, tokenizer = load_policy(folder(path), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])
     prompt = [{"role": "user", "content": args.prompt}]
@@ -54,43 +55,43 @@ def main() -> None:
         model, tokenizer, [prompt], verifiers, params,
         seed=params.seed, samples=params.samples_per_prompt if verifiers else 1,
     )  # fmt: skip
-    parts = measured.parts(np.array(shipped["deviation"]), params.samples_per_prompt)
-    found = judgement({name: values for name, values in parts.items() if name in shipped["parts"]}, shipped)
-    answer = {"response": measured.greedy[0].text, **found}
+    parts = {name: values for name, values in scale.raw_parts(measured).items() if name in scale.parts}
+    answer = {"response": measured.greedy[0].text, **judgement(parts, scale, shipped)}
     say(json.dumps(answer, ensure_ascii=False) if args.json else in_words(answer))
 
 
 def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[dict[str, str]]:
-    """The ensemble that the policy was exported with, or none where it is not there, or is another by now."""
+    """Return the ensemble that the policy was exported with, or none where it is not there, or is another by now."""
     try:
-        sources = member_sources(params.output_dir, params.verifiers)
-        return sources if [identity(source) for source in sources] == exported else []
+        verifiers = member_sources(params.output_dir, params.verifiers)
+        return verifiers if [identity(pretrained) for pretrained in verifiers] == exported else []
     except (UserError, OSError):  # a folder that is gone or was changed
         return []
 
 
-def judgement(parts: dict[str, np.ndarray], shipped: dict) -> dict:
-    """Uncertainty of one response on the scales of ``shipped``, the threshold, P(correct), and whether to abstain.
+def judgement(parts: dict[str, np.ndarray], scale: Scale, shipped: dict) -> dict:
+    """Return the uncertainty of one response, the threshold, P(correct), and whether to abstain.
 
-    With fewer parts than were shipped, scale and threshold are made again from those that are there.
+    ``parts``: its raw parts, (1,) each; ``shipped``: the content of uncertainty.json, from which ``scale`` was loaded. Where parts
+    are missing, scale and threshold are made again from those that are there.
     """
-    weights, names = shipped["weights"], list(parts)
-    scale = {name: np.array(shipped["parts"][name]) for name in names}
-    calibration = {"parts": scale, "combined": scale_of(scale, weights)}
-    before = combined({name: np.array(shipped["calibration_parts"][name]) for name in names}, calibration, weights)
-    known = with_known_answers(before, shipped["calibration_correct"])
-    threshold = abstention_threshold(*known, shipped["target_risk"])
-    uncertainty = float(combined(parts, calibration, weights)[0])
+    names = list(parts)
+    scale = scale.restricted_to(names)
+    calibration_uncertainty = scale.combine({name: np.array(shipped["calibration_parts"][name]) for name in names})
+    labelled = labelled_answers(calibration_uncertainty, shipped["calibration_correct"])
+    threshold = abstention_threshold(*labelled, shipped["target_risk"])
+    uncertainty = float(scale.combine(parts)[0])
     return {
         "uncertainty": uncertainty,
-        "probability_correct": float(fit_correctness(*known)([uncertainty])[0]) if known[0] else None,
+        "probability_correct": float(fit_correctness(*labelled)([uncertainty])[0]) if labelled[0] else None,
         "threshold": threshold,
-        "abstains": not is_answered(uncertainty, threshold, len(known[0])),
+        "abstains": not is_answered(uncertainty, threshold, len(labelled[0])),
         "signals": names,
     }
 
 
 def in_words(answer: dict) -> str:
+    """Say an answer and how sure it is, or why it is withheld, as ``main`` prints it."""
     chance = answer["probability_correct"]
     right = "" if chance is None else f"; answers as sure as this were right {100 * chance:.0f}% of the time"
     if not answer["abstains"]:

@@ -32,7 +32,7 @@ from anchora.run.files import UserError, read_json, read_jsonl, write_json, writ
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.sampling.responses import end_tokens
-from anchora.uncertainty.scale import auroc
+from anchora.uncertainty.reliability import auroc
 from anchora.verifiers.ensemble import member_sources, score_ensemble
 
 

@@ -1,8 +1,8 @@
-"""calibrate_uncertainty: freeze the scales of uncertainty on prompts that nothing is trained on.
+"""calibrate_uncertainty: freeze the scale of uncertainty on prompts that nothing is trained on.
 
     python stages/calibrate_uncertainty.py
 
-The SFT policy answers the calibration split. Kept in ${output_dir}/calibration.json: the raw values of
+The SFT policy answers the calibration split. Writes ${output_dir}/calibration.json: the raw values of
 each part (their ECDFs), their weighted means, each verifier's typical deviation within a prompt, and,
 where the answer is known, whether the greedy response was right.
 """
@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.correctness.references import correctness
 from anchora.model.loading import load_policy
 from anchora.model.logps import check_head
 from anchora.model.machine import use_machine
 from anchora.model.pins import folder
-from anchora.run.files import read_jsonl, write_json
+from anchora.run.files import write_json
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
-from anchora.uncertainty.measure import measure, within_length
+from anchora.uncertainty.measure import measure_calibration
 from anchora.uncertainty.params import MeasureParams
-from anchora.uncertainty.scale import scale_of, within_prompt_deviation
+from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import member_sources
 
 
@@ -32,28 +31,13 @@ def main() -> None:
     log_params(params)
     use_machine(params)
     model, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params)
-    rows = read_jsonl("data/prepared/calibration.jsonl")
-    rows = within_length(tokenizer, rows, params)
     check_head(model, tokenizer.pad_token_id)
-    sources = member_sources(params.output_dir, params.verifiers)
-    measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], sources, params,
-        seed=params.seed, samples=params.samples_per_prompt,
-    )  # fmt: skip
-    deviation = within_prompt_deviation(measured.sample_scores)
-    parts = measured.parts(deviation, params.samples_per_prompt)
-    correct = correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
-    write_json(
-        Path(params.output_dir) / "calibration.json",
-        {
-            "parts": {name: values.tolist() for name, values in parts.items()},
-            "combined": scale_of(parts, params.weights()),
-            "deviation": deviation.tolist(),
-            "correct": correct,
-        },
-    )
-    known = [value for value in correct if value is not None]
-    share = f", {np.mean(known):.3f} of the greedy responses right" if known else ""
+    verifiers = member_sources(params.output_dir, params.verifiers)
+    rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
+    scale = Scale.from_calibration(measured, params.weights())
+    write_json(Path(params.output_dir) / "calibration.json", {**scale.as_json(), "correct": correct})
+    labelled = [is_right for is_right in correct if is_right is not None]
+    share = f", {np.mean(labelled):.3f} of the greedy responses right" if labelled else ""
     say(f"calibration: {len(rows)} prompts{share}")
 
 

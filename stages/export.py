@@ -3,7 +3,7 @@
     python stages/export.py --after round1
 
 Writes ${output_dir}/ugrr_final: the model as AutoModelForCausalLM loads it, and uncertainty.json with
-the frozen scales of the signals; how uncertain the final policy was on the calibration split, and whether
+the frozen scale of its uncertainty; how uncertain the final policy was on the calibration split, and whether
 it was right; and the threshold up to which at most target_risk of its answers there were wrong. What it
 answers to the calibration prompts and to the regret cases of all rounds goes to data/responses/final.jsonl,
 for the judge and the report.
@@ -17,21 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.correctness.references import correctness, sampled_correctness
+from anchora.correctness.references import sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import folder, identity
-from anchora.run.files import first_process, new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.files import first_process, new_folder, read_jsonl, write_json, write_jsonl
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.sampling.responses import Response, generate
-from anchora.uncertainty.measure import measure, within_length
-from anchora.uncertainty.reliability import abstention_threshold, with_known_answers
-from anchora.uncertainty.scale import combined
+from anchora.uncertainty.measure import Measured, measure_calibration
+from anchora.uncertainty.reliability import abstention_threshold, labelled_answers
+from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import member_sources
 from parameters.export import ExportParams
 
-SETTINGS = (  # on which the scales depend: whoever asks this model must measure in the same way
+SETTINGS = (  # on which the scale depends: whoever asks this model must measure in the same way
     "prompt_template", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings", "answer_reading",
     "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode",
 )  # fmt: skip
@@ -48,56 +48,52 @@ def main() -> None:
     policy = Path(params.output_dir) / args.after
     cases = regret_cases(int(args.after.removeprefix("round")))
     model, tokenizer = load_policy(folder(policy), params)
-    rows = read_jsonl("data/prepared/calibration.jsonl")
-    rows = within_length(tokenizer, rows, params)
-    calibration = read_json(Path(params.output_dir) / "calibration.json")
+    scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
     verifiers = member_sources(params.output_dir, params.verifiers)
-    measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], verifiers, params, seed=params.seed, samples=params.samples_per_prompt,
-    )  # fmt: skip
-    parts = measured.parts(np.array(calibration["deviation"]), params.samples_per_prompt)
-    uncertainty = combined(parts, calibration, params.weights())
-    correct = correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
-    threshold = abstention_threshold(*with_known_answers(uncertainty, correct), params.target_risk)
+    rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
+    exported = {
+        "settings": {name: getattr(params, name) for name in SETTINGS},
+        "verifiers": [identity(pretrained) for pretrained in verifiers],
+        "weights": scale.weights,
+        **scale.as_json(),
+        **calibration_figures(rows, measured, correct, scale, params),
+    }
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         if first_process():  # copyfile: the cache's files are read-only and shared
             shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
-        write_json(
-            partial / "uncertainty.json",
-            {
-                "settings": {name: getattr(params, name) for name in SETTINGS},
-                "verifiers": [identity(source) for source in verifiers],
-                "weights": params.weights(),
-                "parts": calibration["parts"],
-                "combined": calibration["combined"],
-                "deviation": calibration["deviation"],
-                "calibration_parts": {name: values.tolist() for name, values in parts.items()},
-                "calibration_uncertainty": uncertainty.tolist(),
-                "calibration_correct": correct,
-                "calibration_sampled_accuracy": sampled_accuracy(rows, measured.samples, params.answer_reading),
-                "target_risk": params.target_risk,
-                "threshold": threshold,
-            },
-        )
-    answers = generate(
+        write_json(partial / "uncertainty.json", exported)
+    case_responses = generate(
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
         responses_at_once=params.responses_at_once(), seed=params.seed, stop_strings=params.stop_strings, label="regret cases",
     )  # fmt: skip
-    said = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
-    said += [(case["id"], response) for case, (response,) in zip(cases, answers, strict=True)]
-    write_jsonl("data/responses/final.jsonl", ({"id": name, "text": response.text} for name, response in said))
+    answers = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
+    answers += [(case["id"], response) for case, (response,) in zip(cases, case_responses, strict=True)]
+    write_jsonl("data/responses/final.jsonl", ({"id": prompt_id, "text": response.text} for prompt_id, response in answers))
     say(f"exported {policy} to {Path(params.output_dir) / 'ugrr_final'}")
 
 
+def calibration_figures(rows: list[dict], measured: Measured, correct: list[bool | None], scale: Scale, params: ExportParams) -> dict:
+    """Return how uncertain the policy was on the calibration split, whether it was right, and the threshold that follows."""
+    uncertainty = scale.uncertainty(measured)
+    return {
+        "calibration_parts": {name: values.tolist() for name, values in scale.raw_parts(measured).items()},
+        "calibration_uncertainty": uncertainty.tolist(),
+        "calibration_correct": correct,
+        "calibration_sampled_accuracy": sampled_accuracy(rows, measured.samples, params.answer_reading),
+        "target_risk": params.target_risk,
+        "threshold": abstention_threshold(*labelled_answers(uncertainty, correct), params.target_risk),
+    }
+
+
 def sampled_accuracy(rows: list[dict], samples: list[list[Response]], reading: str) -> float | None:
-    """Share of right samples on the problems whose answer is known."""
-    right = sampled_correctness(rows, [[response.text for response in drawn] for drawn in samples], reading)
-    known = [value for values in right for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    """Return the share of right samples on the problems whose answer is known; None where it is known of none."""
+    correct = sampled_correctness(rows, [[response.text for response in responses] for responses in samples], reading)
+    labelled = [is_right for of_row in correct for is_right in of_row if is_right is not None]
+    return float(np.mean(labelled)) if labelled else None
 
 
 def regret_cases(last: int) -> list[dict]:
-    """The cases of rounds 0 to ``last``, one for each prompt."""
+    """Return the regret cases of rounds 0 to ``last``, the latest for each prompt, sorted by id."""
     rows: dict[str, dict] = {}
     for number in range(last + 1):
         rows |= {row["id"]: row for row in read_jsonl(f"data/regret_buffer/round{number}.jsonl") if row["kind"] == "case"}

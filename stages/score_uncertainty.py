@@ -3,7 +3,7 @@
     python stages/score_uncertainty.py --round 0 --after sft
 
 For each prompt one greedy response, the one that is judged, and samples; token entropy, MC dropout and
-verifier disagreement of the greedy response on the frozen scales. The calibration prompts, whose answers
+verifier disagreement of the greedy response on the frozen scale. The calibration prompts, whose answers
 are known, are asked with them: they say how well each signal finds the wrong greedy responses (AUROC), and
 to build_regret_buffer how far a chosen response can be trusted. Writes data/responses/round<k>.jsonl,
 data/responses/calibration_round<k>.jsonl and metrics/uncertainty/round<k>.json.
@@ -20,11 +20,13 @@ from anchora.correctness.references import correctness, sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import folder
-from anchora.run.files import read_json, read_jsonl, write_json, write_jsonl
+from anchora.regret.regret import regrets
+from anchora.run.files import read_jsonl, write_json, write_jsonl
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.uncertainty.measure import Measured, measure, within_length
-from anchora.uncertainty.scale import auroc, combined, ecdf
+from anchora.uncertainty.reliability import auroc
+from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import member_sources
 from parameters.score_uncertainty import ScoreUncertaintyParams
 
@@ -39,42 +41,40 @@ def main() -> None:
     use_machine(params)
 
     model, tokenizer = load_policy(folder(Path(params.output_dir) / args.after), params)
-    everything = read_jsonl("data/prepared/prompts.jsonl")
-    prompts = within_length(tokenizer, everything, params)
-    probes = read_jsonl("data/prepared/calibration.jsonl")
-    probes = within_length(tokenizer, probes, params)
-    calibration = read_json(Path(params.output_dir) / "calibration.json")
+    all_prompts = read_jsonl("data/prepared/prompts.jsonl")
+    prompts = within_length(tokenizer, all_prompts, params)
+    calibration_rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
+    scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in prompts + probes],
+        model, tokenizer, [row["prompt"] for row in prompts + calibration_rows],
         member_sources(params.output_dir, params.verifiers), params,
         seed=params.seed + 1 + args.round, samples=params.samples_per_prompt,
     )  # fmt: skip
-    rows = scored_rows(prompts + probes, measured, calibration, params)
-    rows, probed = rows[: len(prompts)], rows[len(prompts) :]
+    rows = scored_rows(prompts + calibration_rows, measured, scale, params.regret_penalty)
+    rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :]
     write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows, key=lambda row: row["id"]))
-    known = ({**row, "reference": probe.get("reference")} for row, probe in zip(probed, probes, strict=True))
-    write_jsonl(f"data/responses/calibration_round{args.round}.jsonl", sorted(known, key=lambda row: row["id"]))
+    references = [row.get("reference") for row in calibration_rows]
+    referenced = [{**row, "reference": reference} for row, reference in zip(of_calibration, references, strict=True)]
+    write_jsonl(f"data/responses/calibration_round{args.round}.jsonl", sorted(referenced, key=lambda row: row["id"]))
 
-    metrics = known_metrics(probes, probed, params.answer_reading)
+    metrics = calibration_metrics(referenced, params.answer_reading)
     uncertainty = [row["uncertainty"] for row in rows]
-    metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(everything) - len(prompts)
+    metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(all_prompts) - len(prompts)
     metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
     metrics["mean_uncertainty"] = round(float(np.mean(uncertainty)), 4)
     write_json(f"metrics/uncertainty/round{args.round}.json", {"uncertainty": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {len(prompts)} prompts, AUROC of the combined uncertainty {metrics['auroc']['combined']}")
 
 
-def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, params: ScoreUncertaintyParams) -> list[dict]:
-    """One row a prompt: responses, scores, raw parts, and uncertainty and regret on the frozen scales."""
-    deviation = np.array(calibration["deviation"])
-    parts = measured.parts(deviation, params.samples_per_prompt)
-    uncertainty = combined(parts, calibration, params.weights())
-    regrets = measured.regrets(deviation, params.regret_penalty, params.samples_per_prompt)
+def scored_rows(prompts: list[dict], measured: Measured, scale: Scale, regret_penalty: float) -> list[dict]:
+    """Make one row a prompt: responses, scores and raw parts, with uncertainty and regret on the frozen scale."""
+    parts, uncertainty = scale.raw_parts(measured), scale.uncertainty(measured)
+    sample_regrets = regrets(measured.greedy_scores, measured.sample_scores[:, :, : scale.samples], scale.deviation, regret_penalty)
     rows = []
     for index, prompt in enumerate(prompts):
         responses = [measured.greedy[index], *measured.samples[index]]
         scores = [measured.greedy_scores[:, index], *measured.sample_scores[:, index].T]
-        entropy_ranks = ecdf(calibration["parts"]["token_entropy"], [response.entropy for response in responses])
+        entropy_ranks = scale.entropy_ranks([response.entropy for response in responses])
         greedy, *samples = (
             {**response.row(), "scores": values.tolist(), "entropy_rank": float(rank)}
             for response, values, rank in zip(responses, scores, entropy_ranks, strict=True)
@@ -86,7 +86,7 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
                 "prompt_ids": measured.prompt_ids[index],
                 "uncertainty": float(uncertainty[index]),
                 "parts": {name: float(values[index]) for name, values in parts.items()},
-                "sample_regret": float(regrets[index]),
+                "sample_regret": float(sample_regrets[index]),
                 "greedy": greedy,
                 "samples": samples,
             }
@@ -94,23 +94,23 @@ def scored_rows(prompts: list[dict], measured: Measured, calibration: dict, para
     return rows
 
 
-def known_metrics(probes: list[dict], rows: list[dict], reading: str) -> dict:
-    """AUROC of every signal for the greedy response being wrong, where it is known; else None."""
-    correct = correctness(probes, [row["greedy"]["text"] for row in rows], reading)
-    known = [index for index, value in enumerate(correct) if value is not None]
-    wrong = np.array([not correct[index] for index in known], dtype=bool)
-    signals = {name: [rows[index]["parts"][name] for index in known] for name in (rows[0]["parts"] if rows else {})}
-    signals["combined"] = [rows[index]["uncertainty"] for index in known]
-    signals["regret"] = [rows[index]["sample_regret"] for index in known]
-    areas = {name: auroc(wrong, np.array(values)) if known else None for name, values in signals.items()}
-    texts = [[sample["text"] for sample in rows[index]["samples"]] for index in known]
-    sampled = sampled_correctness([probes[index] for index in known], texts, reading)
+def calibration_metrics(rows: list[dict], reading: str) -> dict:
+    """Return the AUROC of every signal for the greedy response being wrong, and accuracies, over rows whose answer is known; else None."""
+    correct = correctness(rows, [row["greedy"]["text"] for row in rows], reading)
+    labelled = [row for row, is_right in zip(rows, correct, strict=True) if is_right is not None]
+    wrong = np.array([not is_right for is_right in correct if is_right is not None], dtype=bool)
+    signals = {name: [row["parts"][name] for row in labelled] for name in (rows[0]["parts"] if rows else {})}
+    signals["combined"] = [row["uncertainty"] for row in labelled]
+    signals["regret"] = [row["sample_regret"] for row in labelled]
+    areas = {name: auroc(wrong, values) if labelled else None for name, values in signals.items()}
+    texts = [[sample["text"] for sample in row["samples"]] for row in labelled]
+    sampled = sampled_correctness(labelled, texts, reading)
     return {
         "auroc": {name: None if area is None else round(area, 4) for name, area in areas.items()},
-        "exact_match": round(float(1 - wrong.mean()), 4) if known else None,
-        "sampled_accuracy": round(float(np.array(sampled, dtype=float).mean()), 4) if known else None,
-        "best_of_samples": round(float(np.mean([any(row) for row in sampled])), 4) if known else None,
-        "known": len(known),
+        "exact_match": round(float(1 - wrong.mean()), 4) if labelled else None,
+        "sampled_accuracy": round(float(np.array(sampled, dtype=float).mean()), 4) if labelled else None,
+        "best_of_samples": round(float(np.mean([any(row) for row in sampled])), 4) if labelled else None,
+        "known": len(labelled),
     }
 
 

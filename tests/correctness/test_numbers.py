@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchora.correctness.numbers import anchored_number, last_number
-from anchora.correctness.references import correctness, known_answer
+from anchora.correctness.references import correctness, reference_answer
 
 CASES = [
     ("#### 1,234", "1234"), ("#### 72.", "72"), ("#### $18", "18"), ("The answer is 18", "18"), ("18.0", "18"),
@@ -34,8 +34,8 @@ def test_any_text_is_read(text):
 
 
 @given(st.integers(-(10**12), 10**12), st.sampled_from(["#### {}", "The answer is {:,}.", "so {} in all"]))
-def test_any_integer_is_found(number, form):
-    assert last_number(form.format(number)) == number
+def test_any_integer_is_read(number, template):
+    assert last_number(template.format(number)) == number
 
 
 @pytest.mark.parametrize(
@@ -72,4 +72,4 @@ def test_right_and_unknown():
     ],
 )  # fmt: skip
 def test_the_answer_that_a_reference_gives(reference, answer):
-    assert known_answer(reference) == answer
+    assert reference_answer(reference) == answer

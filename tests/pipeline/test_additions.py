@@ -106,11 +106,11 @@ def add_signal(project: Project) -> None:
         "    return np.array([float(len(response.ids)) for response in responses])\n",
     )
     own = "from anchora.uncertainty.length import lengths\n"
-    project.insert("stages/anchora/uncertainty/measure.py", "from anchora.uncertainty.params import", own)
+    project.insert("stages/anchora/uncertainty/scale.py", "from anchora.uncertainty.measure import", own)
     project.insert(
-        "stages/anchora/uncertainty/measure.py",
-        "        if len(self.greedy_scores) > 1:",
-        '        parts["length"] = lengths(self.greedy)\n',
+        "stages/anchora/uncertainty/scale.py",
+        "    if len(measured.greedy_scores) > 1:",
+        '    parts["length"] = lengths(measured.greedy)\n',
     )
     project.insert(
         "stages/anchora/uncertainty/params.py",
@@ -121,7 +121,7 @@ def add_signal(project: Project) -> None:
     project.insert("stages/anchora/uncertainty/params.py", '            "verifier_disagreement":', weight)
     project.insert("params.yaml", "weight_verifier_disagreement:", "weight_length: 0.1\n")
     project.declare("weight_mc_dropout", "weight_length")
-    project.declare("stages/anchora/uncertainty/measure.py", "stages/anchora/uncertainty/length.py")
+    project.declare("stages/anchora/uncertainty/scale.py", "stages/anchora/uncertainty/length.py")
 
 
 @pytest.mark.long

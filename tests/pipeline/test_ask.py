@@ -17,6 +17,7 @@ import evaluate
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.policy_answers import calibration_answers
 from anchora.run.files import write_json
+from anchora.uncertainty.scale import Scale
 
 
 @contextlib.contextmanager
@@ -33,11 +34,11 @@ def test_a_policy_answers_or_abstains_with_its_uncertainty(ran):
     def ask(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "stages/ask.py", *words], cwd=ran, env=environment(), capture_output=True, text=True)
 
-    found = json.loads(ask("--json", "Mia has 3 eggs and finds 4 more eggs. How many eggs does Mia have?").stdout)
+    answer = json.loads(ask("--json", "Mia has 3 eggs and finds 4 more eggs. How many eggs does Mia have?").stdout)
     shipped = json.loads((ran / "models" / "ugrr_final" / "uncertainty.json").read_text())
-    assert found["signals"] == list(shipped["parts"]) and found["threshold"] == shipped["threshold"]
-    assert found["abstains"] == (found["threshold"] is None or found["uncertainty"] > found["threshold"])
-    assert found["response"] and 0 <= found["uncertainty"] <= 1 and 0 <= found["probability_correct"] <= 1
+    assert answer["signals"] == list(shipped["parts"]) and answer["threshold"] == shipped["threshold"]
+    assert answer["abstains"] == (answer["threshold"] is None or answer["uncertainty"] > answer["threshold"])
+    assert answer["response"] and 0 <= answer["uncertainty"] <= 1 and 0 <= answer["probability_correct"] <= 1
     with moved_away(ran / "models" / "verifiers" / "1"):
         assert json.loads(ask("--json", "Hello?").stdout)["signals"] == ["token_entropy", "mc_dropout"]
     long = ask("eggs and " * 400)
@@ -54,36 +55,36 @@ def test_any_two_policies_are_compared_and_the_runs_own_figures_stay(ran):
     done = subprocess.run(command, cwd=ran, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "baseline" in done.stdout and "No difference in exact match is shown" in done.stdout
-    found = json.loads((ran / "logs" / "comparison" / "evaluation.json").read_text())["evaluation"]
-    assert found["gsm8k"]["difference"] == found["gsm8k"]["sampled_difference"] == 0
-    assert found["alpaca_eval"]["win_rate"] == found["mt_bench"]["win_rate"] == 0.5
-    assert abs(found["drift"]["kl_sequence"]) < 1e-6
+    evaluation = json.loads((ran / "logs" / "comparison" / "evaluation.json").read_text())["evaluation"]
+    assert evaluation["gsm8k"]["difference"] == evaluation["gsm8k"]["sampled_difference"] == 0
+    assert evaluation["alpaca_eval"]["win_rate"] == evaluation["mt_bench"]["win_rate"] == 0.5
+    assert abs(evaluation["drift"]["kl_sequence"]) < 1e-6
     assert (ran / "metrics" / "evaluation.json").read_bytes() == before
 
 
 def test_without_verifiers_the_scale_is_that_of_the_other_signals():
     """Entropies 1 to 4 of five calibration prompts each, the last ten wrong: 2.5 ranks at 1/2, the last place that is safe."""
     parts = {"token_entropy": [1.0, 2.0, 3.0, 4.0] * 5, "verifier_disagreement": [4.0, 3.0, 2.0, 1.0] * 5}
-    shipped = {
-        "weights": {"token_entropy": 1.0, "mc_dropout": 0.0, "verifier_disagreement": 1.0}, "parts": parts, "calibration_parts": parts,
-        "calibration_correct": [True, True, False, False] * 5, "target_risk": 0.0,
-    }  # fmt: skip
-    found = ask.judgement({"token_entropy": np.array([2.5])}, shipped)
-    assert (found["uncertainty"], found["threshold"], found["abstains"], found["signals"]) == (0.5, 0.5, False, ["token_entropy"])
-    assert ask.judgement({"token_entropy": np.array([3.0])}, shipped)["abstains"]
+    weights = {"token_entropy": 1.0, "mc_dropout": 0.0, "verifier_disagreement": 1.0}
+    shipped = {"calibration_parts": parts, "calibration_correct": [True, True, False, False] * 5, "target_risk": 0.0}
+    scale = Scale({name: np.array(part) for name, part in parts.items()}, np.full(20, 0.625), np.ones(2), weights, samples=4)
+    answer = ask.judgement({"token_entropy": np.array([2.5])}, scale, shipped)
+    assert (answer["uncertainty"], answer["threshold"], answer["abstains"], answer["signals"]) == (0.5, 0.5, False, ["token_entropy"])
+    assert ask.judgement({"token_entropy": np.array([3.0])}, scale, shipped)["abstains"]
 
 
 def test_what_was_right_under_another_reading_is_not_taken_over(tmp_path, monkeypatch):
     """Two policies of one scale: the exported figures count where the settings are those of the export, else they are made again."""
     monkeypatch.chdir(tmp_path)
     params = params_as(AnswerParams, answer_reading="last")
-    scales = {"parts": {name: [0.1, 0.2] for name in params.weights()}, "deviation": [1.0, 1.0]}
-    exported = {**scales, "weights": params.weights(), "calibration_uncertainty": [0.5], "calibration_correct": [True]}
+    calibration = {"parts": {name: [0.1, 0.2] for name in params.weights()}, "combined": [0.1, 0.2], "deviation": [1.0, 1.0]}
+    exported = {**calibration, "weights": params.weights(), "calibration_uncertainty": [0.5], "calibration_correct": [True]}
     path = Path(params.output_dir) / "sft"  # whose answers are in calibration.json besides
     write_json(path / "uncertainty.json", exported | {"settings": {"answer_reading": "last"}})
-    calibration = scales | {"combined": [0.1, 0.2], "correct": [False, False]}
-    assert calibration_answers(path, None, None, calibration, params)[1] == [True]
-    assert calibration_answers(path, None, None, calibration, params_as(AnswerParams, answer_reading="anchored"))[1] == [False, False]
+    write_json(path.parent / "calibration.json", calibration | {"correct": [False, False]})
+    scale = Scale.load(path.parent / "calibration.json", params)
+    assert calibration_answers(path, None, None, scale, params)[1] == [True]
+    assert calibration_answers(path, None, None, scale, params_as(AnswerParams, answer_reading="anchored"))[1] == [False, False]
 
 
 def test_a_comparison_never_takes_the_place_of_the_runs_own_figures(monkeypatch, capsys):

@@ -11,7 +11,8 @@ from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.benchmarks import answer_turns
 from anchora.model.logps import collate, hidden_states, over_logits
 from anchora.model.prompts import encode_prompt
-from anchora.sampling import responses as generation
+from anchora.sampling import responses as sampling
+from anchora.sampling.cache import PreallocatedLayer
 from anchora.sampling.responses import generate
 
 
@@ -41,12 +42,12 @@ def test_sampling_stops_at_eos_and_marks_what_was_cut(policy):
     assert not cut.finished and len(cut.ids) == 3
 
 
-def three_samples_each(model) -> list[generation.Response]:
+def three_samples_each(model) -> list[sampling.Response]:
     prompts = [prompt for prompt, _ in PAIRS]
     return sum(generate(model, END, prompts, samples=3, temperature=1.0, max_new_tokens=8, responses_at_once=9, seed=0), [])
 
 
-def agree(first: list[generation.Response], second: list[generation.Response]) -> None:
+def agree(first: list[sampling.Response], second: list[sampling.Response]) -> None:
     for one, other in zip(first, second, strict=True):
         assert one.ids == other.ids
         assert one.entropies == pytest.approx(other.entropies, abs=1e-3)
@@ -65,7 +66,7 @@ def test_samples_of_a_prompt_share_its_cache_and_are_those_of_whole_rows(model, 
     shared = three_samples_each(model)
     hook.remove()
     assert rows[:2] == [(3, 4), (9, 1)]  # the longest prompt but its last token once, then that token of every sample
-    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    monkeypatch.setattr(sampling, "prompt_cache", lambda *_: None)
     agree(shared, three_samples_each(model))
 
 
@@ -74,7 +75,7 @@ def test_a_sliding_window_shares_its_cache_too(window, monkeypatch):
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window, initializer_range=0.2)).eval()
     shared = three_samples_each(model)
-    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
+    monkeypatch.setattr(sampling, "prompt_cache", lambda *_: None)
     agree(shared, three_samples_each(model))
 
 
@@ -93,9 +94,9 @@ def test_a_model_with_linear_attention_is_sampled_without_a_shared_cache(kind, m
     """The one has layers of another kind in its cache, the other layers of the usual kind that stay empty."""
     torch.manual_seed(0)
     model = LINEAR[kind]().eval()
-    found = three_samples_each(model)
-    monkeypatch.setattr(generation, "prompt_cache", lambda *_: None)
-    agree(found, three_samples_each(model))
+    sampled = three_samples_each(model)
+    monkeypatch.setattr(sampling, "prompt_cache", lambda *_: None)
+    agree(sampled, three_samples_each(model))
 
 
 @pytest.mark.parametrize("stop_strings", [[], ["####"]])
@@ -104,8 +105,8 @@ def test_responses_that_have_ended_leave_the_batch_and_the_others_stay_as_they_a
     texts = ["Work out 3 + 4.", "Mia has 31 eggs and 9 pens. Leo brings 12 eggs. How many eggs are there?", "Hello.", "Work out 12 - 5."]
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": text}], "") for text in texts]
 
-    def answers(segment: int) -> list[generation.Response]:
-        monkeypatch.setattr(generation, "SEGMENT", segment)
+    def answers(segment: int) -> list[sampling.Response]:
+        monkeypatch.setattr(sampling, "SEGMENT", segment)
         settings: dict = {"max_new_tokens": 40, "responses_at_once": 4, "seed": 0, "stop_strings": stop_strings}
         return [row for (row,) in generate(model, tokenizer, prompts, **settings)]
 
@@ -147,18 +148,18 @@ def test_a_stop_string_ends_the_response_it_stands_in(policy, says, stop, kept, 
     assert len(response.entropies) == len(response.ids) and response.entropy < 0.01
 
 
-def test_a_layer_with_room_holds_what_a_growing_one_does_and_writes_in_place():
+def test_a_preallocated_layer_equals_a_growing_one_and_writes_in_place():
     torch.manual_seed(0)
     growing, rows = DynamicLayer(), torch.tensor([2, 0])
     growing.update(torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4))
-    roomy = generation.LayerWithRoom(growing.keys, growing.values, rows, 7)
+    preallocated = PreallocatedLayer(growing.keys, growing.values, rows, 7)
     growing.batch_select_indices(rows)
-    place = roomy.keys.data_ptr()
+    address = preallocated.keys.data_ptr()
     for tokens in (1, 4, 2):
         new = torch.randn(2, 2, tokens, 4), torch.randn(2, 2, tokens, 4)
-        for ours, theirs in zip(roomy.update(*new), growing.update(*new), strict=True):
+        for ours, theirs in zip(preallocated.update(*new), growing.update(*new), strict=True):
             assert torch.equal(ours, theirs)
-    assert roomy.get_seq_length() == 12 and roomy.keys.data_ptr() == place
+    assert preallocated.get_seq_length() == 12 and preallocated.keys.data_ptr() == address
 
 
 def test_as_many_responses_are_sampled_at_once_whether_prompts_get_one_or_several(policy, monkeypatch):
@@ -166,11 +167,11 @@ def test_as_many_responses_are_sampled_at_once_whether_prompts_get_one_or_severa
     model, tokenizer = policy
     prompts, shards = [[5, 6, 7]] * 7, []
 
-    def shard(model, tokenizer, asked, samples, **_):
-        shards.append(len(asked))
-        return [generation.Response("", [], False, 0.0, [])] * len(asked) * samples
+    def shard(model, tokenizer, prompts, samples, **_):
+        shards.append(len(prompts))
+        return [sampling.Response("", [], False, 0.0, [])] * len(prompts) * samples
 
-    monkeypatch.setattr(generation, "generate_shard", shard)
+    monkeypatch.setattr(sampling, "generate_shard", shard)
     for samples in (1, 4, 16):
         generate(model, tokenizer, prompts, samples=samples, temperature=1.0, max_new_tokens=1, responses_at_once=8, seed=0)
     assert shards == [7] + [2, 2, 2, 1] + [1] * 7

@@ -1,6 +1,7 @@
 """MC dropout against whole copies of the models under the same masks, and against the whole vocabulary."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -19,13 +20,14 @@ from transformers import (
     Olmo2ForCausalLM,
 )
 
-from anchora.model import processes as parallel
+from anchora.model import processes
 from anchora.model.loading import decoder_layers
 from anchora.model.logps import collate
 from anchora.run.files import UserError
-from anchora.uncertainty.dropout import check_dropout, dropout_information, injected_dropout
+from anchora.uncertainty import dropout
+from anchora.uncertainty.dropout import InjectedDropout, check_dropout, dropout_information, mutual_information
+from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
-from anchora.uncertainty.scale import dropout, measure
 
 
 def information(model, **changes):
@@ -46,7 +48,7 @@ def test_mc_dropout_at_rate_0_is_the_plain_pass(model):
     backbone = model.get_decoder()
     with torch.no_grad():
         plain = backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
-        with injected_dropout(model, 0.0, 0.5, copies=3, seed=0):
+        with InjectedDropout(model, 0.0, 0.5, copies=3, seed=0):
             repeated = backbone(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
     real = batch.attention_mask.repeat_interleave(3, dim=0).bool()
     assert torch.allclose(repeated[real], plain.repeat_interleave(3, dim=0)[real], atol=1e-5)
@@ -76,9 +78,9 @@ def test_mc_dropout_equals_whole_copies_under_the_same_masks(model):
     prompt, response = PAIRS[0]
     batch, repeated = (collate([(prompt, response)] * n, 0, "cpu") for n in (1, 4))
     with torch.no_grad():
-        with injected_dropout(model, 0.3, 0.5, copies=4, seed=3):
+        with InjectedDropout(model, 0.3, 0.5, copies=4, seed=3):
             tail = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        with injected_dropout(model, 0.3, 0.5, copies=1, seed=3):
+        with InjectedDropout(model, 0.3, 0.5, copies=1, seed=3):
             whole = model.get_decoder()(input_ids=repeated.input_ids, attention_mask=repeated.attention_mask, use_cache=False)
     assert torch.allclose(tail.last_hidden_state, whole.last_hidden_state, atol=1e-5)
     assert not torch.allclose(whole.last_hidden_state[0], whole.last_hidden_state[1], atol=1e-3)
@@ -96,8 +98,8 @@ def test_mc_dropout_masks_the_feed_forward_blocks_of_any_layer(kind):
     assert dropout.adds_its_mlp(model, decoder_layers(model)[-1]) == (kind == "mistral")
     batch = collate(PAIRS, 0, "cpu")
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-    with torch.no_grad(), injected_dropout(model, 0.3, 0.5, copies=2, seed=3):
-        found = model.get_decoder()(**inputs).last_hidden_state
+    with torch.no_grad(), InjectedDropout(model, 0.3, 0.5, copies=2, seed=3):
+        masked = model.get_decoder()(**inputs).last_hidden_state
     generator = torch.Generator().manual_seed(3)
     masks = [(torch.rand((6, 1, 32), generator=generator) >= 0.3) / 0.7 for _ in range(2)]
     for layer, mask in zip(decoder_layers(model)[-2:], masks, strict=True):
@@ -105,7 +107,7 @@ def test_mc_dropout_masks_the_feed_forward_blocks_of_any_layer(kind):
     with torch.no_grad():
         twice = {name: value.repeat_interleave(2, dim=0) if torch.is_tensor(value) else value for name, value in inputs.items()}
         expected = model.get_decoder()(**twice).last_hidden_state
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(masked, expected, atol=1e-5)
 
 
 def test_mc_dropout_is_the_mutual_information_over_the_whole_vocabulary(model, monkeypatch):
@@ -114,17 +116,25 @@ def test_mc_dropout_is_the_mutual_information_over_the_whole_vocabulary(model, m
     batch = collate([(prompt, response)], 0, "cpu")
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(60)  # sharper than at random: information above float32's rounding
-    with torch.no_grad(), injected_dropout(model, 0.3, 0.5, copies=4, seed=0):
+    with torch.no_grad(), InjectedDropout(model, 0.3, 0.5, copies=4, seed=0):
         states = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
         p = model.get_output_embeddings()(states[:, 2:5]).softmax(-1)  # (copies, tokens, vocabulary)
     entropy = torch.distributions.Categorical(probs=p).entropy().mean(0)
     expected = (torch.distributions.Categorical(probs=p.mean(0)).entropy() - entropy).mean().item()
     settings = {"copies": 4, "rate": 0.3, "layer_share": 0.5, "seed": 0, "pad_token_id": 0, "budget": 64}
-    (found,) = dropout_information(model, [(prompt, response)], **settings)
-    assert found == pytest.approx(expected, rel=0.01, abs=1e-7)
+    (information,) = dropout_information(model, [(prompt, response)], **settings)
+    assert information == pytest.approx(expected, rel=0.01, abs=1e-7)
     monkeypatch.setattr(dropout, "CANDIDATES", 60)
     (fewer,) = dropout_information(model, [(prompt, response)], **settings)
-    assert fewer == pytest.approx(expected, rel=0.25, abs=1e-7) and fewer != found
+    assert fewer == pytest.approx(expected, rel=0.25, abs=1e-7) and fewer != information
+
+
+def test_mutual_information_by_hand():
+    """Two copies sure of different tokens: H(mean) = ln 2, mean H = 0. Two equal copies: 0."""
+    sure = torch.tensor([[[1 - 1e-7, 1e-7], [1e-7, 1 - 1e-7]]]).log()
+    equal = torch.tensor([[[0.3, 0.7], [0.3, 0.7]]]).log()
+    assert mutual_information(sure).item() == pytest.approx(math.log(2), abs=1e-4)
+    assert mutual_information(equal).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_mc_dropout_refuses_a_model_without_known_layers():
@@ -170,14 +180,14 @@ def test_regenerated_responses_disagree_repeatably(policy, monkeypatch, tmp_path
     mode = {"uncertainty_dropout_mode": "regenerate", "uncertainty_dropout_samples": 3, **shards}
     params = params_as(MeasureParams, **mode, temperature=2.0)
     prompts = [[{"role": "user", "content": f"Work out {number} + 4."}] for number in range(3)]
-    first = measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout
+    first = measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout
     assert ((first >= 0) & (first <= 1)).all() and first.max() > 0
-    assert measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
+    assert measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
     monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
-    monkeypatch.setattr(parallel, "_calls", itertools.count())
-    assert measure.measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
+    monkeypatch.setattr(processes, "_calls", itertools.count())
+    assert measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
     assert len(list((tmp_path / "parts-2").iterdir())) == 6  # three copies of two shards
     longer = params_as(MeasureParams, **mode | {"max_new_tokens": 40})  # some responses end long before others, and masks have places
-    assert len(measure.measure(*policy, prompts, [], longer, seed=1, samples=1).mc_dropout) == 3
+    assert len(measure(*policy, prompts, [], longer, seed=1, samples=1).mc_dropout) == 3
     sure = params_as(MeasureParams, **mode, uncertainty_dropout_rate=0.0, temperature=0.001)
-    assert measure.measure(*policy, prompts, [], sure, seed=1, samples=1).mc_dropout.tolist() == [0, 0, 0]
+    assert measure(*policy, prompts, [], sure, seed=1, samples=1).mc_dropout.tolist() == [0, 0, 0]

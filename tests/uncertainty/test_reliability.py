@@ -1,20 +1,22 @@
-"""Calibration errors, risk against coverage, P(correct) and abstention, by hand or by other libraries."""
+"""Calibration errors, AUROC, risk against coverage, P(correct) and abstention, by hand or by other libraries."""
 
 import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import roc_auc_score
 
 from anchora.uncertainty.reliability import (
     abstention_threshold,
     aurc,
+    auroc,
     brier,
     coverage_at_risk,
     expected_calibration_error,
     fit_correctness,
     is_answered,
+    labelled_answers,
     reliability_bins,
     risk_coverage,
-    with_known_answers,
 )
 
 
@@ -110,15 +112,28 @@ def test_the_threshold_by_hand():
 
 
 def test_without_a_threshold_all_is_withheld_unless_no_answer_is_known():
-    assert is_answered(np.array([0.1, 0.2, 0.3]), 0.2, known_answers=4).tolist() == [True, True, False]
-    assert not is_answered(np.array([0.1, 0.2]), None, known_answers=4).any()
-    assert is_answered(np.array([0.1, 0.2]), None, known_answers=0).all()
+    assert is_answered(np.array([0.1, 0.2, 0.3]), 0.2, labelled=4).tolist() == [True, True, False]
+    assert not is_answered(np.array([0.1, 0.2]), None, labelled=4).any()
+    assert is_answered(np.array([0.1, 0.2]), None, labelled=0).all()
 
 
 def test_a_handful_of_known_answers_says_nothing():
     """20 of 22 are known: enough; one fewer is none."""
     uncertainty, correct = np.linspace(0, 1, 22), [None, *[True, False] * 10, None]
-    assert with_known_answers(uncertainty, correct) == (uncertainty[1:21].tolist(), correct[1:21])
-    assert with_known_answers(uncertainty, [None, *correct[:-1]]) == (uncertainty[2:22].tolist(), correct[1:21])
-    assert with_known_answers(uncertainty[:20], correct[:20]) == ([], [])
+    assert labelled_answers(uncertainty, correct) == (uncertainty[1:21].tolist(), correct[1:21])
+    assert labelled_answers(uncertainty, [None, *correct[:-1]]) == (uncertainty[2:22].tolist(), correct[1:21])
+    assert labelled_answers(uncertainty[:20], correct[:20]) == ([], [])
     assert abstention_threshold([], [], 0.05) is None and is_answered([0.9], None, 0).all()
+
+
+def test_auroc_of_wrong_answers():
+    """Of the 2 x 2 pairs of wrong and right, 3 are in order: 0.75."""
+    assert auroc([True, False, True, False], [0.9, 0.1, 0.4, 0.6]) == 0.75
+    assert auroc([False, False], [0.1, 0.2]) is None
+
+
+def test_auroc_is_scikit_learns_with_ties_too():
+    generator = np.random.default_rng(0)
+    for size in (5, 60, 600):
+        wrong, uncertainty = generator.random(size) < 0.4, generator.integers(0, 20, size) / 20
+        assert auroc(wrong, uncertainty) == pytest.approx(roc_auc_score(wrong, uncertainty), abs=1e-12)

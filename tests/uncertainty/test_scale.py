@@ -1,23 +1,17 @@
-"""Uncertainty: scales, parts and their combination, by hand and against scikit-learn."""
+"""The scale of uncertainty: parts, their combination, and what is read again of it, by hand."""
 
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from conftest import params_as
 
-from anchora.uncertainty.dropout import mutual_information
-from anchora.uncertainty.scale import (
-    agreement,
-    auroc,
-    centred_scores,
-    combined,
-    disagreement,
-    ecdf,
-    mean_disagreement,
-    weighted_mean,
-    within_prompt_deviation,
-)
+from anchora.run.files import write_json
+from anchora.uncertainty.measure import Measured
+from anchora.uncertainty.params import MeasureParams
+from anchora.uncertainty.scale import Scale, centred_scores, disagreement, ecdf, weighted_mean, within_prompt_deviation
+
+WEIGHTS = {"token_entropy": 1.0, "mc_dropout": 3.0, "verifier_disagreement": 5.0}
 
 
 def test_ecdf_by_hand():
@@ -26,19 +20,55 @@ def test_ecdf_by_hand():
 
 def test_weights_are_renormalised_over_the_parts_that_are_there():
     """(1 * 0.2 + 3 * 0.6) / 4 = 0.5; without the second part 0.2."""
-    weights = {"token_entropy": 1.0, "mc_dropout": 3.0, "verifier_disagreement": 5.0}
     parts = {"token_entropy": np.array([0.2]), "mc_dropout": np.array([0.6])}
-    assert weighted_mean(parts, weights) == pytest.approx([0.5])
-    assert weighted_mean({"token_entropy": np.array([0.2])}, weights) == pytest.approx([0.2])
+    assert weighted_mean(parts, WEIGHTS) == pytest.approx([0.5])
+    assert weighted_mean({"token_entropy": np.array([0.2])}, WEIGHTS) == pytest.approx([0.2])
 
 
-def test_the_combined_uncertainty_is_uniform_on_the_calibration_split():
+def measured_on(prompts: int, samples: int) -> Measured:
+    """Values at random: two verifiers that score on unlike scales."""
     generator = np.random.default_rng(0)
-    parts = {"token_entropy": generator.normal(size=200), "mc_dropout": generator.exponential(size=200)}
-    weights = {"token_entropy": 1.0, "mc_dropout": 1.0, "verifier_disagreement": 1.0}
-    scaled = {name: ecdf(values, values) for name, values in parts.items()}
-    calibration = {"parts": parts, "combined": weighted_mean(scaled, weights)}
-    assert np.abs(np.sort(combined(parts, calibration, weights)) - np.arange(1, 201) / 200).max() < 0.02
+    scores = generator.normal(size=(2, prompts, 1 + samples)) * np.array([1.0, 3.0])[:, None, None]
+    return Measured(
+        prompt_ids=[], greedy=[], samples=[], token_entropy=generator.normal(size=prompts),
+        mc_dropout=generator.exponential(size=prompts), greedy_scores=scores[:, :, 0], sample_scores=scores[:, :, 1:],
+    )  # fmt: skip
+
+
+def test_the_uncertainty_is_uniform_on_the_calibration_split():
+    measured = measured_on(prompts=200, samples=4)
+    uncertainty = Scale.from_calibration(measured, WEIGHTS).uncertainty(measured)
+    assert np.abs(np.sort(uncertainty) - np.arange(1, 201) / 200).max() < 0.02
+
+
+def test_a_scale_is_read_as_it_was_written(tmp_path):
+    """With the weights that the file holds, or else those of the parameters."""
+    measured, params = measured_on(prompts=20, samples=8), params_as(MeasureParams, samples_per_prompt=8)
+    scale = Scale.from_calibration(measured, WEIGHTS)
+    for more, weights in (({"weights": WEIGHTS}, WEIGHTS), ({}, params.weights())):
+        write_json(tmp_path / "scale.json", scale.as_json() | more)
+        read = Scale.load(tmp_path / "scale.json", params)
+        assert read.as_json() == scale.as_json() and (read.weights, read.samples) == (weights, 8)
+
+
+def test_a_restricted_scale_is_that_of_the_other_parts_alone():
+    measured = measured_on(prompts=20, samples=4)
+    both = Scale.from_calibration(measured, WEIGHTS).restricted_to(["token_entropy", "mc_dropout"])
+    alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1]), WEIGHTS)
+    assert list(alone.parts) == list(both.parts) == ["token_entropy", "mc_dropout"]
+    assert alone.weighted_means.tolist() == both.weighted_means.tolist()
+
+
+def test_scores_are_centred_on_as_many_samples_as_on_the_calibration_split():
+    measured = measured_on(prompts=20, samples=4)
+    scale, scores = Scale.from_calibration(measured, WEIGHTS), measured.sample_scores
+    more = replace(measured, sample_scores=np.concatenate([scores, 9 + scores], axis=2))
+    assert scale.uncertainty(more).tolist() == scale.uncertainty(measured).tolist()
+
+
+def test_entropy_ranks_by_hand():
+    scale = Scale({"token_entropy": np.array([0.1, 0.2, 0.4, 0.8])}, np.zeros(4), np.ones(2), WEIGHTS, samples=4)
+    assert scale.entropy_ranks([0.05, 0.2, 0.3, 1.0]).tolist() == [0, 0.5, 0.5, 1]
 
 
 def test_disagreement_ignores_a_members_scale_and_each_prompts_offset():
@@ -54,36 +84,3 @@ def test_disagreement_ignores_a_members_scale_and_each_prompts_offset():
 def test_disagreement_by_hand():
     """Centred scores 1 and -1 have the standard deviation 1, equal ones 0."""
     assert disagreement(np.array([[1.0, 2.0], [-1.0, 2.0]])).tolist() == [1.0, 0.0]
-
-
-def test_mutual_information_by_hand():
-    """Two copies sure of different tokens: H(mean) = ln 2, mean H = 0. Two equal copies: 0."""
-    sure = torch.tensor([[[1 - 1e-7, 1e-7], [1e-7, 1 - 1e-7]]]).log()
-    equal = torch.tensor([[[0.3, 0.7], [0.3, 0.7]]]).log()
-    assert mutual_information(sure).item() == pytest.approx(math.log(2), abs=1e-4)
-    assert mutual_information(equal).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_agreement_by_number_and_by_words():
-    assert agreement("it is 7", "#### 7.0", "last") == 1
-    assert agreement("it is 7", "it is 8", "last") == 0
-    assert 0 < agreement("a red kite", "a blue kite", "last") < 1
-    not_five = ["The answer is 4. It was not 5", "The answer is 5. It was not 5"]
-    assert (agreement(*not_five, "last"), agreement(*not_five, "anchored")) == (1, 0)
-    assert mean_disagreement(["1", "1", "2"], "last") == pytest.approx(2 / 3)
-    assert mean_disagreement(["1"], "last") == 0
-
-
-def test_auroc_of_wrong_answers():
-    """Of the 2 x 2 pairs of wrong and right, 3 are in order: 0.75."""
-    assert auroc([True, False, True, False], [0.9, 0.1, 0.4, 0.6]) == 0.75
-    assert auroc([False, False], [0.1, 0.2]) is None
-
-
-def test_auroc_is_scikit_learns_with_ties_too():
-    from sklearn.metrics import roc_auc_score
-
-    generator = np.random.default_rng(0)
-    for size in (5, 60, 600):
-        wrong, uncertainty = generator.random(size) < 0.4, generator.integers(0, 20, size) / 20
-        assert auroc(wrong, uncertainty) == pytest.approx(roc_auc_score(wrong, uncertainty), abs=1e-12)

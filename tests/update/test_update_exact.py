@@ -18,8 +18,8 @@ from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import add_lora
 from anchora.model.logps import response_logps
 from anchora.run import stage
+from anchora.update import step as update
 from anchora.update.losses import full_kl, kl_estimates
-from anchora.update.step import step as update
 
 TEXTS = [
     ("Work out 3 + 4.", "3 + 4 = 7. #### 7", "#### 3"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from anchora.correctness.references import known_answer
+from anchora.correctness.references import reference_answer
 from anchora.model.prompts import Messages
 from anchora.run.files import UserError
 
@@ -178,7 +178,7 @@ def gsm8k_row(row: dict, source: str) -> dict:
     """GSM8K's own format: ``question`` and ``answer``, which ends with ``#### number``."""
     prompt = [{"role": "user", "content": _text(row, "question", source)}]
     reference = _text(row, "answer", source)
-    if "####" not in reference or known_answer(reference) is None:
+    if "####" not in reference or reference_answer(reference) is None:
         last = reference.strip().splitlines()[-1]
         raise UserError(f"{source}: field 'answer': expected a number after ####, in the last line; found {last[-60:]!r}")
     return {"prompt": prompt, "reference": reference, "source": source}

@@ -12,12 +12,12 @@ from anchora.evaluation.statistics import paired_bootstrap, wilson_interval
 from anchora.uncertainty.reliability import (
     abstention_threshold,
     aurc,
+    auroc,
     brier,
     coverage_at_risk,
     expected_calibration_error,
     is_answered,
 )
-from anchora.uncertainty.scale import auroc
 
 
 def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:

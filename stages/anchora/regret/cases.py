@@ -10,7 +10,7 @@ from anchora.correctness.numbers import READINGS, anchored_number, last_number
 from anchora.correctness.references import correctness
 from anchora.data.splits import split_share
 from anchora.regret.regret import conservative_gains, regret
-from anchora.uncertainty.reliability import FEWEST_KNOWN, fit_correctness
+from anchora.uncertainty.reliability import MIN_LABELLED, fit_correctness
 
 HELD_OUT_ANCHORS = 0.2  # share of the anchors that only measure the KL
 LEAST_CHANCE = 0.05  # a handful of cases cannot show that a chosen response is never right
@@ -153,7 +153,7 @@ def chances_right(cases: list[dict], rehearsed: list[dict], right: list[bool | N
 
     ``rehearsed`` are the cases that prompts with known answers gave by the same rules, ``right`` whether
     their chosen responses are. Cases that choose the greedy response have a curve of their own where that
-    rests on ``FEWEST_KNOWN`` of them, and so have the others; else both share one. A response that came
+    rests on ``MIN_LABELLED`` of them, and so have the others; else both share one. A response that came
     with the data is taken to be right.
     """
     known = [(case, is_right) for case, is_right in zip(rehearsed, right, strict=True) if is_right is not None]
@@ -161,8 +161,8 @@ def chances_right(cases: list[dict], rehearsed: list[dict], right: list[bool | N
     for greedy in (True, False):
         wanted = [index for index, case in enumerate(cases) if chances[index] is None and (case["source"] == "greedy") == greedy]
         alike = [(case, is_right) for case, is_right in known if (case["source"] == "greedy") == greedy]
-        basis = alike if len(alike) >= FEWEST_KNOWN else known
-        if not wanted or len(basis) < FEWEST_KNOWN:
+        basis = alike if len(alike) >= MIN_LABELLED else known
+        if not wanted or len(basis) < MIN_LABELLED:
             continue
         curve = fit_correctness([case["uncertainty"] for case, _ in basis], [is_right for _, is_right in basis])
         for index, chance in zip(wanted, curve([cases[index]["uncertainty"] for index in wanted]), strict=True):

@@ -48,3 +48,12 @@ def importance_weights(probabilities: np.ndarray, correction: float) -> np.ndarr
     """(n * P)^-correction divided by the largest: Schaul et al. 2016, section 3.4; 0 gives ones."""
     weights = (len(probabilities) * np.asarray(probabilities)) ** -correction
     return weights / weights.max()
+
+
+def regrets(greedy: np.ndarray, samples: np.ndarray, deviation: np.ndarray, penalty: float) -> np.ndarray:
+    """Return the regret of each prompt's greedy response over its samples, (prompts,).
+
+    ``greedy``: (members, prompts); ``samples``: (members, prompts, samples); ``deviation``: (members,).
+    """
+    by_prompt = zip(samples.transpose(1, 0, 2), greedy.T, strict=True)
+    return np.array([regret(conservative_gains(of_samples, of_greedy, deviation, penalty)) for of_samples, of_greedy in by_prompt])

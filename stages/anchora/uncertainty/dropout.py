@@ -1,18 +1,16 @@
 """MC dropout for decoders that have no dropout of their own.
 
-Llama, Mistral and Qwen carry no dropout modules, so ``model.train()`` changes nothing. Here masks
-are injected after the feed-forward blocks of the last layers, one mask per copy, held over all
-positions. The copies part after the feed-forward block of the first of these layers, and it is only
-from there that the hidden states are repeated: K passes cost 1 + (K - 1) * (m - 1) / L of one through
-the backbone, for m of L layers. A layer that does not simply add its feed-forward block (OLMo 2, Gemma 3,
-Granite) is repeated from its start instead. The output layer would cost K times one; the copies are
-compared on the likeliest tokens alone.
+Llama, Mistral and Qwen have no dropout modules, so ``model.train()`` changes nothing. Here masks are put on the output of the
+feed-forward blocks of the last layers. Every copy of a row has one mask a layer, held over all its positions.
+
+The copies of a row differ only from the first masked feed-forward block on, so hidden states are repeated there and not
+before: K passes cost 1 + (K - 1) * (m - 1) / L of one pass through the backbone, with masks in m of L layers. A layer that
+does not simply add its feed-forward block (OLMo 2, Gemma 3, Granite) is repeated from its start instead. The output layer
+would cost K times one pass; the copies are compared on the likeliest tokens alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,128 +20,137 @@ from anchora.model.logps import Batch, collate, over_logits, some_ids, token_bud
 from anchora.model.processes import shared_out
 from anchora.run.files import UserError
 
-_adds_its_mlp: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # by layer: what was found by trying
-CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of their states
+CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of the copies' states
+_adds_its_mlp: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # what adds_its_mlp said of each layer
+
+
+class InjectedDropout:
+    """Put dropout masks on the last ``layer_share`` of the layers (at least one) within a ``with`` block.
+
+    With ``copies`` > 1 each row is repeated that often behind the first masked feed-forward block: row r becomes rows
+    r * copies to r * copies + copies - 1. Masks are drawn from ``seed``, once for each block and layer, so that a response
+    sampled within one block comes from one thinned network.
+    Raises UserError, on entering the block, for feed-forward blocks that ``adds_its_mlp`` refuses.
+    """
+
+    def __init__(self, model, rate: float, layer_share: float, copies: int, seed: int):
+        layers = decoder_layers(model)
+        self.model, self.rate, self.copies = model, rate, copies
+        self.layers: list = list(layers[-max(1, round(len(layers) * layer_share)) :])
+        self.generator = torch.Generator().manual_seed(seed)
+        self.masks: dict[torch.nn.Module, torch.Tensor] = {}  # by layer: (rows * copies, 1, hidden)
+        self.rows = 0  # of the batch, before they are repeated
+        self.handles: list = []
+
+    def __enter__(self) -> None:
+        first, *others = self.layers
+        if first not in _adds_its_mlp:
+            _adds_its_mlp[first] = adds_its_mlp(self.model, first)
+        if _adds_its_mlp[first]:
+            self.handles = [first.mlp.register_forward_hook(self.keep_mlp_output), first.register_forward_hook(self.repeat_after_mlp)]
+        else:
+            self.handles = [first.register_forward_pre_hook(self.repeat_all_inputs, with_kwargs=True), self.mask_mlp(first)]
+        for layer in others:
+            self.handles += [layer.register_forward_pre_hook(self.repeat_other_inputs, with_kwargs=True), self.mask_mlp(layer)]
+
+    def __exit__(self, *error) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def mask(self, layer: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
+        """Return the mask of ``layer``, scaled by 1 / (1 - rate); drawn when the layer is first reached."""
+        if layer not in self.masks:
+            keep = torch.rand((self.rows * self.copies, 1, output.shape[-1]), generator=self.generator) >= self.rate
+            self.masks[layer] = keep.to(output.device, output.dtype) / (1 - self.rate)
+        return self.masks[layer]
+
+    def mask_mlp(self, layer):
+        """Hook the mask of ``layer`` onto its feed-forward block, whose rows are repeated already."""
+        return layer.mlp.register_forward_hook(lambda mlp, args, output: output * self.mask(layer, output))
+
+    def keep_mlp_output(self, mlp, args, output: torch.Tensor) -> None:
+        self.rows, self.mlp_output = output.shape[0], output
+
+    def repeat_after_mlp(self, layer, args, output):
+        """Repeat the states behind the first layer, and replace the feed-forward output in them by its masked copies."""
+        states = output[0] if isinstance(output, tuple) else output
+        change = self.mlp_output.repeat_interleave(self.copies, dim=0) * (self.mask(layer, self.mlp_output) - 1)
+        states = states.repeat_interleave(self.copies, dim=0) + change
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    def repeat_other_inputs(self, layer, args, kwargs):
+        """Repeat what a layer takes beside the hidden states, which are repeated already: masks, positions, rotations."""
+        return (args[0], *map(self.repeated, args[1:])), {name: self.repeated(value) for name, value in kwargs.items()}
+
+    def repeat_all_inputs(self, layer, args, kwargs):
+        self.rows = args[0].shape[0]
+        return self.repeat_other_inputs(layer, (self.repeated(args[0]), *args[1:]), kwargs)
+
+    def repeated(self, value):
+        """Repeat the rows of a tensor that has as many as the batch, also within tuples; return anything else as it is."""
+        if isinstance(value, torch.Tensor) and value.dim() >= 2 and value.shape[0] == self.rows:
+            return value.repeat_interleave(self.copies, dim=0)
+        return tuple(map(self.repeated, value)) if isinstance(value, tuple) else value
 
 
 @torch.no_grad()
 def adds_its_mlp(model, layer) -> bool:
-    """Whether ``layer`` adds the output of its mlp as it is, without a norm or a factor: found by trying, with a shift by 1.
+    """Return whether ``layer`` adds its mlp's output as it is, without a norm or a factor.
 
-    Raises UserError for an mlp that is handed more than the states, as BLOOM's is the residual, or returns more, as gpt-oss's
-    returns its router's scores.
+    Found by trying: the mlp's output is shifted by 1, and the layer's output must follow. Raises UserError for an mlp that takes
+    more than the states, as BLOOM's takes the residual, or returns more, as gpt-oss's returns its router's scores.
     """
-    seen: list[torch.Tensor] = []
-    shift = [0.0]
-
-    def shifted(mlp, args, output):
-        if len(args) > 1 or not isinstance(output, torch.Tensor):
-            raise UserError(f"{type(model).__name__}: its feed-forward blocks take or return more than states; MC dropout cannot serve it")
-        return output + shift[0]
-
-    handles = [
-        layer.mlp.register_forward_hook(shifted),
-        layer.register_forward_hook(lambda layer, args, output: seen.append(output[0] if isinstance(output, tuple) else output)),
-    ]
     ids = some_ids(model, 8)[None]
-    try:
-        for shift[0] in (0.0, 1.0):
+
+    def layer_output(shift: float) -> torch.Tensor:
+        def shifted(mlp, args, output):
+            if len(args) > 1 or not isinstance(output, torch.Tensor):
+                blocks = f"{type(model).__name__}: its feed-forward blocks"
+                raise UserError(f"{blocks} take or return more than states; MC dropout cannot serve it")
+            return output + shift
+
+        outputs: list[torch.Tensor] = []
+        handles = [
+            layer.mlp.register_forward_hook(shifted),
+            layer.register_forward_hook(lambda layer, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)),
+        ]
+        try:
             model.get_decoder()(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return bool(((seen[1] - seen[0] - 1.0).abs() < 0.05).float().mean() > 0.9)  # bfloat16 rounds away a shift of its few large states
+        finally:
+            for handle in handles:
+                handle.remove()
+        return outputs[0]
 
-
-@contextmanager
-def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: int) -> Iterator[None]:
-    """Within the block, dropout masks act on the last ``layer_share`` of the layers (at least one).
-
-    With ``copies`` > 1 each row is repeated that often behind the first masked feed-forward block: row r
-    becomes rows r * copies to r * copies + copies - 1. Masks are drawn once per block and layer from ``seed``,
-    so that a response sampled within one block comes from one thinned network.
-    """
-    layers = decoder_layers(model)
-    tail: list = list(layers[-max(1, round(len(layers) * layer_share)) :])
-    generator = torch.Generator().manual_seed(seed)
-    masks: dict[int, torch.Tensor] = {}
-    rows_before: list[int] = []
-    first_mlp: list[torch.Tensor] = []
-
-    def expand(value, rows: int):
-        if isinstance(value, torch.Tensor) and value.dim() >= 2 and value.shape[0] == rows:
-            return value.repeat_interleave(copies, dim=0)
-        if isinstance(value, tuple):
-            return tuple(expand(part, rows) for part in value)
-        return value
-
-    def mask(layer, output: torch.Tensor) -> torch.Tensor:
-        if id(layer) not in masks:
-            keep = torch.rand((rows_before[0] * copies, 1, output.shape[-1]), generator=generator) >= rate
-            masks[id(layer)] = keep.to(output.device, output.dtype) / (1 - rate)
-        return masks[id(layer)]
-
-    def remember(mlp, args, output):
-        rows_before[:], first_mlp[:] = [output.shape[0]], [output]
-
-    def fan_out(layer, args, output):
-        states = output[0] if isinstance(output, tuple) else output
-        thinned = first_mlp[0].repeat_interleave(copies, dim=0) * (mask(layer, first_mlp[0]) - 1)
-        states = states.repeat_interleave(copies, dim=0) + thinned
-        return (states, *output[1:]) if isinstance(output, tuple) else states
-
-    def enter(layer, args, kwargs):
-        args = (args[0], *(expand(value, rows_before[0]) for value in args[1:]))
-        return args, {name: expand(value, rows_before[0]) for name, value in kwargs.items()}
-
-    def enter_apart(layer, args, kwargs):
-        rows_before[:] = [args[0].shape[0]]
-        return enter(layer, (expand(args[0], rows_before[0]), *args[1:]), kwargs)
-
-    if tail[0] not in _adds_its_mlp:
-        _adds_its_mlp[tail[0]] = adds_its_mlp(model, tail[0])
-    if _adds_its_mlp[tail[0]]:
-        handles = [tail[0].mlp.register_forward_hook(remember), tail[0].register_forward_hook(fan_out)]
-        thinned = tail[1:]
-    else:
-        handles, thinned = [tail[0].register_forward_pre_hook(enter_apart, with_kwargs=True)], tail
-    for layer in thinned:
-        if layer is not tail[0]:
-            handles.append(layer.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(layer.mlp.register_forward_hook(lambda mlp, args, output, layer=layer: output * mask(layer, output)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    change = layer_output(1.0) - layer_output(0.0)
+    return bool(((change - 1.0).abs() < 0.05).float().mean() > 0.9)  # bfloat16 rounds away a shift of its few large states
 
 
 @torch.no_grad()
 def check_dropout(model) -> None:
-    """Raise UserError for a model whose last layers cannot be repeated: found by trying, at rate 0, on the last two."""
+    """Raise UserError for a model whose last layers cannot be repeated: found by trying, at rate 0, on the last two layers."""
     ids = some_ids(model, 16).view(2, 8)
     try:
         plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        with injected_dropout(model, 0.0, 2 / len(decoder_layers(model)), copies=2, seed=0):
+        with InjectedDropout(model, 0.0, 2 / len(decoder_layers(model)), copies=2, seed=0):
             states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        off = (states - plain.repeat_interleave(2, dim=0)).float().norm() / plain.float().norm()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout ({error})") from None
-    if not off < 0.5:  # bfloat16 rounds batches of unlike size in unlike ways; rows in another order are off by 1 or more
+        error = (states - plain.repeat_interleave(2, dim=0)).float().norm() / plain.float().norm()
+    except (RuntimeError, TypeError, ValueError) as failure:
+        raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout ({failure})") from None
+    if not error < 0.5:  # bfloat16 rounds batches of unlike size in unlike ways; rows in another order are off by 1 or more
         raise UserError(f"{type(model).__name__}: its layers give other states when they are repeated for MC dropout")
 
 
 def mutual_information(log_p: torch.Tensor) -> torch.Tensor:
-    """BALD: entropy of the mean distribution minus the mean entropy, in nats, clamped at 0.
+    """Return BALD: the entropy of the mean distribution minus the mean entropy, in nats, clamped at 0.
 
-    ``log_p``: (tokens, copies, vocabulary) float32 log-probs; returns (tokens,). Source: Houlsby et
-    al. 2011, equation 2; with dropout as the posterior, Gal et al. 2017, section 3.
+    ``log_p``: (tokens, copies, vocabulary) float32 log-probs; returns (tokens,). Source: Houlsby et al. 2011, equation 2;
+    with dropout as the posterior, Gal et al. 2017, section 3.
     """
     p = log_p.exp()
     mean = p.mean(1)
-    total = -(mean * mean.clamp_min(1e-30).log()).sum(-1)
-    data = -(p * log_p).sum(-1).mean(1)
-    return (total - data).clamp_min(0.0)
+    entropy_of_mean = -(mean * mean.clamp_min(1e-30).log()).sum(-1)
+    mean_entropy = -(p * log_p).sum(-1).mean(1)
+    return (entropy_of_mean - mean_entropy).clamp_min(0.0)
 
 
 @torch.no_grad()
@@ -151,13 +158,13 @@ def dropout_information(
     model, pairs: list[tuple[list[int], list[int]]], *, copies: int, rate: float, layer_share: float,
     seed: int, pad_token_id: int, budget: int,
 ) -> list[float]:  # fmt: skip
-    """Mean mutual information a token of each response, over ``copies`` stochastic passes, in nats.
+    """Return each response's mean mutual information a token over ``copies`` stochastic passes, in nats.
 
-    ``pairs``: (prompt ids, response ids). Seeded by the number of the batch.
+    ``pairs``: (prompt ids, response ids); ``budget``: tokens in a batch before its rows are repeated. The masks of a batch are
+    drawn from ``seed`` and the batch's number.
     """
     results = [0.0] * len(pairs)
-    lengths = [len(prompt) + len(response) for prompt, response in pairs]
-    batches = token_budget_batches(lengths, budget)
+    batches = token_budget_batches([len(prompt) + len(response) for prompt, response in pairs], budget)
 
     def information(number: int, indices: list[int]) -> list[float]:
         batch = collate([pairs[i] for i in indices], pad_token_id, model.device)
@@ -170,8 +177,8 @@ def dropout_information(
 
 
 def _information(model, batch: Batch, copies: int, rate: float, layer_share: float, seed: int) -> list[float]:
-    """One value a row of the batch: its mean mutual information a token."""
-    with injected_dropout(model, rate, layer_share, copies, seed):
+    """Return the mean mutual information a token of each row of ``batch``, in nats."""
+    with InjectedDropout(model, rate, layer_share, copies, seed):
         states = model.get_decoder()(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state  # (rows * copies, width, hidden)
@@ -179,17 +186,17 @@ def _information(model, batch: Batch, copies: int, rate: float, layer_share: flo
     if states.shape[0] != rows * copies:
         raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout")
     by_position = states.view(rows, copies, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies, hidden)
-    predicting = by_position[batch.predicted_at]
+    predicting = by_position[batch.predicted_at]  # (tokens, copies, hidden)
     head = model.get_output_embeddings()
     values = over_logits(head, predicting.mean(1), lambda logits, copy_states: among_candidates(head, logits, copy_states), predicting)
     return [part.mean().item() for part in batch.split(values)]
 
 
 def among_candidates(head: torch.nn.Linear, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """Mutual information of the next token given that it is one of the ``CANDIDATES`` likeliest.
+    """Return the mutual information of the next token given that it is one of the ``CANDIDATES`` likeliest, (tokens,) nats.
 
-    ``logits``: (tokens, vocabulary) at the mean of the copies' states; ``states``: (tokens, copies,
-    hidden). It is the whole mutual information where the vocabulary has no more tokens than that.
+    ``logits``: (tokens, vocabulary) at the mean of the copies' states; ``states``: (tokens, copies, hidden). It is the whole
+    mutual information where the vocabulary has no more tokens than that.
     """
     likeliest = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1).indices  # (tokens, candidates)
     scores = states @ head.weight[likeliest].transpose(1, 2)  # (tokens, copies, candidates)

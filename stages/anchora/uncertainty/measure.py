@@ -1,21 +1,19 @@
-"""Ask a policy: greedy responses and samples, with the raw parts of their uncertainty and their scores."""
+"""Ask a policy: greedy responses and samples, their entropies and scores, and what dropout changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from anchora.model.processes import shared_out
+from anchora.correctness.references import correctness
 from anchora.model.prompts import Messages, encode_prompt
-from anchora.regret.regret import conservative_gains, regret
-from anchora.run.files import UserError
+from anchora.run.files import UserError, read_jsonl
 from anchora.run.stage import say
-from anchora.sampling.responses import Response, generate, generate_shard
-from anchora.uncertainty.dropout import dropout_information, injected_dropout
+from anchora.sampling.responses import Response, generate
+from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
-from anchora.uncertainty.scale import centred_scores, disagreement, mean_disagreement
+from anchora.uncertainty.regenerate import regenerated_disagreement
 from anchora.verifiers.ensemble import score_ensemble
 
 
@@ -26,31 +24,14 @@ class Measured:
     prompt_ids: list[list[int]]
     greedy: list[Response]
     samples: list[list[Response]]
-    token_entropy: np.ndarray  # (prompts,) nats a token
-    mc_dropout: np.ndarray  # (prompts,) nats a token, or one minus the agreement
+    token_entropy: np.ndarray  # (prompts,) of the greedy responses, nats a token
+    mc_dropout: np.ndarray  # (prompts,) of the greedy responses, nats a token; or one minus the agreement
     greedy_scores: np.ndarray  # (members, prompts)
     sample_scores: np.ndarray  # (members, prompts, samples)
 
-    def parts(self, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
-        """The raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one member.
-
-        Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would
-        make every disagreement larger than its scale.
-        """
-        parts = {"token_entropy": self.token_entropy, "mc_dropout": self.mc_dropout}
-        if len(self.greedy_scores) > 1:
-            centred = centred_scores(self.greedy_scores, self.sample_scores[:, :, :samples], deviation)
-            parts["verifier_disagreement"] = disagreement(centred)
-        return parts
-
-    def regrets(self, deviation: np.ndarray, penalty: float, samples: int) -> np.ndarray:
-        """Regret of each greedy response over its first ``samples`` samples, (prompts,)."""
-        pairs = zip(self.sample_scores.transpose(1, 0, 2), self.greedy_scores.T, strict=True)
-        return np.array([regret(conservative_gains(known[:, :samples], greedy, deviation, penalty)) for known, greedy in pairs])
-
 
 def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[dict]:
-    """The rows whose ``prompt`` leaves room for a response; says how many do not.
+    """Return the rows whose ``prompt`` leaves room for a response; print how many do not.
 
     Raises UserError naming the first longer one, unless ``overlong_prompts`` is drop; and where none is left.
     """
@@ -72,67 +53,63 @@ def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[di
 
 
 def measure(
-    model, tokenizer, prompts: list[Messages], sources: list[dict[str, str]], params: MeasureParams,
+    model, tokenizer, prompts: list[Messages], verifiers: list[dict[str, str]], params: MeasureParams,
     *, seed: int, samples: int,
 ) -> Measured:  # fmt: skip
-    """Greedy responses, ``samples`` samples and their scores for each prompt; seeded by ``seed``."""
+    """Draw a greedy response and ``samples`` samples for each prompt, seeded by ``seed``, and score all of them.
+
+    ``verifiers``: ``from_pretrained`` arguments of each member of the ensemble.
+    """
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
     common: dict = {
         "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings,
         "responses_at_once": params.responses_at_once(), "seed": seed,
     }  # fmt: skip
-    greedy = [rows[0] for rows in generate(model, tokenizer, prompt_ids, label="greedy responses", **common)]
+    greedy = [response for (response,) in generate(model, tokenizer, prompt_ids, label="greedy responses", **common)]
     sampled = generate(
         model, tokenizer, prompt_ids, samples=samples, temperature=params.temperature, top_p=params.top_p,
         label="samples", **common,
     )  # fmt: skip
-    information = _dropout_signal(model, tokenizer, prompt_ids, greedy, params, seed)
+    mc_dropout = _mc_dropout(model, tokenizer, prompt_ids, greedy, params, seed)
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
-    pairs += [(prompt, r.text) for prompt, rows in zip(prompts, sampled, strict=True) for r in rows]
-    scores = score_ensemble(sources, pairs, params)
+    pairs += [(prompt, response.text) for prompt, responses in zip(prompts, sampled, strict=True) for response in responses]
+    scores = score_ensemble(verifiers, pairs, params)
     return Measured(
         prompt_ids=prompt_ids,
         greedy=greedy,
         samples=sampled,
         token_entropy=np.array([response.entropy for response in greedy]),
-        mc_dropout=np.array(information),
+        mc_dropout=np.array(mc_dropout),
         greedy_scores=scores[:, : len(prompts)],
         sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
     )
 
 
-def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams, seed: int) -> list[float]:
-    if params.uncertainty_dropout_mode == "teacher_forced":
-        return dropout_information(
-            model,
-            [(ids, response.ids) for ids, response in zip(prompt_ids, greedy, strict=True)],
-            copies=params.uncertainty_dropout_samples,
-            rate=params.uncertainty_dropout_rate,
-            layer_share=params.uncertainty_dropout_layers,
-            seed=seed,
-            pad_token_id=tokenizer.pad_token_id,
-            budget=params.scoring_batch_tokens,
-        )
-    size = params.responses_at_once()
-    parts = [
-        (copy, list(range(start, min(start + size, len(prompt_ids)))))
-        for copy in range(params.uncertainty_dropout_samples)
-        for start in range(0, len(prompt_ids), size)
-    ]
+def _mc_dropout(model, tokenizer, prompt_ids, greedy: list[Response], params: MeasureParams, seed: int) -> list[float]:
+    """Return the raw part ``mc_dropout`` of each greedy response, in the way that ``uncertainty_dropout_mode`` names."""
+    if params.uncertainty_dropout_mode == "regenerate":
+        return regenerated_disagreement(model, tokenizer, prompt_ids, params, seed)
+    return dropout_information(
+        model,
+        [(ids, response.ids) for ids, response in zip(prompt_ids, greedy, strict=True)],
+        copies=params.uncertainty_dropout_samples,
+        rate=params.uncertainty_dropout_rate,
+        layer_share=params.uncertainty_dropout_layers,
+        seed=seed,
+        pad_token_id=tokenizer.pad_token_id,
+        budget=params.scoring_batch_tokens,
+    )
 
-    def regenerate(number: int, part: tuple[int, list[int]]) -> list[str]:
-        mask_seed = (seed * 100_003 + number) % 2**63
-        with injected_dropout(model, params.uncertainty_dropout_rate, params.uncertainty_dropout_layers, copies=1, seed=mask_seed):
-            torch.manual_seed(mask_seed)
-            asked = [prompt_ids[index] for index in part[1]]
-            rows = generate_shard(
-                model, tokenizer, asked, samples=1, temperature=params.temperature, top_p=params.top_p,
-                max_new_tokens=params.max_new_tokens, stop_strings=params.stop_strings, all_stay=True,
-            )  # fmt: skip
-        return [row.text for row in rows]
 
-    texts: list[list[str]] = [[] for _ in prompt_ids]
-    for (_, indices), responses in zip(parts, shared_out(parts, regenerate), strict=True):
-        for index, text in zip(indices, responses, strict=True):
-            texts[index].append(text)
-    return [mean_disagreement(responses, params.answer_reading) for responses in texts]
+def measure_calibration(
+    model, tokenizer, verifiers: list[dict[str, str]], params: MeasureParams
+) -> tuple[list[dict], Measured, list[bool | None]]:
+    """Ask a policy the calibration split, with the seed and the samples on which the scale rests.
+
+    Returns the rows, what was measured, and whether each greedy response is right; None where the row's answer is not known.
+    """
+    rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
+    measured = measure(
+        model, tokenizer, [row["prompt"] for row in rows], verifiers, params, seed=params.seed, samples=params.samples_per_prompt
+    )
+    return rows, measured, correctness(rows, [response.text for response in measured.greedy], params.answer_reading)

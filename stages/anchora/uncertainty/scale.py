@@ -1,48 +1,126 @@
-"""Uncertainty on one scale: ECDFs, their weighted mean, disagreement of verifiers, agreement of samples."""
+"""The frozen scale of uncertainty: from raw parts to their ECDFs, to the weighted mean of those, to its ECDF.
+
+All ECDFs are of the calibration split, which nothing is trained on. ``Scale`` is made there by calibrate_uncertainty and shipped
+with the exported policy.
+"""
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
-from itertools import combinations
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anchora.correctness.numbers import READINGS
-from anchora.run.files import UserError
+from anchora.run.files import UserError, read_json
+from anchora.uncertainty.measure import Measured
+from anchora.uncertainty.params import MeasureParams
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The scale on which raw parts of uncertainty are measured: their values on the calibration split, and how they are combined.
+
+    Its uncertainty is uniform in [0, 1] on the calibration split.
+    """
+
+    parts: dict[str, np.ndarray]  # (prompts,) each: raw values on the calibration split
+    weighted_means: np.ndarray  # (prompts,) weighted mean there of the parts' ECDF values
+    deviation: np.ndarray  # (members,) typical spread of each verifier's scores over the samples of one prompt
+    weights: dict[str, float]  # of every part; those of parts that are not there are not used
+    samples: int  # scores are centred on that many samples of each prompt
+
+    @classmethod
+    def from_calibration(cls, measured: Measured, weights: dict[str, float]) -> Scale:
+        """Make the scale from what was measured on the calibration split."""
+        deviation, samples = within_prompt_deviation(measured.sample_scores), measured.sample_scores.shape[2]
+        parts = raw_parts(measured, deviation, samples)
+        return cls(parts, mean_of_own_ecdfs(parts, weights), deviation, weights, samples)
+
+    @classmethod
+    def load(cls, path: str | Path, params: MeasureParams) -> Scale:
+        """Read a scale from calibration.json, or from the uncertainty.json of an exported policy.
+
+        Only the latter holds weights; ``params`` give them otherwise, and always the number of samples.
+        """
+        values = read_json(path)
+        return cls(
+            parts={name: np.array(part) for name, part in values["parts"].items()},
+            weighted_means=np.array(values["combined"]),
+            deviation=np.array(values["deviation"]),
+            weights=values.get("weights", params.weights()),
+            samples=params.samples_per_prompt,
+        )
+
+    def as_json(self) -> dict:
+        """Return what calibration.json and uncertainty.json hold of the scale, for ``load``; weights are written by export alone."""
+        return {
+            "parts": {name: values.tolist() for name, values in self.parts.items()},
+            "combined": self.weighted_means.tolist(),
+            "deviation": self.deviation.tolist(),
+        }
+
+    def raw_parts(self, measured: Measured) -> dict[str, np.ndarray]:
+        """Return the raw parts of the greedy responses' uncertainty, each (prompts,), centred as on the calibration split."""
+        return raw_parts(measured, self.deviation, self.samples)
+
+    def combine(self, parts: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the uncertainty, (n,) in [0, 1], of raw parts, each (n,)."""
+        ecdfs = {name: ecdf(self.parts[name], values) for name, values in parts.items()}
+        return ecdf(self.weighted_means, weighted_mean(ecdfs, self.weights))
+
+    def uncertainty(self, measured: Measured) -> np.ndarray:
+        """Return the uncertainty of the greedy responses, (prompts,) in [0, 1]."""
+        return self.combine(self.raw_parts(measured))
+
+    def entropy_ranks(self, entropies: ArrayLike) -> np.ndarray:
+        """Return the ECDF of token entropy, in [0, 1], at the mean entropy of single responses, (responses,) nats a token."""
+        return ecdf(self.parts["token_entropy"], entropies)
+
+    def restricted_to(self, names: Iterable[str]) -> Scale:
+        """Return the scale that the parts ``names`` alone would have given on the calibration split."""
+        parts = {name: self.parts[name] for name in names}
+        return replace(self, parts=parts, weighted_means=mean_of_own_ecdfs(parts, self.weights))
+
+
+def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
+    """Return the raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement where there is one verifier.
+
+    Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would make every disagreement
+    larger than its scale.
+    """
+    parts = {"token_entropy": measured.token_entropy, "mc_dropout": measured.mc_dropout}
+    if len(measured.greedy_scores) > 1:
+        centred = centred_scores(measured.greedy_scores, measured.sample_scores[:, :, :samples], deviation)
+        parts["verifier_disagreement"] = disagreement(centred)
+    return parts
 
 
 def ecdf(reference: ArrayLike, values: ArrayLike) -> np.ndarray:
-    """Share of ``reference`` (n,) that is at or below each of ``values``: in [0, 1]."""
+    """Return the share of ``reference`` (n,) that is at or below each of ``values``, in [0, 1]."""
     ordered = np.sort(np.asarray(reference, dtype=float))
     return np.asarray(np.searchsorted(ordered, np.asarray(values, dtype=float), side="right") / len(ordered))
 
 
 def weighted_mean(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
-    """Mean of the parts, each (n,) in [0, 1], by weights renormalised over the parts that are there."""
+    """Return the mean of the parts, each (n,) in [0, 1], by weights renormalised over the parts that are there.
+
+    Raises UserError where all of these weights are 0.
+    """
     total = sum(weights[name] for name in parts)
     if total <= 0:
         raise UserError("weight_*: only parts with weight 0 are left: with one verifier there is no disagreement to weigh")
     return np.sum([weights[name] * values for name, values in parts.items()], axis=0) / total
 
 
-def combined(parts: dict[str, np.ndarray], calibration: dict, weights: dict[str, float]) -> np.ndarray:
-    """Uncertainty in [0, 1] of raw parts, each (n,), on the frozen scale of ``calibration``.
-
-    ``calibration`` holds the raw values of each part on the calibration split under ``parts`` and
-    their weighted means under ``combined``; the result is uniform there.
-    """
-    scaled = {name: ecdf(calibration["parts"][name], values) for name, values in parts.items()}
-    return ecdf(calibration["combined"], weighted_mean(scaled, weights))
-
-
-def scale_of(parts: dict[str, np.ndarray], weights: dict[str, float]) -> list[float]:
-    """The weighted means on the calibration split of the parts measured there: what ``combined`` is ranked among."""
-    return weighted_mean({name: ecdf(values, values) for name, values in parts.items()}, weights).tolist()
+def mean_of_own_ecdfs(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
+    """Return the weighted mean, (n,), of the ECDF values that raw parts, each (n,), have among themselves."""
+    return weighted_mean({name: ecdf(values, values) for name, values in parts.items()}, weights)
 
 
 def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
-    """Typical spread of a member over one prompt's samples: the median standard deviation.
+    """Return the typical spread of each member over one prompt's samples: the median standard deviation.
 
     ``scores``: (members, prompts, samples); returns (members,), never 0.
     """
@@ -51,47 +129,13 @@ def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
 
 
 def centred_scores(greedy: np.ndarray, samples: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Scores of the greedy responses without each prompt's free offset, in units of ``deviation``.
+    """Return the greedy responses' scores without each prompt's free offset, in units of ``deviation``: (members, prompts).
 
     ``greedy``: (members, prompts); ``samples``: (members, prompts, samples); ``deviation``: (members,).
-    Returns (members, prompts).
     """
     return (greedy - samples.mean(2)) / deviation[:, None]
 
 
 def disagreement(centred: np.ndarray) -> np.ndarray:
-    """Standard deviation over the members of their centred scores: (members, prompts) to (prompts,)."""
+    """Return the standard deviation over the members of their centred scores: (members, prompts) to (prompts,)."""
     return centred.std(axis=0)
-
-
-def agreement(first: str, second: str, reading: str) -> float:
-    """Agreement of two responses in [0, 1].
-
-    By the number that each gives, read as ``READINGS`` say, where both have one: 1 when equal, else 0.
-    Otherwise by the share of words in common, in order (difflib's ratio).
-    """
-    numbers = READINGS[reading](first), READINGS[reading](second)
-    if None not in numbers:
-        return float(numbers[0] == numbers[1])
-    return SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()
-
-
-def mean_disagreement(responses: list[str], reading: str) -> float:
-    """One minus the mean agreement over all pairs of responses; 0 for fewer than two."""
-    pairs = list(combinations(responses, 2))
-    return 1.0 - sum(agreement(a, b, reading) for a, b in pairs) / len(pairs) if pairs else 0.0
-
-
-def auroc(wrong: np.ndarray, uncertainty: np.ndarray) -> float | None:
-    """Probability that a wrong response is more uncertain than a right one, ties as halves; None without both kinds.
-
-    By the rank sum of the wrong ones (Mann-Whitney's U over the number of pairs), for a bootstrap asks it thousands of times.
-    """
-    from scipy.stats import rankdata
-
-    wrong = np.asarray(wrong, dtype=bool)
-    count = int(wrong.sum())
-    if count in (0, len(wrong)):
-        return None
-    above = rankdata(uncertainty)[wrong].sum() - count * (count + 1) / 2
-    return float(above / (count * (len(wrong) - count)))
