@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = ROOT / "data" / "own"  # where the README puts one's own downloads
+OWN = ROOT / "data" / "own"  # where docs/your-data.md puts one's own downloads
 REAL = OWN if (OWN / "alpaca_en_demo.json").is_file() else ROOT.parent / "shared" / "real"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

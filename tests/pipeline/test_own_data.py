@@ -1,4 +1,4 @@
-"""The README's walk through the whole DAG with files of one's own, where they are at hand."""
+"""The walk of docs/your-data.md: the whole DAG with files of one's own, where they are at hand."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ FILES = {
 def test_five_paths_take_files_of_ones_own_through_the_dag(tmp_path):
     """With the smoke preset beneath, for speed."""
     folder = copy_project(tmp_path / "project")
-    (folder / "data" / "own").mkdir(exist_ok=True)  # README has people put their files there
+    (folder / "data" / "own").mkdir(exist_ok=True)  # where docs/your-data.md has people put their files
     for name in FILES.values():
         shutil.copyfile(REAL / name, folder / "data" / "own" / name)
     configured(folder, "smoke", "own-data", **{key: f"data/own/{name}" for key, name in FILES.items()})
