@@ -65,10 +65,11 @@ class InjectedDropout:
         return self.masks[layer]
 
     def mask_mlp(self, layer):
-        """Hook the mask of ``layer`` onto its feed-forward block, whose rows are repeated already."""
+        """Hook the mask of ``layer`` onto its feed-forward block, whose rows are repeated already; return the handle."""
         return layer.mlp.register_forward_hook(lambda mlp, args, output: output * self.mask(layer, output))
 
     def keep_mlp_output(self, mlp, args, output: torch.Tensor) -> None:
+        """Keep what the first layer's feed-forward block gives, for ``repeat_after_mlp``: it is no input of that hook."""
         self.rows, self.mlp_output = output.shape[0], output
 
     def repeat_after_mlp(self, layer, args, output):
@@ -83,6 +84,7 @@ class InjectedDropout:
         return (args[0], *map(self.repeated, args[1:])), {name: self.repeated(value) for name, value in kwargs.items()}
 
     def repeat_all_inputs(self, layer, args, kwargs):
+        """Repeat the hidden states and all else that the first layer takes, where it does not simply add its feed-forward block."""
         self.rows = args[0].shape[0]
         return self.repeat_other_inputs(layer, (self.repeated(args[0]), *args[1:]), kwargs)
 
