@@ -39,6 +39,14 @@ def dvc(folder: Path, *arguments: str, check: bool = True, **variables: str) -> 
     return done.stdout + done.stderr
 
 
+def start_repro(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
+    """``dvc repro`` in a session of its own, so that only what is meant gets a signal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", *arguments], cwd=folder, env=environment(**more), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
 def stages_run(output: str) -> set[str]:
     """The stages that `dvc repro` says it ran."""
     return set(re.findall(r"Running stage '([^']+)'", output))
@@ -109,9 +117,10 @@ def small_project(target: Path) -> Path:
     return configured(copy_project(target), "smoke", **more)
 
 
-def copy_of(ran: Path, target: Path, **changes) -> Path:
-    """A copy of a project that ran, with some of its parameters changed."""
-    return configured(Path(shutil.copytree(ran, target, dirs_exist_ok=True, symlinks=True)), **changes)
+def copy_of(ran: Path, target: Path, with_cache: bool = True, **changes) -> Path:
+    """A copy of a project that ran, with some of its parameters changed; without DVC's cache where no DVC runs."""
+    left = None if with_cache else shutil.ignore_patterns(".dvc")
+    return configured(Path(shutil.copytree(ran, target, dirs_exist_ok=True, symlinks=True, ignore=left)), **changes)
 
 
 def configured(folder: Path, *presets: str, **changes) -> Path:

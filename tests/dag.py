@@ -1,6 +1,7 @@
 """dvc.yaml and the code that its stages import, for the tests that hold one against the other."""
 
 import ast
+import functools
 from pathlib import Path
 
 import yaml
@@ -39,14 +40,19 @@ def import_closure(path: Path) -> set[str]:
     seen, todo = set(), [path]
     while todo:
         file = todo.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            todo += [found for name in names if (found := STAGES / f"{name.replace('.', '/')}.py").is_file()]
+        if file not in seen:
+            seen.add(file)
+            todo += imported_files(file)
     return {str(file.relative_to(ROOT)) for file in seen}
+
+
+@functools.cache
+def imported_files(file: Path) -> list[Path]:
+    """The project's files that a file itself imports."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return [found for name in names if (found := STAGES / f"{name.replace('.', '/')}.py").is_file()]
