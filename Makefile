@@ -31,7 +31,7 @@ TEXT ?= data/own
 benchmark: .venv/test.installed
 	@python tests/benchmarks/benchmark.py --text $(TEXT)
 
-# ARGS: which seeds and arms, as each script's head says; all of them without.
+# Studies, which write to metrics/studies. ARGS: which seeds and arms, as each script's head says; all of them without.
 study: .venv/test.installed
 	@python tests/benchmarks/study.py $(ARGS)
 

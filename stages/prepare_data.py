@@ -2,123 +2,141 @@
 
     python stages/prepare_data.py
 
-Every prompt goes to one split, decided by its text and by which files it stands in, so that no prompt is in
-two and adding others moves none: evaluation; calibration; regret prompts; SFT; verifiers; judge. Counts and
-what was left out are in metrics/data.json.
+A question goes to one split alone. Where it stands in several files, the first of these keeps it:
+
+    evaluation     everything in its three files
+    calibration    its own file; without one, a share of the SFT prompts
+    regret prompts their own file; without one, a share of the prompts of SFT and preferences
+    SFT, verifiers the rest; of the prompts that both have, half stay with one and half with the other
+    judge          a share of what would be the verifiers' prompts
+
+Shares and halves are decided by a hash of the prompt's text, so that more rows move no prompt to another split.
+Counts of rows and of what was left out are in metrics/data.json.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 from anchora.data import formats
 from anchora.data.reading import read_rows
-from anchora.data.splits import flip_side, prompt_id, question_id, questions, split_share, unique_rows
+from anchora.data.splits import flip_side, prompt_id, question_id, question_ids, split_share, unique_rows
 from anchora.run.files import UserError, write_json, write_jsonl
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from parameters.prepare_data import PrepareDataParams
 
 
+@dataclass
+class Splits:
+    """The rows of every split by its name, and how many were left out, by reason."""
+
+    rows: dict[str, list[dict]]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, split: str, reason: str, applies: Callable[[dict], bool]) -> None:
+        """Drop the rows of a split for which ``applies`` is true, and count them under ``reason``."""
+        kept = [row for row in self.rows[split] if not applies(row)]
+        self.left_out[reason] = len(self.rows[split]) - len(kept)
+        self.rows[split] = kept
+
+    def leave_out_repeats(self, split: str, reason: str, *fields: str) -> None:
+        """Drop rows whose prompt and ``fields`` an earlier row of the split has, and count them under ``reason``."""
+        self.rows[split], self.left_out[reason] = unique_rows(self.rows[split], *fields)
+
+    def give_way(self, split: str, to: list[str], reason: str) -> None:
+        """Drop the rows of a split that ask, in any turn, a question of the splits ``to``; count them under ``reason``."""
+        held_out = self.questions(*to)
+        self.leave_out(split, reason, lambda row: bool(question_ids(row) & held_out))
+
+    def questions(self, *names: str) -> set[str]:
+        """Return the ids of all questions of some splits."""
+        return {question_id(row) for name in names for row in self.rows[name]}
+
+    def take_share(self, split: str, purpose: str, share: float) -> list[dict]:
+        """Remove the rows whose prompt falls into the share kept for a purpose from a split, and return them."""
+        taken: list[dict] = []
+        left: list[dict] = []
+        for row in self.rows[split]:
+            (taken if split_share(question_id(row), purpose) < share else left).append(row)
+        self.rows[split] = left
+        return taken
+
+
 def main() -> None:
     params = read_params(PrepareDataParams)
     log_params(params)
-    sft = read_rows(params.sft_data_path, formats.sft_row)
-    preferences = read_rows(params.preference_data_path, formats.preference_row)
-    regret = read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True)
-    calibration = read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True)
-    evaluation = read_evaluation(params)
-    read, counts = {"sft": len(sft), "preferences": len(preferences)}, dict[str, int]()
-    own_calibration, own_regret = bool(calibration), bool(regret)
-    for rows in (sft, preferences, regret, calibration, evaluation):
-        for row in rows:
-            row["id"] = prompt_id(row["prompt"])
-    held = {question_id(row) for row in evaluation}
-    calibration, counts["calibration_in_evaluation"] = keep(calibration, lambda row: not questions(row) & held)
-    calibration, counts["calibration_duplicates"] = unique_rows(calibration)
-    shots, calibration = take_shots(calibration, params)
+    splits = read_splits(params)
+    rows = splits.rows
+    rows_read = {name: len(rows[name]) for name in ("sft", "preferences")}
+    has_calibration_file, has_regret_file = bool(rows["calibration"]), bool(rows["prompts"])
 
-    sft, counts["sft_duplicates"] = unique_rows(sft, "completion")
-    preferences, counts["preference_duplicates"] = unique_rows(preferences, "response_a", "response_b")
-    regret, counts["regret_duplicates"] = unique_rows(regret)
-    preferences, counts["preferences_without_preference"] = keep(
-        preferences, lambda row: row["label"] != 0.5 and row["response_a"].strip() != row["response_b"].strip()
-    )
+    splits.give_way("calibration", to=["evaluation"], reason="calibration_in_evaluation")
+    splits.leave_out_repeats("calibration", "calibration_duplicates")
+    examples = take_examples(rows["calibration"], params)
 
-    held |= {question_id(row) for row in calibration}
-    regret, counts["regret_held_out"] = keep(regret, lambda row: not questions(row) & held)
-    held |= {question_id(row) for row in regret}
-    sft, counts["sft_held_out"] = keep(sft, lambda row: not questions(row) & held)
-    preferences, counts["preferences_held_out"] = keep(preferences, lambda row: not questions(row) & held)
+    splits.leave_out_repeats("sft", "sft_duplicates", "completion")
+    splits.leave_out_repeats("preferences", "preference_duplicates", "response_a", "response_b")
+    splits.leave_out_repeats("prompts", "regret_duplicates")
+    splits.leave_out("preferences", "preferences_without_preference", prefers_neither)
 
-    if not own_calibration:
-        calibration, sft = take_share(sft, "calibration", params.calibration_share)
-        calibration, _ = unique_rows([{**row, "reference": row["completion"]} for row in calibration])
-        taken = {question_id(row) for row in calibration}
-        sft, counts["sft_in_calibration"] = keep(sft, lambda row: not questions(row) & taken)
-        preferences, counts["preferences_in_calibration"] = keep(preferences, lambda row: not questions(row) & taken)
-    known: list[dict] = []
-    if not own_regret:
-        regret_sft, sft = take_share(sft, "regret", params.regret_share)
-        regret_preferences, preferences = take_share(preferences, "regret", params.regret_share)
-        known = known_responses(regret_sft, regret_preferences)
-        regret, _ = unique_rows([{key: row[key] for key in ("id", "prompt", "source")} for row in regret_sft + regret_preferences])
+    splits.give_way("prompts", to=["evaluation", "calibration"], reason="regret_held_out")
+    splits.give_way("sft", to=["evaluation", "calibration", "prompts"], reason="sft_held_out")
+    splits.give_way("preferences", to=["evaluation", "calibration", "prompts"], reason="preferences_held_out")
 
-    sft, preferences = part(sft, preferences, counts)
-    judge, preferences = take_share(preferences, "judge", params.judge_share)
+    if not has_calibration_file:
+        rows["calibration"] = calibration_from_sft(splits, params.calibration_share)
+        splits.give_way("sft", to=["calibration"], reason="sft_in_calibration")
+        splits.give_way("preferences", to=["calibration"], reason="preferences_in_calibration")
+    known_responses: list[dict] = []
+    if not has_regret_file:
+        rows["prompts"], known_responses = regret_prompts_from_training_data(splits, params.regret_share)
 
-    for row in [*calibration, *(row for row in evaluation if row["set"] == "gsm8k")]:
-        row["prompt"] = shots + row["prompt"]
-    write_splits({
-        "sft": sft,
-        "preferences": [flip_side(row, params.seed) for row in preferences],
-        "judge": [flip_side(row, params.seed) for row in judge],
-        "prompts": few(regret, params.prompt_limit),
-        "calibration": few(calibration, params.prompt_limit),
-        "evaluation": evaluation,
-    }, known, read, counts)  # fmt: skip
+    divide_common_prompts(splits)
+    rows["judge"] = splits.take_share("preferences", "judge", params.judge_share)
+
+    for row in [*rows["calibration"], *(row for row in rows["evaluation"] if row["set"] == "gsm8k")]:
+        row["prompt"] = examples + row["prompt"]
+    for name in ("preferences", "judge"):
+        rows[name] = [flip_side(row, params.seed) for row in rows[name]]
+    for name in ("prompts", "calibration"):
+        rows[name] = least_ids(rows[name], params.prompt_limit)
+    write_splits(splits, known_responses, rows_read)
 
 
-def part(sft: list[dict], preferences: list[dict], counts: dict[str, int]) -> tuple[list[dict], list[dict]]:
-    """Both without the prompts that they share: half of those, by their hash, stay with one, half with the other."""
-    in_both = {question_id(row) for row in sft} & {question_id(row) for row in preferences}
-    to_sft = {key for key in in_both if split_share(key, "both") < 0.5}
-    sft, counts["sft_prompts_given_to_preferences"] = keep(sft, lambda row: question_id(row) not in in_both - to_sft)
-    preferences, counts["preference_prompts_given_to_sft"] = keep(preferences, lambda row: question_id(row) not in to_sft)
-    return sft, preferences
-
-
-def write_splits(splits: dict[str, list[dict]], known: list[dict], read: dict[str, int], counts: dict[str, int]) -> None:
-    """The files of data/prepared, the responses known beforehand, and how many rows were read, went where or were left out."""
-    for name, rows in splits.items():
-        if not rows:
-            raise UserError(
-                f"split {name!r} would be empty: too few rows in the data files, a share of 0, or all its prompts are in a split "
-                f"that goes before it ({counts})"
-            )
-    for name, rows in splits.items():
-        write_jsonl(f"data/prepared/{name}.jsonl", sorted(rows, key=lambda row: (row.get("set", ""), row["id"])))
-    write_jsonl("data/regret_buffer/sft.jsonl", sorted(known, key=lambda row: (row["id"], row["response"])))
-    write_json(
-        "metrics/data.json", {"data": {"rows": read, "splits": {name: len(rows) for name, rows in splits.items()}, "left_out": counts}}
-    )
-    say("data: " + ", ".join(f"{name} {len(rows)}" for name, rows in splits.items()))
+def read_splits(params: PrepareDataParams) -> Splits:
+    """Read every file into the split that it is meant for; each row gets the ``id`` of its prompt."""
+    rows = {
+        "sft": read_rows(params.sft_data_path, formats.sft_row),
+        "preferences": read_rows(params.preference_data_path, formats.preference_row),
+        "judge": [],
+        "prompts": read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True),
+        "calibration": read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True),
+        "evaluation": read_evaluation(params),
+    }
+    return Splits({name: [{**row, "id": prompt_id(row["prompt"])} for row in split] for name, split in rows.items()})
 
 
 def read_evaluation(params: PrepareDataParams) -> list[dict]:
-    """GSM8K, AlpacaEval and MT-Bench as rows with the name of their set; AlpacaEval and MT-Bench may be empty files."""
-    sources = (
+    """Read GSM8K, AlpacaEval and MT-Bench as rows with the name of their set; AlpacaEval and MT-Bench may be empty files."""
+    evaluation_sets = (
         ("gsm8k", params.gsm8k_path, formats.gsm8k_row),
         ("alpaca_eval", params.alpaca_eval_path, formats.alpaca_eval_row),
         ("mt_bench", params.mt_bench_path, formats.mt_bench_row),
     )
     rows = []
-    for name, path, convert in sources:
-        found = read_rows(path, convert, may_be_empty=name != "gsm8k")
-        rows += [{"set": name, "position": position, **row} for position, row in enumerate(found)]
+    for name, path, convert in evaluation_sets:
+        converted = read_rows(path, convert, may_be_empty=name != "gsm8k")
+        rows += [{"set": name, "position": position, **row} for position, row in enumerate(converted)]
     return rows
 
 
-def take_shots(calibration: list[dict], params: PrepareDataParams) -> tuple[list[dict[str, str]], list[dict]]:
-    """The messages that stand before every problem of GSM8K's format, and the calibration rows that are left."""
+def take_examples(calibration: list[dict], params: PrepareDataParams) -> list[dict[str, str]]:
+    """Remove the first ``gsm8k_shots`` calibration rows; return them as the messages that stand before every other problem.
+
+    Raises UserError where that leaves no row to calibrate on.
+    """
     if params.gsm8k_shots and params.gsm8k_shots >= len(calibration):
         raise UserError(
             f"gsm8k_shots: {params.gsm8k_shots} of the {len(calibration)} problems of {params.calibration_path} leave none to calibrate on"
@@ -126,36 +144,67 @@ def take_shots(calibration: list[dict], params: PrepareDataParams) -> tuple[list
     messages: list[dict[str, str]] = []
     for row in calibration[: params.gsm8k_shots]:
         messages += [*row["prompt"], {"role": "assistant", "content": row["reference"]}]
-    return messages, calibration[params.gsm8k_shots :]
+    del calibration[: params.gsm8k_shots]
+    return messages
 
 
-def keep(rows: list[dict], condition) -> tuple[list[dict], int]:
-    """The rows that meet the condition, and how many do not."""
-    kept = [row for row in rows if condition(row)]
-    return kept, len(rows) - len(kept)
+def prefers_neither(pair: dict) -> bool:
+    """Say whether a pair has nothing to teach: a label of one half, or twice the same response."""
+    return pair["label"] == 0.5 or pair["response_a"].strip() == pair["response_b"].strip()
 
 
-def take_share(rows: list[dict], purpose: str, share: float) -> tuple[list[dict], list[dict]]:
-    """Rows whose prompt falls into a share kept for a purpose, and the others."""
-    taken: list[dict] = []
-    left: list[dict] = []
-    for row in rows:
-        (taken if split_share(question_id(row), purpose) < share else left).append(row)
-    return taken, left
+def calibration_from_sft(splits: Splits, share: float) -> list[dict]:
+    """Take a share of the SFT prompts to calibrate on; their completions are the reference answers."""
+    taken = splits.take_share("sft", "calibration", share)
+    return unique_rows([{**row, "reference": row["completion"]} for row in taken])[0]
 
 
-def few(rows: list[dict], limit: int) -> list[dict]:
-    """At most ``limit`` rows, those of the least hash, so that more prompts mean these and others; all for 0."""
+def regret_prompts_from_training_data(splits: Splits, share: float) -> tuple[list[dict], list[dict]]:
+    """Take a share of the prompts of SFT and preferences for the regret loop.
+
+    Also returns the responses to them that are known before round 0: reference completions and preferred responses.
+    """
+    sft = splits.take_share("sft", "regret", share)
+    preferences = splits.take_share("preferences", "regret", share)
+    prompts, _ = unique_rows([{key: row[key] for key in ("id", "prompt", "source")} for row in sft + preferences])
+    known_responses = [{"id": row["id"], "response": row["completion"], "from": "reference"} for row in sft]
+    for row in preferences:
+        preferred = row["response_a"] if row["label"] > 0.5 else row["response_b"]
+        known_responses.append({"id": row["id"], "response": preferred, "from": "preferred"})
+    return prompts, known_responses
+
+
+def divide_common_prompts(splits: Splits) -> None:
+    """Leave half of the prompts that SFT and preferences share to one, by their hash, and half to the other."""
+    common = splits.questions("sft") & splits.questions("preferences")
+    for_sft = {question for question in common if split_share(question, "both") < 0.5}
+    for_preferences = common - for_sft
+    splits.leave_out("sft", "sft_prompts_given_to_preferences", lambda row: question_id(row) in for_preferences)
+    splits.leave_out("preferences", "preference_prompts_given_to_sft", lambda row: question_id(row) in for_sft)
+
+
+def least_ids(rows: list[dict], limit: int) -> list[dict]:
+    """Return at most ``limit`` rows, all for 0: those of the least ids, so that a larger limit adds rows and drops none."""
     return sorted(rows, key=lambda row: row["id"])[: limit or None]
 
 
-def known_responses(sft: list[dict], preferences: list[dict]) -> list[dict]:
-    """Responses known before round 0: reference completions and preferred responses."""
-    rows = [{"id": row["id"], "response": row["completion"], "from": "reference"} for row in sft]
-    for row in preferences:
-        preferred = row["response_a"] if row["label"] > 0.5 else row["response_b"]
-        rows.append({"id": row["id"], "response": preferred, "from": "preferred"})
-    return rows
+def write_splits(splits: Splits, known_responses: list[dict], rows_read: dict[str, int]) -> None:
+    """Write data/prepared, the responses known before round 0, and the counts: rows read, in each split, and left out.
+
+    Raises UserError, and writes nothing, where a split would be empty.
+    """
+    for name, rows in splits.rows.items():
+        if not rows:
+            raise UserError(
+                f"split {name!r} would be empty: too few rows in the data files, a share of 0, or all its prompts are in a split "
+                f"that goes before it ({splits.left_out})"
+            )
+    for name, rows in splits.rows.items():
+        write_jsonl(f"data/prepared/{name}.jsonl", sorted(rows, key=lambda row: (row.get("set", ""), row["id"])))
+    write_jsonl("data/regret_buffer/sft.jsonl", sorted(known_responses, key=lambda row: (row["id"], row["response"])))
+    counts = {name: len(rows) for name, rows in splits.rows.items()}
+    write_json("metrics/data.json", {"data": {"rows": rows_read, "splits": counts, "left_out": splits.left_out}})
+    say("data: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 if __name__ == "__main__":

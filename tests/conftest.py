@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from filelock import FileLock
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "data" / "own"  # where docs/your-data.md puts one's own downloads
@@ -35,6 +37,19 @@ def dvc(folder: Path, *arguments: str, check: bool = True, **variables: str) -> 
     if check and done.returncode:
         pytest.fail(f"dvc {' '.join(arguments)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
     return done.stdout + done.stderr
+
+
+def start_repro(folder: Path, *arguments: str, **more: str) -> subprocess.Popen:
+    """``dvc repro`` in a session of its own, so that only what is meant gets a signal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", *arguments], cwd=folder, env=environment(**more), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def stages_run(output: str) -> set[str]:
+    """The stages that `dvc repro` says it ran."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
 
 
 def running(folder: Path, script: str) -> list[int]:
@@ -102,13 +117,29 @@ def small_project(target: Path) -> Path:
     return configured(copy_project(target), "smoke", **more)
 
 
+def copy_of(ran: Path, target: Path, with_cache: bool = True, **changes) -> Path:
+    """A copy of a project that ran, with some of its parameters changed; without DVC's cache where no DVC runs."""
+    left = None if with_cache else shutil.ignore_patterns(".dvc")
+    return configured(Path(shutil.copytree(ran, target, dirs_exist_ok=True, symlinks=True, ignore=left)), **changes)
+
+
 def configured(folder: Path, *presets: str, **changes) -> Path:
-    """A copy of the project with presets laid over its parameters, and some changes over them."""
-    (folder / "logs").mkdir(exist_ok=True)
-    (folder / "logs" / "changes.yaml").write_text(yaml.safe_dump(changes))
-    for overlay in (*(f"presets/{name}.yaml" for name in presets), "logs/changes.yaml"):
-        command = [sys.executable, "ugrr_pipeline.py", "configure", "--config", overlay]
+    """The folder of a project, with presets laid over its parameters and changes over those.
+
+    Presets go through `configure`; changes are written as they are, right or wrong. A folder without parameters gets ours.
+    """
+    path = folder / "params.yaml"
+    if not path.exists():
+        shutil.copyfile(ROOT / "params.yaml", path)
+    for name in presets:
+        command = [sys.executable, "ugrr_pipeline.py", "configure", "--config", f"presets/{name}.yaml"]
         subprocess.run(command, cwd=folder, env=environment(), check=True)
+    if changes:
+        text = YAML()  # keeps the comments
+        text.width = 200
+        values = text.load(path)
+        values.update(changes)
+        text.dump(values, path)
     return folder
 
 

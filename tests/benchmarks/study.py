@@ -1,4 +1,4 @@
-"""What each part of the method is worth: arms at equal updates over several seeds, as queued DVC experiments.
+r"""What each part of the method is worth: arms at equal updates over several seeds, as queued DVC experiments.
 
     make study                                          # all seeds and arms; hours on two cores
     python tests/benchmarks/study.py --seeds 0 1 --arms ugrr uniform_replay --jobs 1
@@ -6,10 +6,11 @@
 One round an arm. The experiments are named study-<arm>-<seed>: what is done is kept, so that a study that
 was stopped goes on, and stages that an arm does not change come from the run cache. Commit first: queued
 experiments see what git has; and after a change of the method begin in a new clone, where nothing is done yet.
-Writes metrics/study.json and metrics/study.svg from all that is done, or what --out names; studies of other seeds
+Writes study.json and study.svg in metrics/studies from all that is done, or what --out names; studies of other seeds
 are pooled by naming their files:
 
-    python tests/benchmarks/study.py --collect --also metrics/study.json metrics/study_7_11.json --out metrics/study_pooled.json
+    python tests/benchmarks/study.py --collect --out metrics/studies/study_pooled.json \
+        --also metrics/studies/study.json metrics/studies/study_7_11.json
 """
 
 from __future__ import annotations
@@ -265,7 +266,7 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0], list(changes))
     parser.add_argument("--collect", action="store_true", help="run nothing: write what is done")
     parser.add_argument("--also", nargs="+", default=[], help="files of studies whose seeds are added")
-    parser.add_argument("--out", default="metrics/study.json", help="the file; the figure lies beside it")
+    parser.add_argument("--out", default="metrics/studies/study.json", help="the file; the figure lies beside it")
     args = parser.parse_args()
     names = {arm: {seed: experiment(arm, seed) for seed in args.seeds} for arm in changes}
     if not args.collect:

@@ -3,7 +3,7 @@
     python tests/benchmarks/worlds.py --worlds few_prompts --seeds 0 1
 
 Queued experiments like those of tests/benchmarks/study.py, named study-<world>-<arm>-<seed>, one round an arm; each
-world has an SFT policy, a buffer and gains of its own. Commit first. Writes metrics/worlds.json from all that is done.
+world has an SFT policy, a buffer and gains of its own. Commit first. Writes metrics/studies/worlds.json from all that is done.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
         seen = [circumstances(names[OURS][seed]) for seed in found[OURS]]
         means = {key: round(float(np.mean([one[key] for one in seen])), 4) for key in seen[0]}
         result[world] = {"setting": setting, **means, "arms": summary(found)}
-    Path("metrics/worlds.json").write_text(json.dumps({"worlds": result}, indent=2) + "\n")
+    Path("metrics/studies/worlds.json").write_text(json.dumps({"worlds": result}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

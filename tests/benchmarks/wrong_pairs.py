@@ -5,7 +5,7 @@
 Each pair of round 0's buffer is swapped with a probability of strength times the rank of its uncertainty. So are the
 cases that the calibration prompts give, and the chance that chosen is right is fitted on those again: a pipeline whose
 verifiers err like that would see the same. Starts from the experiments study-ugrr-<seed> of tests/benchmarks/study.py.
-Outcomes are kept in logs/wrong_pairs, so that a run that was stopped goes on; writes metrics/wrong_pairs.json.
+Outcomes are kept in logs/wrong_pairs, so that a run that was stopped goes on; writes metrics/studies/wrong_pairs.json.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
     for strength, outcomes in found.items():
         right = [one["chosen_right"] for one in outcomes[OURS].values()]
         result[f"strength_{strength}"] = {"chosen_right": round(float(np.mean(right)), 4), "arms": summary(outcomes)}
-    Path("metrics/wrong_pairs.json").write_text(json.dumps({"wrong_pairs": result}, indent=2) + "\n")
+    Path("metrics/studies/wrong_pairs.json").write_text(json.dumps({"wrong_pairs": result}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-import yaml
-from conftest import ROOT
+from conftest import configured
 
 import prepare_data
 from anchora.run.files import UserError, read_json, read_jsonl
@@ -14,13 +13,11 @@ from anchora.run.files import UserError, read_json, read_jsonl
 def project(tmp_path, monkeypatch):
     """A folder with a small file for every input; the files of regret and calibration prompts are empty."""
     monkeypatch.chdir(tmp_path)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    configured(tmp_path)
     (tmp_path / "data").mkdir()
     write("sft.json", sft_rows(300))
     write("preferences.json", preference_rows(300))
     write("gsm8k.jsonl", [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in range(10)])
-    write("alpaca_eval.json", [])
     for name in ("regret_prompts.jsonl", "calibration.jsonl", "mt_bench.jsonl", "alpaca_eval.json"):
         (tmp_path / "data" / name).write_text("")
     return tmp_path
@@ -89,8 +86,7 @@ def test_no_evaluation_problem_is_an_example_in_the_prompts(project):
     """The first two calibration problems are in the evaluation: the examples are the two after them, and one is left."""
     problems = [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in (0, 1, 20, 21, 22)]
     write("calibration.jsonl", problems)
-    params = yaml.safe_load((project / "params.yaml").read_text())
-    (project / "params.yaml").write_text(yaml.safe_dump(params | {"gsm8k_shots": 2}))
+    configured(project, gsm8k_shots=2)
     prepare_data.main()
     (row,) = read_jsonl("data/prepared/calibration.jsonl")
     assert [message["content"] for message in row["prompt"]] == ["Problem 20?", "#### 20", "Problem 21?", "#### 21", "Problem 22?"]
@@ -100,8 +96,7 @@ def test_no_evaluation_problem_is_an_example_in_the_prompts(project):
 def test_no_problem_is_its_own_example(project):
     """A problem that stands twice is one: it became an example and stayed a prompt, its answer before it."""
     write("calibration.jsonl", [{"question": f"Problem {i}?", "answer": f"#### {i}"} for i in (20, 20, 21, 22)])
-    params = yaml.safe_load((project / "params.yaml").read_text())
-    (project / "params.yaml").write_text(yaml.safe_dump(params | {"gsm8k_shots": 1}))
+    configured(project, gsm8k_shots=1)
     prepare_data.main()
     asked = [[message["content"] for message in row["prompt"]] for row in read_jsonl("data/prepared/calibration.jsonl")]
     assert sorted(asked) == [["Problem 20?", "#### 20", f"Problem {i}?"] for i in (21, 22)]
@@ -154,7 +149,7 @@ def test_fewer_rows_than_a_split_needs(project):
 
 
 def test_prompts_of_their_own_are_used_whole_and_held_out(project):
-    (project / "data" / "regret_prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(20)))
+    write("regret_prompts.jsonl", [{"prompt": f"Question {i}"} for i in range(20)])
     found = splits()
     assert len(found["prompts"]) == 20
     assert left_out()["sft_held_out"] == 20
@@ -162,10 +157,9 @@ def test_prompts_of_their_own_are_used_whole_and_held_out(project):
 
 
 def test_fewer_prompts_are_some_of_all(project):
-    (project / "data" / "regret_prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Question {i}"}) + "\n" for i in range(20)))
+    write("regret_prompts.jsonl", [{"prompt": f"Question {i}"} for i in range(20)])
     everything = splits()
-    params = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(params.replace("prompt_limit: 0", "prompt_limit: 7"))
+    configured(project, prompt_limit=7)
     found = splits()
     assert len(found["prompts"]) == 7 and found["prompts"] < everything["prompts"]
     assert len(found["calibration"]) == 7 and found["calibration"] < everything["calibration"]

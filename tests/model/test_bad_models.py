@@ -12,7 +12,7 @@ import pytest
 import torch
 import ugrr_pipeline
 import yaml
-from conftest import ROOT, copy_project, environment, params_as
+from conftest import ROOT, configured, copy_project, environment, params_as
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -310,9 +310,7 @@ def test_parameters_that_cannot_be_are_refused_in_one_line(name):
 
 
 def test_every_stage_refuses_an_unknown_key_before_it_does_anything(tmp_path):
-    project = copy_project(tmp_path)
-    with open(project / "params.yaml", "a") as file:
-        file.write("\nkl_beta_maximum: 1.0\n")
+    project = configured(copy_project(tmp_path), kl_beta_maximum=1.0)
     done = run_prepare(project)
     assert done.returncode == 1 and "did you mean kl_beta_max?" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not (project / "data" / "prepared").exists()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, dvc, environment, running, wait_for
+from conftest import ROOT, configured, copy_of, dvc, environment, running, wait_for
 from safetensors.torch import load_file
 
 LAUNCHER = "accelerate launch --config_file presets/accelerate/ddp.yaml"
@@ -28,16 +28,7 @@ def sides(ran, tmp_path_factory) -> dict[str, Path]:
     folders = {}
     for name in LAUNCHERS:
         folder = folders[name] = tmp_path_factory.mktemp(name.replace(" ", "_"))
-        shutil.copytree(ran, folder, dirs_exist_ok=True, symlinks=True)
-        params = (folder / "params.yaml").read_text()
-        for before, after in (
-            ("rl_iterations: 2", "rl_iterations: 20"),
-            ("kl_check_steps: 1", "kl_check_steps: 4"),
-            ("cpu_threads: 2", "cpu_threads: 1"),
-        ):
-            assert f"{before}\n" in params
-            params = params.replace(f"{before}\n", f"{after}\n")
-        (folder / "params.yaml").write_text(params)
+        copy_of(ran, folder, rl_iterations=20, kl_check_steps=4, cpu_threads=1)
     return folders
 
 
@@ -82,9 +73,7 @@ def test_adapters_in_parts_give_one_processs_weights(sides, tmp_path, command, m
     """LoRA: the frozen weights and the adapters are cut alike, and what is saved is merged from the whole of both."""
     for processes in ("one", "in parts"):
         folder = Path(shutil.copytree(sides[processes], tmp_path / processes, symlinks=True))
-        params = (folder / "params.yaml").read_text()
-        assert "lora_rank: 0\n" in params
-        (folder / "params.yaml").write_text(params.replace("lora_rank: 0\n", "lora_rank: 4\n"))
+        configured(folder, lora_rank=4)
         shutil.rmtree(folder / "models" / model)
         run_stage(folder, processes, *command)
     largest, mean = drift(*(tmp_path / processes / "models" / model for processes in ("one", "in parts")))
@@ -119,9 +108,7 @@ def test_prompts_are_shared_out_and_all_answers_are_the_same(sides):
 
 
 def test_processes_that_do_not_divide_the_updates_are_refused(ran, tmp_path):
-    shutil.copytree(ran, tmp_path, dirs_exist_ok=True, symlinks=True)
-    params = (tmp_path / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(params.replace("grad_accum_steps: 2\n", "grad_accum_steps: 3\n"))
+    copy_of(ran, tmp_path, grad_accum_steps=3)
     done = subprocess.run(
         [*LAUNCHER.split(), "stages/sft.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
     )
@@ -132,9 +119,7 @@ def test_processes_that_do_not_divide_the_updates_are_refused(ran, tmp_path):
 @pytest.mark.long
 def test_the_whole_pipeline_on_two_processes(ran, tmp_path):
     """`make test-long`: every stage under the launcher, and the same figures in the end."""
-    shutil.copytree(ran, tmp_path, dirs_exist_ok=True, symlinks=True)
-    params = (tmp_path / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(params.replace("launcher: sh stages/with_python.sh\n", f"launcher: {LAUNCHER}\n"))
+    copy_of(ran, tmp_path, launcher=LAUNCHER)
     dvc(tmp_path, "repro")
     before, after = (json.loads((folder / "metrics" / "summary.json").read_text()) for folder in (ran, tmp_path))
     assert after == pytest.approx(before, abs=1e-3)

@@ -57,9 +57,10 @@ def project(ran, tmp_path) -> Project:
 def add_format(project: Project) -> None:
     project.insert(
         "stages/anchora/data/formats.py",
-        '    if row.get("instruction") is not None:\n        return {"prompt": _instruction(row, source), "completion"',
+        '    if row.get("instruction") is not None:\n        return {"prompt": _instruction_prompt(row, location), "completion"',
         '    if row.get("ask") is not None:\n'
-        '        return {"prompt": _prompt(row["ask"], "ask", row, source), "completion": _text(row, "reply", source), "source": source}\n',
+        '        prompt, completion = _prompt(row["ask"], "ask", row, location), _text(row, "reply", location)\n'
+        '        return {"prompt": prompt, "completion": completion, "source": location}\n',
     )
 
 
@@ -68,9 +69,9 @@ def add_evaluation_set(project: Project) -> None:
     project.insert(
         "stages/anchora/data/formats.py",
         "def mt_bench_row(",
-        "def trivia_row(row: dict, source: str) -> dict:\n"
-        '    question = _text(row, "question", source)\n'
-        '    return {"prompt": [{"role": "user", "content": question}], "turns": [question], "source": source}\n\n\n',
+        "def trivia_row(row: dict, location: str) -> dict:\n"
+        '    question = _text(row, "question", location)\n'
+        '    return {"prompt": [{"role": "user", "content": question}], "turns": [question], "source": location}\n\n\n',
     )
     project.insert("stages/prepare_data.py", '        ("mt_bench", params', '        ("trivia", params.trivia_path, formats.trivia_row),\n')
     project.insert(

@@ -1,52 +1,14 @@
 """What dvc.yaml declares against what the scripts import and read."""
 
 import ast
-from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+from dag import STAGE_NAMES, declared_code, import_closure, script, stage
 
 from anchora.run.declared import parameter_keys
 from parameters.by_stage import PARAMS_BY_STAGE
-
-STAGES = ROOT / "stages"
-DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-STAGE_NAMES = sorted(DAG)
-
-
-def stage(name: str) -> dict:
-    return DAG[name].get("do", DAG[name])
-
-
-def declared_code(name: str) -> set[str]:
-    """The project's Python files among a stage's dependencies, those below a folder included."""
-    paths = [ROOT / dep for dep in stage(name)["deps"] if dep.startswith("stages/")]
-    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
-    return {str(file.relative_to(ROOT)) for file in files if file.suffix == ".py"}
-
-
-def script(name: str) -> Path:
-    (found,) = [ROOT / word for word in stage(name)["cmd"].split() if word.startswith("stages/") and word.endswith(".py")]
-    return found
-
-
-def import_closure(path: Path) -> set[str]:
-    """The project's files that a script imports, directly or not, itself included."""
-    seen, todo = set(), [path]
-    while todo:
-        file = todo.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            todo += [found for name in names if (found := STAGES / f"{name.replace('.', '/')}.py").is_file()]
-    return {str(file.relative_to(ROOT)) for file in seen}
 
 
 def parameter_model(name: str):

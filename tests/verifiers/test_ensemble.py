@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
-from conftest import ROOT, params_as
+from conftest import ROOT, configured, params_as
 from tiny_models import SIZES
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
@@ -203,8 +202,7 @@ def test_a_question_is_held_out_behind_any_system_message(tmp_path, monkeypatch)
 
 def test_a_member_that_has_nothing_to_learn_from_is_told_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    params = (ROOT / "params.yaml").read_text().replace("member_share: 0.5", "member_share: 0.0")
-    (tmp_path / "params.yaml").write_text(params)
+    configured(tmp_path, member_share=0.0)
     (tmp_path / "data" / "prepared").mkdir(parents=True)
     write_jsonl("data/prepared/preferences.jsonl", [{"prompt": asked(number)} for number in range(40)])
     monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
@@ -223,7 +221,7 @@ def test_a_member_is_measured_as_it_will_score(tmp_path, monkeypatch):
         "grad_accum_steps": 1,
         "verifier_accuracy_floor": 0.0,
     }
-    write_json("params.yaml", yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
+    configured(tmp_path, **changes)
     encoder = ROOT / "models" / "base" / "encoder"
     write_json("models/pins/encoder.json", {"path": str(encoder), "sha256": folder_hash(encoder)})
     rows = [

@@ -1,6 +1,6 @@
 """Data files as ``datasets`` reads them: JSON, JSON Lines, CSV, Parquet, or a pointer to a data set on the hub.
 
-Every row keeps its ``source``, ``file:row`` with rows counted from 1, so that later errors can point at it.
+Every row is read with its location, ``file:row`` with rows counted from 1, so that later errors can point at it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from anchora.run.files import UserError
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 HUB_KEYS = {"hub", "revision", "split", "name"}
-NO_ROWS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[\s*\])?\s*")  # nothing but white space, or an empty list, behind a mark of UTF-8
+NO_ROWS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[\s*\])?\s*")  # white space or an empty list, maybe behind a byte order mark
 
 
 def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: bool = False) -> list[dict]:
-    """Every row of a file through ``convert(row, source)``, which raises UserError for a bad one.
+    """Read every row of a file through ``convert(row, location)``, one of ``formats``.
 
     The file is JSON (a list or one object a line), CSV or Parquet, or a pointer to a data set on the
     hub: ``{"hub": "openai/gsm8k", "name": "main", "revision": "<40 hex>", "split": "test"}``.
+    Raises UserError for a file that cannot be read, for a bad row, and for a file of no rows unless it ``may_be_empty``.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
@@ -49,6 +50,7 @@ def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: boo
 
 
 def _load(path: str, reader: str, cache: str) -> datasets.Dataset:
+    """Load a file, or what it points to, by one of the READERS; raises UserError with the cause in one line."""
     try:
         pointer = _hub_pointer(path) if reader == "json" else None
         if pointer:
@@ -70,26 +72,26 @@ def _load(path: str, reader: str, cache: str) -> datasets.Dataset:
 def _refuse_repeated_keys(path: str) -> None:
     """Raise UserError where a JSON object gives a key twice: which of the two was meant?"""
 
-    def once(pairs: list[tuple]) -> dict:
+    def object_of(pairs: list[tuple]) -> dict:
         keys = [key for key, _ in pairs]
         for key in keys:
             if keys.count(key) > 1:
                 raise UserError(f"{path}: field {key!r} stands twice in one row; keep one of them")
         return dict(pairs)
 
-    with open(path, encoding="utf-8-sig") as file, suppress(json.JSONDecodeError, RecursionError):  # broken JSON is told of later
+    with open(path, encoding="utf-8-sig") as file, suppress(json.JSONDecodeError, RecursionError):  # broken JSON is reported later
         if file.read(64).lstrip().startswith("["):
             file.seek(0)
-            json.load(file, object_pairs_hook=once)
+            json.load(file, object_pairs_hook=object_of)
             return
         file.seek(0)
         for line in file:
             if line.strip():
-                json.loads(line, object_pairs_hook=once)
+                json.loads(line, object_pairs_hook=object_of)
 
 
 def _refuse_uneven_rows(path: str) -> None:
-    """Raise UserError for a CSV file with a column twice, or a row with more fields than the header: they would shift."""
+    """Raise UserError for a CSV file with a column twice, no rows, or a row of more or fewer fields than the header: they would shift."""
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(line.replace("\0", "") for line in file)
@@ -97,15 +99,18 @@ def _refuse_uneven_rows(path: str) -> None:
         for column in header:
             if header.count(column) > 1:
                 raise UserError(f"{path}: column {column!r} stands twice in the header; keep one of them")
-        count = 0
-        for count, row in enumerate(rows, start=1):
+        number = 0
+        for number, row in enumerate(rows, start=1):
             if row and len(row) != len(header):
-                raise UserError(f"{path}:{count}: {len(row)} fields, but the header has {len(header)}; put quotes around commas in a field")
-        if count == 0:
+                raise UserError(
+                    f"{path}:{number}: {len(row)} fields, but the header has {len(header)}; put quotes around commas in a field"
+                )
+        if number == 0:
             raise UserError(f"{path}: no rows below the header {', '.join(header)}; expected at least one")
 
 
 def _hub_pointer(path: str) -> dict | None:
+    """Return the pointer to a data set on the hub that a JSON file is, or None for rows; raises UserError for a bad pointer."""
     if Path(path).stat().st_size > 2000:
         return None
     try:
@@ -122,7 +127,7 @@ def _hub_pointer(path: str) -> dict | None:
 
 
 def _why_unreadable(path: str, reader: str, error: Exception) -> str:
-    """The cause in one line; for JSON with the line and column that a JSON parser stumbles over."""
+    """Say in one line why a file cannot be read; for JSON with the line and column that a JSON parser stumbles over."""
     content = Path(path).read_bytes()
     if reader != "parquet":
         try:
@@ -140,7 +145,7 @@ def _why_unreadable(path: str, reader: str, error: Exception) -> str:
 
 
 def _broken_json(text: str) -> str | None:
-    """What a JSON parser says of a text that is a list or else one value a line; None if it is well-formed."""
+    """Say what is wrong with a JSON text, a list or else one value a line; None if it is well-formed."""
     if text.lstrip().startswith("["):
         try:
             json.loads(text)

@@ -10,29 +10,32 @@ from anchora.model.prompts import Messages
 
 
 def prompt_id(prompt: Messages) -> str:
-    """16 hex digits from the roles and texts of a prompt, whatever their white space, line ends and composed characters (NFC)."""
+    """Hash the roles and texts of a prompt; 16 hex digits, whatever its white space, line ends and composed characters (NFC)."""
     texts = [[message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())] for message in prompt]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def question_id(row: dict) -> str:
-    """The id of a row's prompt without its system messages: a question stays the same one whatever is said before it."""
+    """Hash a row's prompt without its system messages: a question stays the same one whatever is said before it."""
     return prompt_id([message for message in row["prompt"] if message["role"] != "system"])
 
 
-def questions(row: dict) -> set[str]:
-    """The ``question_id`` of a row, and those that its user's turns would have alone: a conversation asks each of them."""
+def question_ids(row: dict) -> set[str]:
+    """Return a row's ``question_id`` and that of each of its user's turns alone: a conversation asks every one of them."""
     return {question_id(row), *(prompt_id([message]) for message in row["prompt"] if message["role"] == "user")}
 
 
 def split_share(key: str, purpose: str) -> float:
-    """A number in [0, 1) for a prompt id, uniform and independent for each purpose."""
+    """Return a number in [0, 1) for a prompt id: uniform, and independent for each purpose.
+
+    A row goes to a split that takes a share of the prompts when its number is below that share.
+    """
     digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def unique_rows(rows: list[dict], *fields: str) -> tuple[list[dict], int]:
-    """Rows without repeats of the prompt and ``fields``, the first kept; and how many were repeats."""
+    """Return the rows without repeats of ``id`` and ``fields``, the first of each kept, and the number of repeats."""
     seen, kept = set(), []
     for row in rows:
         key = (row["id"], *(row[field] for field in fields))
@@ -43,7 +46,10 @@ def unique_rows(rows: list[dict], *fields: str) -> tuple[list[dict], int]:
 
 
 def flip_side(row: dict, seed: int) -> dict:
-    """A pair that came as chosen and rejected gets its sides by ``seed``; others stay as they are."""
+    """Draw by ``seed`` which response of a pair is A, where it came as chosen and rejected; return other pairs as they are.
+
+    The flag ``sided`` is taken off: every pair has its sides now.
+    """
     row = dict(row)
     if not row.pop("sided") and split_share(f"{row['id']}:{row['response_a']}", f"side {seed}") < 0.5:
         row["response_a"], row["response_b"] = row["response_b"], row["response_a"]

@@ -1,10 +1,11 @@
-"""Files as people really have them: what is unusual is read, what is broken gets one line with its place and its cure."""
+"""Data files as people really have them: what is unusual is read, what is broken gets one line with its place and its cure."""
 
 import json
 import random
 
 import pandas as pd
 import pytest
+from conftest import REAL, ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,18 +13,64 @@ from anchora.data import formats
 from anchora.data.reading import read_rows
 from anchora.run.files import UserError
 
+USER = [{"role": "user", "content": "2 + 2?"}]
 ROW = {"prompt": "a", "completion": "b"}
 JSON, LINES, CSV, PARQUET = "data.json", "data.jsonl", "data.csv", "data.parquet"
 
 
-def parquet(rows, tmp_path) -> bytes:
-    path = tmp_path / "whole.parquet"
-    pd.DataFrame(rows).to_parquet(path)
-    return path.read_bytes()
+def write(path, rows) -> str:
+    """The rows in the format that the file's name asks for."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    else:
+        pd.DataFrame(rows).to_parquet(path)
+    return str(path)
 
 
-def pair(label: str) -> str:
-    return f'[{{"prompt": "a", "response_a": "b", "response_b": "c", "label": {label}}}]'
+@pytest.mark.parametrize("name", [JSON, LINES, CSV, PARQUET])
+@pytest.mark.parametrize(
+    "row",
+    [{"prompt": "2 + 2?", "completion": "4"}, {"instruction": "2 + 2?", "input": "", "output": "4"}],
+    ids=["prompt", "instruction"],
+)
+def test_a_row_is_the_same_in_every_kind_of_file(tmp_path, name, row):
+    found = read_rows(write(tmp_path / name, [row, row]), formats.sft_row)
+    assert [(r["prompt"], r["completion"]) for r in found] == [(USER, "4")] * 2
+    assert found[1]["source"] == f"{tmp_path / name}:2"
+
+
+@pytest.mark.parametrize("name", [JSON, LINES, PARQUET])
+def test_messages_are_the_same_in_every_kind_of_file(tmp_path, name):
+    messages = [{"role": "system", "content": "Be short."}, *USER, {"role": "assistant", "content": "4"}]
+    (found,) = read_rows(write(tmp_path / name, [{"messages": messages}]), formats.sft_row)
+    assert found["prompt"] == messages[:2]
+    assert found["completion"] == "4"
+
+
+@pytest.mark.parametrize("name", [JSON, CSV, PARQUET])
+def test_labels_are_numbers_in_every_kind_of_file(tmp_path, name):
+    rows = [{"prompt": "2 + 2?", "response_a": "4", "response_b": "5", "label": label} for label in (1, 0, 0.7)]
+    found = read_rows(write(tmp_path / name, rows), formats.preference_row)
+    assert [row["label"] for row in found] == [1.0, 0.0, 0.7]
+    assert all(row["sided"] for row in found)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"[]", b"[\n]", b"\xef\xbb\xbf", b"\xef\xbb\xbf[ ]\n"])
+def test_a_file_that_may_be_empty_may_be_an_empty_list(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    assert read_rows(str(tmp_path / "a.json"), formats.prompt_row, may_be_empty=True) == []
+    with pytest.raises(UserError, match="a.json"):
+        read_rows(str(tmp_path / "a.json"), formats.prompt_row)
+
+
+def test_the_file_that_stands_for_no_data_has_no_rows():
+    """presets/own-data.yaml names it; it is not empty, of which DVC would warn."""
+    path = ROOT / "data" / "no_data_of_this_kind.jsonl"
+    assert path.stat().st_size and read_rows(str(path), formats.prompt_row, may_be_empty=True) == []
 
 
 ACCEPTED = {
@@ -42,6 +89,16 @@ ACCEPTED = {
     "prompts of two types": (LINES, (json.dumps(ROW) + '\n{"prompt": [{"role": "user", "content": "q"}], "completion": "y"}').encode(), 2),
     "more columns than needed": (CSV, b"id,prompt,completion\n1,a,b\n", 1),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_unusual_files_are_read(tmp_path, name):
+    file, data, count = ACCEPTED[name]
+    (tmp_path / file).write_bytes(data)
+    rows = read_rows(str(tmp_path / file), formats.sft_row)
+    assert len(rows) == count
+    assert all(row["prompt"][-1]["content"] and row["completion"] for row in rows)
+
 
 REFUSED = {
     "list cut": (JSON, json.dumps([ROW] * 5).encode()[:-10], ["broken JSON", "column"]),
@@ -76,16 +133,16 @@ REFUSED = {
     "JSON named CSV": (CSV, json.dumps([ROW]).encode(), ["no rows below the header"]),
     "parquet that is none": (PARQUET, b"hello", ["cannot be read as parquet"]),
     "zeros": (PARQUET, b"\0" * 100, ["cannot be read as parquet"]),
+    "cut behind a comma": (JSON, b'[{"prompt": "a", ', ["broken JSON", "column"]),
+    "lines in a list's file, cut": (JSON, b'{"prompt": "a", "completion": "b"}\n{"prompt": \n', ["broken JSON in line 2"]),
+    "no UTF-8, list": (JSON, b'[{"prompt": "\xff\xfe"}]', ["not UTF-8 at byte"]),
+    "no UTF-8, lines": (JSON, b'{"prompt": "a", "completion": "\xe9"}\n', ["not UTF-8 at byte 31"]),
+    "a list's file of nothing": (JSON, b"", ["the file is empty"]),
+    "a blank second row": (JSON, json.dumps([ROW, ROW | {"completion": " "}]).encode(), [":2:", "'completion'", "found nothing"]),
+    "a pointer without a revision": (JSON, b'{"hub": "a/b", "split": "train"}', ["pointer"]),
+    "a pointer to a branch": (JSON, b'{"hub": "a/b", "split": "train", "revision": "main"}', ["40 hex"]),
+    "a pointer out of reach": (JSON, json.dumps({"hub": "a/b", "split": "train", "revision": "0" * 40}).encode(), [JSON]),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ACCEPTED)
-def test_unusual_files_are_read(tmp_path, name):
-    file, data, count = ACCEPTED[name]
-    (tmp_path / file).write_bytes(data)
-    rows = read_rows(str(tmp_path / file), formats.sft_row)
-    assert len(rows) == count
-    assert all(row["prompt"][-1]["content"] and row["completion"] for row in rows)
 
 
 def refusal(path, convert) -> str:
@@ -104,45 +161,25 @@ def test_broken_files_get_one_line(tmp_path, name):
         assert word in text
 
 
+def test_a_file_that_is_not_there(tmp_path):
+    assert "no such file" in refusal(tmp_path / JSON, formats.sft_row)
+
+
+def test_unknown_kind_of_file(tmp_path):
+    (tmp_path / "a.xml").write_text("<a/>")
+    with pytest.raises(UserError, match=r"unknown kind of file '\.xml'"):
+        read_rows(str(tmp_path / "a.xml"), formats.sft_row)
+
+
+def parquet(rows, tmp_path) -> bytes:
+    path = tmp_path / "whole.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    return path.read_bytes()
+
+
 def test_a_parquet_file_that_was_cut(tmp_path):
     (tmp_path / PARQUET).write_bytes(parquet([ROW] * 100, tmp_path)[:-20])
     assert "cannot be read as parquet" in refusal(tmp_path / PARQUET, formats.sft_row)
-
-
-@pytest.mark.parametrize("label", ["NaN", "1e400", "null", "true", '"A"', "[1]", "1.0001", "-0.1"])
-def test_labels_that_are_none(tmp_path, label):
-    (tmp_path / JSON).write_text(pair(label))
-    assert ":1: field 'label'" in refusal(tmp_path / JSON, formats.preference_row)
-
-
-@pytest.mark.parametrize(("label", "value"), [("1", 1.0), ("0", 0.0), ('"0.5"', 0.5), ("1e-3", 0.001)])
-def test_labels_as_people_write_them(tmp_path, label, value):
-    (tmp_path / JSON).write_text(pair(label))
-    assert read_rows(str(tmp_path / JSON), formats.preference_row)[0]["label"] == value
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "from", "value"]), inner, max_size=3),
-    max_leaves=6,
-)
-FIELDS = st.sampled_from(
-    "prompt completion messages instruction input output chosen rejected response_a response_b label question answer".split()
-)
-CONVERTERS = [
-    formats.sft_row, formats.preference_row, formats.prompt_row, formats.gsm8k_row, formats.alpaca_eval_row, formats.mt_bench_row,
-]  # fmt: skip
-
-
-@given(row=st.dictionaries(FIELDS, VALUES, max_size=5), convert=st.sampled_from(CONVERTERS))
-@settings(max_examples=600, deadline=None)
-def test_any_row_is_read_or_refused_in_one_line(row, convert):
-    try:
-        found = convert(row, "data.json:1")
-    except UserError as error:
-        assert "data.json:1" in str(error)
-    else:
-        assert found["prompt"][-1]["role"] == "user" and found["source"] == "data.json:1"
 
 
 @given(cut=st.floats(0, 1), flips=st.integers(0, 3), file=st.sampled_from([JSON, LINES, CSV]))
@@ -157,3 +194,21 @@ def test_any_damage_to_a_file_is_read_or_refused_in_one_line(tmp_path, cut, flip
         read_rows(str(tmp_path / file), formats.sft_row)
     except UserError as error:
         assert str(tmp_path / file) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data files are not here")
+@pytest.mark.parametrize(
+    ("name", "convert", "count"),
+    [
+        ("alpaca_en_demo.json", formats.sft_row, 999),
+        ("dpo_en_demo.json", formats.preference_row, 300),
+        ("gsm8k_test.jsonl", formats.gsm8k_row, 1319),
+        ("gsm8k_train_1500.jsonl", formats.gsm8k_row, 1500),
+        ("mt_bench_question.jsonl", formats.mt_bench_row, 80),
+        ("alpaca_eval_gpt4_1106_model_outputs.json", formats.alpaca_eval_row, 805),
+    ],
+)
+def test_real_files_are_read_whole(name, convert, count):
+    rows = read_rows(str(REAL / name), convert)
+    assert len(rows) == count
+    assert all(row["prompt"][-1]["role"] == "user" and row["prompt"][-1]["content"] for row in rows)
