@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 
 from anchora.correctness.numbers import READINGS
-from anchora.evaluation.drift import policy_states, reverse_kl
+from anchora.evaluation.drift import drift_figures
 from anchora.evaluation.harness import flexible_match, strict_match
 from anchora.evaluation.judging import api_judge, own_judge, win_rates_over_first
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.policy_answers import Answers, answer, evaluation_sets, read_answers
 from anchora.evaluation.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, rounded, wilson
+from anchora.kl.reverse import policy_states, reverse_kl
 from anchora.model.loading import load_policy, load_tokenizer
 from anchora.model.machine import use_machine
 from anchora.model.pins import folder
@@ -65,11 +66,12 @@ def main() -> None:
     model, tokenizer = load_policy(folder(paths[0]), params)
     sets = evaluation_sets(tokenizer, params)
     policy = answer(paths[0], model, tokenizer, sets, params)
-    states = policy_states(model, tokenizer, load_tokenizer(folder(paths[1]), params), policy.sampled_pairs, params)
+    baseline_tokenizer = load_tokenizer(folder(paths[1]), params)
+    states = policy_states(model, tokenizer, baseline_tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model  # a GPU need hold one of both alone
     model, tokenizer = load_policy(folder(paths[1]), params)
     baseline = answer(paths[1], model, tokenizer, sets, params) if args.baseline else read_answers(output / "sft_answers.json")
-    drift = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params)
+    kl = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model, states
     scorers = judge_and_ensemble(params)
     metrics = {
@@ -77,7 +79,7 @@ def main() -> None:
         **judged(sets, policy, baseline, scorers, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
         "selective": selective_metrics(policy, params.target_risk),
-        "drift": drift,
+        "drift": drift_figures(kl, params.seed),
     }
     if not (args.policy or args.baseline):
         metrics["rounds"] = judged_by_round(scorers, params)

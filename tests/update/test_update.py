@@ -23,8 +23,8 @@ from anchora.model.pins import folder
 from anchora.model.prompts import encode_prompt, encode_response
 from anchora.run.files import UserError
 from anchora.sampling.responses import generate
+from anchora.update import step as update
 from anchora.update.params import UpdatePolicyParams
-from anchora.update.step import step as update
 
 
 def settings(**changes) -> UpdatePolicyParams:

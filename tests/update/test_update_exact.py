@@ -18,8 +18,7 @@ from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import add_lora
 from anchora.model.logps import response_logps
 from anchora.run import stage
-from anchora.update.losses import full_kl, kl_estimates
-from anchora.update.step import step as update
+from anchora.update import step as update
 
 TEXTS = [
     ("Work out 3 + 4.", "3 + 4 = 7. #### 7", "#### 3"),
@@ -222,19 +221,6 @@ def test_inverse_scaling_gives_every_pair_the_same_first_gradient(policy, buffer
             assert all((gradient - first).norm() < 1e-4 * first.norm() for gradient in found[scaling])
     ratio = found["none"][3].norm() / found["none"][0].norm()
     assert ratio.item() == pytest.approx((pairs.beta[3] / pairs.beta[0]).item(), rel=1e-4)
-
-
-def test_kl_estimates_agree_with_the_exact_kl_over_the_vocabulary():
-    """200,000 samples of p over 50 tokens: k1 and k3 within 4 standard errors of KL(p || q); k3 never below 0."""
-    generator = torch.Generator().manual_seed(0)
-    log_p, log_q = (torch.randn(1, 50, generator=generator, dtype=torch.float64).log_softmax(-1) for _ in range(2))
-    exact = full_kl(log_p, log_q).item()
-    samples = torch.multinomial(log_p.exp()[0], 200_000, replacement=True, generator=generator)
-    estimates = kl_estimates((log_p - log_q)[0, samples])
-    for name in ("k1", "k3"):
-        error = estimates[name].std().item() / len(samples) ** 0.5
-        assert estimates[name].mean().item() == pytest.approx(exact, abs=4 * error)
-    assert estimates["k3"].min() >= 0 and estimates["k3"].std() < estimates["k1"].std()
 
 
 def test_the_curve_shows_margins_by_quartile_of_uncertainty(plain):

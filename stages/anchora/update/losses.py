@@ -66,21 +66,3 @@ def case_weights(trust: torch.Tensor, mode: str) -> torch.Tensor:
     if mode == "none" or not trust.any():
         return torch.ones_like(trust)
     return trust / trust.mean()
-
-
-def kl_estimates(log_ratio: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Estimators of KL(p || q) from log p(y) - log q(y) at samples y of p (Schulman 2020).
-
-    k1 is unbiased; k2 = k1^2 / 2 is biased with little variance; k3 = exp(-k1) - 1 + k1 is unbiased
-    and never negative.
-    """
-    return {
-        "k1": log_ratio,
-        "k2": log_ratio.square() / 2,
-        "k3": torch.expm1(-log_ratio) + log_ratio,
-    }
-
-
-def full_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Exact KL(p || q) of next-token distributions: (tokens, vocabulary) log-probs to (tokens,)."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)

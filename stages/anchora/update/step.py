@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from anchora.kl.estimators import kl_estimates
 from anchora.model.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
 from anchora.model.processes import in_step
 from anchora.regret.buffer import buffer_line
 from anchora.regret.regret import importance_weights, ranks
 from anchora.run.files import UserError
-from anchora.update.losses import beta_scales, case_weights, dpo_losses, gate, kl_estimates, pair_betas
+from anchora.update.losses import beta_scales, case_weights, dpo_losses, gate, pair_betas
 from anchora.update.params import UpdatePolicyParams
 
 QUARTILES = (1, 2, 3, 4)
