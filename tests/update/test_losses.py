@@ -46,18 +46,18 @@ def test_swapped_pairs_hold_the_logistic_loss_back_but_not_the_bounded_one():
     margin = torch.linspace(-2, 2, 4001, dtype=torch.float64)
     zero = torch.zeros_like(margin)
     means = {}
-    for form in ("logistic", "bounded"):
-        right, wrong = (dpo_losses(sign * margin, zero, zero, zero, 8.0, form)[0] for sign in (1, -1))
-        means[form] = (2 * right + wrong) / 3
+    for loss_form in ("logistic", "bounded"):
+        right, wrong = (dpo_losses(sign * margin, zero, zero, zero, 8.0, loss_form)[0] for sign in (1, -1))
+        means[loss_form] = (2 * right + wrong) / 3
     assert margin[means["logistic"].argmin()].item() == pytest.approx(math.log(2) / 8, abs=1e-3)
     assert (means["bounded"].diff() <= 0).all()
 
 
-@pytest.mark.parametrize("form", ["logistic", "bounded"])
-def test_both_losses_start_with_the_same_slope(form):
+@pytest.mark.parametrize("loss_form", ["logistic", "bounded"])
+def test_both_losses_start_with_the_same_slope(loss_form):
     """-beta / 2 at margin 0."""
     chosen = torch.zeros(2, requires_grad=True)
-    dpo_losses(chosen, torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.tensor([1.0, 8.0]), form)[0].sum().backward()
+    dpo_losses(chosen, torch.zeros(2), torch.zeros(2), torch.zeros(2), torch.tensor([1.0, 8.0]), loss_form)[0].sum().backward()
     assert chosen.grad.tolist() == pytest.approx([-0.5, -4.0])
 
 
@@ -97,7 +97,7 @@ def test_shuffled_betas_and_weights_go_to_the_same_pairs():
 
 
 def test_case_weights_by_hand():
-    """Chances of .9, .6 and .3, mean .6: weights 1.5, 1 and .5."""
+    """Probabilities of .9, .6 and .3, mean .6: weights 1.5, 1 and .5."""
     certainty = torch.tensor([0.9, 0.6, 0.3])
     assert case_weights(certainty, "calibrated").tolist() == pytest.approx([1.5, 1.0, 0.5])
     assert case_weights(certainty, "none").tolist() == [1, 1, 1]
