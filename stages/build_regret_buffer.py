@@ -114,18 +114,18 @@ def scored_known(responses: Sequence[dict], prompts: Sequence[ScoredPrompt], tok
     ]  # fmt: skip
 
 
-def not_held_out(prompts: Sequence[ScoredPrompt], before: Buffer) -> list[ScoredPrompt]:
+def not_held_out(prompts: Sequence[ScoredPrompt], previous: Buffer) -> list[ScoredPrompt]:
     """Return the prompts but those of held-out anchors, which measure the KL and are never trained on."""
-    held_out = {anchor["id"] for anchor in before.anchors if anchor["held_out"]}
+    held_out = {anchor["id"] for anchor in previous.anchors if anchor["held_out"]}
     return [prompt for prompt in prompts if prompt["id"] not in held_out]
 
 
-def known_responses(before: Buffer) -> dict[str, list[Candidate]]:
+def known_responses(previous: Buffer) -> dict[str, list[Candidate]]:
     """Return the candidates that a buffer brings, by prompt id: responses from the data, then what its cases chose."""
     candidates: dict[str, list[Candidate]] = {}
-    for known in before.known:
+    for known in previous.known:
         candidates.setdefault(known["id"], []).append(candidate(known, known["source"]))
-    for case in before.cases:
+    for case in previous.cases:
         candidates.setdefault(case["id"], []).append(candidate(case["chosen"], "buffer"))
     return candidates
 

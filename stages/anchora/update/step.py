@@ -1,4 +1,4 @@
-"""One optimiser step of the update: what is drawn, how it is split over passes and processes, what it costs.
+"""One optimiser step of the update: its loss, and how its batch is split over passes and processes.
 
     loss = dpo_weight * 1/N sum_i w_i s_i DPO_i(beta_i) + chosen_nll_weight * 1/T sum_i w_i NLL(chosen_i) + anchor_weight * NLL(anchors)
 
@@ -69,7 +69,7 @@ class OptimizerBatch:
         return pairs + [("anchors", indices) for indices in micro_batch_indices(self.anchors, self.layout)]
 
     def terms_of(self, model, kind: str, indices: list[int]) -> dict[str, torch.Tensor]:
-        """Return the sums over one micro-batch."""
+        """Return the sums of ``pair_terms`` or ``anchor_terms`` over one micro-batch."""
         if kind == "pairs":
             return pair_terms(model, self.pairs.take(indices), self.layout)
         return anchor_terms(model, [self.anchors[index] for index in indices], self.layout)
@@ -124,13 +124,13 @@ def loss_terms(batch: OptimizerBatch, params: UpdatePolicyParams) -> dict[str, L
 
 
 def update(accelerator, model, optimizer, step: int, batch: OptimizerBatch, params: UpdatePolicyParams) -> dict[str, float]:
-    """Take optimiser step ``step`` on a batch, whole on every process; return its figures, the same on all.
+    """Take optimiser step ``step`` on a batch, whole on every process; return its figures.
 
     Raises UserError, and takes no step, where the gradient is not finite.
     """
     begun = time.perf_counter()
     terms = loss_terms(batch, params)
-    sums, margins = add_gradients(accelerator, model, batch, terms)
+    sums, margins = accumulate_gradients(accelerator, model, batch, terms)
     norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
     sums, margins = sum_over_processes(accelerator, sums, margins)
     if not torch.isfinite(norm):
@@ -146,19 +146,19 @@ def update(accelerator, model, optimizer, step: int, batch: OptimizerBatch, para
     return figures | {"gradient_norm": float(norm), "tokens_per_second": batch.tokens() / (time.perf_counter() - begun)}
 
 
-def add_gradients(accelerator, model, batch: OptimizerBatch, terms: dict[str, LossTerm]) -> tuple[dict[str, float], torch.Tensor]:
-    """Add the gradients of the loss to the model's weights; return this process's sums by name, and margins, (pairs,) float64.
+def accumulate_gradients(accelerator, model, batch: OptimizerBatch, terms: dict[str, LossTerm]) -> tuple[dict[str, float], torch.Tensor]:
+    """Run the forward and backward passes of a batch; return this process's sums by name, and its margins, (pairs,) float64.
 
     Each process takes every n-th micro-batch. All make the same number of passes, as DDP and FSDP need: a
     process with one less repeats its first one at weight 0.
     """
-    every, processes = batch.micro_batches(), accelerator.num_processes
-    own = every[accelerator.process_index :: processes]
-    passes = -(-len(every) // processes)
+    micro_batches, processes = batch.micro_batches(), accelerator.num_processes
+    own = micro_batches[accelerator.process_index :: processes]
+    passes = -(-len(micro_batches) // processes)
     results: list[tuple[list[int], dict[str, torch.Tensor]]] = []  # read after the last pass: a GPU would wait at each
     for number in range(passes):
         repeated = number >= len(own)
-        kind, indices = (own or every)[0] if repeated else own[number]
+        kind, indices = (own or micro_batches)[0] if repeated else own[number]
         with contextlib.nullcontext() if number == passes - 1 else accelerator.no_sync(model):
             sums = batch.terms_of(model, kind, indices)
             loss = sum(term.weight * sums[name] / term.divisor for name, term in terms.items() if name in sums)
