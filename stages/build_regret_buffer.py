@@ -8,27 +8,32 @@ of an uncertain prompt stands, it is chosen over a sample that is clearly worse.
 prompts with neither, each with one sample of the SFT policy. Both carry token ids and the SFT policy's
 per-token log-probs, so that the update needs no second model. Cases whose regret has closed are retired.
 The cases that the calibration prompts would give by the same rules say how often a chosen response is right
-at each uncertainty: `chosen_right` of every case, by which the update weighs it.
+at each uncertainty: `chosen_right` of every case, by which the update weighs it. Writes
+data/regret_buffer/round<k>.jsonl, whose rows anchora/regret/buffer.py describes, and metrics/regret/round<k>.json.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from anchora.model.loading import load_policy
-from anchora.model.logps import can_share_prompts, check_head, response_logps, row_length
+from anchora.model.logps import check_head, response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
 from anchora.model.pins import folder
 from anchora.model.prompts import encode_response, token_texts
-from anchora.regret.buffer import buffer_line, response_names
-from anchora.regret.cases import chances_right, chosen_right, select, uncertainty_gate
+from anchora.regret.batches import layout_for
+from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer
+from anchora.regret.cases import Candidate, SelectionRules, candidate, select, uncertainty_gate
+from anchora.regret.chosen_right import chosen_correctness, chosen_right_probabilities
 from anchora.regret.params import BuildRegretBufferParams
-from anchora.regret.regret import priorities
-from anchora.run.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from anchora.regret.replay import priorities
+from anchora.regret.responses import ScoredPrompt, read_scored_prompts
+from anchora.run.files import UserError, read_json, read_jsonl, write_json
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.sampling.responses import end_tokens
@@ -45,109 +50,94 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    rows = read_jsonl(f"data/responses/round{args.round}.jsonl")
-    probes = read_jsonl(f"data/responses/calibration_round{args.round}.jsonl")
-    before = read_jsonl(f"data/regret_buffer/{args.after}.jsonl")
+    prompts = read_scored_prompts(f"data/responses/round{args.round}.jsonl")
+    calibration_prompts = read_scored_prompts(f"data/responses/calibration_round{args.round}.jsonl")
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     number_format = training_dtype(params.use_bf16, params.lora_rank)  # that of update_policy
     reference, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params, number_format)
     with autocast(params.use_bf16):
         check_head(reference, tokenizer.pad_token_id)
 
-    first_round = args.after == "sft"
-    references = known_before(rows, before, tokenizer, params) if first_round else [row for row in before if row["kind"] == "known"]
-    known: dict[str, list[dict]] = {}
-    for row in references + known_in_buffer(before):
-        known.setdefault(row["id"], []).append(row)
-    gate = uncertainty_gate([row["uncertainty"] for row in rows], params.uncertainty_quantile)
-    measuring = {row["id"] for row in before if row.get("kind") == "anchor" and row["held_out"]}  # the KL; never trained on
-    cases, anchors, counts = select([row for row in rows if row["id"] not in measuring], known, gate, calibration, params, args.round)
-    old_cases = [row for row in before if row.get("kind") == "case"]
+    previous = previous_buffer(args.after, prompts, tokenizer, params)
+    gate = uncertainty_gate([prompt["uncertainty"] for prompt in prompts], params.uncertainty_quantile)
+    rules = SelectionRules(gate, np.array(calibration["deviation"]), params)
+    cases, anchors, counts = select(not_held_out(prompts, previous), known_responses(previous), rules, args.round)
     open_ids = {case["id"] for case in cases}
-    counts["retired"] = sum(case["id"] not in open_ids for case in old_cases)
-    if not first_round:
-        anchors = [row for row in before if row["kind"] == "anchor"]
+    counts["retired"] = sum(case["id"] not in open_ids for case in previous.cases)
     cases = by_priority(cases, params)
     if not cases:
         raise UserError(
-            f"round {args.round}: no regret case is left out of {len(rows)} prompts ({dict(counts)}); lower regret_threshold or "
+            f"round {args.round}: no regret case is left out of {len(prompts)} prompts ({dict(counts)}); lower regret_threshold or "
             "uncertainty_quantile, raise chosen_uncertainty_cap where chosen_too_uncertain is many, or use fewer rounds"
         )
-    rehearsed, _, _ = select(probes, {}, gate, calibration, params, args.round)
-    right = chosen_right(rehearsed, probes, params.answer_reading)
-    for case, chance in zip(cases, chances_right(cases, rehearsed, right), strict=True):
-        case["chosen_right"] = chance
+    calibration_cases, _, _ = select(calibration_prompts, {}, rules, args.round)
+    calibration_correct = chosen_correctness(calibration_cases, calibration_prompts, params.answer_reading)
+    probabilities = chosen_right_probabilities(cases, calibration_cases, calibration_correct)
+    for case, probability in zip(cases, probabilities, strict=True):
+        case["chosen_right"] = probability
         case["rejected"]["pieces"] = token_texts(tokenizer, case["rejected"]["ids"])
     end_by_token([case["chosen"] for case in cases], end_tokens(reference, tokenizer), tokenizer)
+    anchors = anchors if args.after == "sft" else previous.anchors
     with autocast(params.use_bf16):
-        add_reference_logps(cases + anchors, reference, tokenizer, params)
-    everything = sorted(cases + anchors + references, key=lambda row: (row["kind"], row["id"]))
-    write_jsonl(f"data/regret_buffer/round{args.round}.jsonl", everything)
+        add_reference_logps([*cases, *anchors], reference, tokenizer, params)
+    write_buffer(f"data/regret_buffer/round{args.round}.jsonl", Buffer(cases, anchors, previous.known))
 
-    metrics = {"anchors": len(anchors), **case_figures(cases, counts), **rehearsed_figures(rehearsed, right)}
+    metrics = {"anchors": len(anchors), **case_figures(cases, counts), **calibration_figures(calibration_cases, calibration_correct)}
     write_json(f"metrics/regret/round{args.round}.json", {"regret": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {len(cases)} regret cases, {len(anchors)} anchors, {counts['retired']} retired")
 
 
-def case_figures(cases: list[dict], counts: Counter) -> dict:
-    """How many cases there are, from what, and their means."""
-    chances = [case["chosen_right"] for case in cases if case["chosen_right"] is not None]
-    return {
-        "cases": len(cases),
-        **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
-        "by_source": dict(sorted(Counter(case["source"] for case in cases).items())),
-        "left_out": {name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain", "no_worse_sample")},
-        "mean_regret": round(float(np.mean([case["regret"] for case in cases])), 4),
-        "mean_uncertainty": round(float(np.mean([case["uncertainty"] for case in cases])), 4),
-        "mean_chosen_right": round(float(np.mean(chances)), 4) if chances else None,
-    }
+def previous_buffer(after: str, prompts: Sequence[ScoredPrompt], tokenizer, params: BuildRegretBufferParams) -> Buffer:
+    """Return the buffer of the round before; before round 0 it holds the responses that came with the data, and nothing else."""
+    path = f"data/regret_buffer/{after}.jsonl"
+    return Buffer(known=scored_known(read_jsonl(path), prompts, tokenizer, params)) if after == "sft" else read_buffer(path)
 
 
-def rehearsed_figures(rehearsed: list[dict], right: list[bool | None]) -> dict:
-    """Of the cases that prompts with known answers gave: how many, how often chosen was right, AUROC of uncertainty for it being wrong."""
-    known = [(case["uncertainty"], is_right) for case, is_right in zip(rehearsed, right, strict=True) if is_right is not None]
-    area = auroc(np.array([not is_right for _, is_right in known]), np.array([uncertainty for uncertainty, _ in known])) if known else None
-    return {
-        "rehearsed": len(known),
-        "rehearsed_right": round(float(np.mean([is_right for _, is_right in known])), 4) if known else None,
-        "rehearsed_auroc": None if area is None else round(area, 4),
-    }
+def scored_known(responses: Sequence[dict], prompts: Sequence[ScoredPrompt], tokenizer, params: BuildRegretBufferParams) -> list[Known]:
+    """Score the responses that came with the data to this round's prompts; too long ones are left out.
 
-
-def known_before(rows: list[dict], before: list[dict], tokenizer, params) -> list[dict]:
-    """References and preferred responses of this round's prompts, scored by the ensemble; too long ones are left out."""
-    prompts = {row["id"]: row for row in rows}
-    wanted = [{**row, "ids": encode_response(tokenizer, row["response"])} for row in before if row["id"] in prompts]
-    wanted = [row for row in wanted if len(prompts[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
-    if not wanted:
+    ``responses`` are prepare_data's rows: ``id`` of a prompt, ``response`` and ``from``, reference or preferred.
+    """
+    by_id = {prompt["id"]: prompt for prompt in prompts}
+    rows = [{**row, "ids": encode_response(tokenizer, row["response"])} for row in responses if row["id"] in by_id]
+    rows = [row for row in rows if len(by_id[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
+    if not rows:
         return []
-    scores = score_ensemble(
-        member_sources(params.output_dir, params.verifiers),
-        [(prompts[row["id"]]["prompt"], row["response"]) for row in wanted],
-        params,
-    )
+    members = member_sources(params.output_dir, params.verifiers)
+    scores = score_ensemble(members, [(by_id[row["id"]]["prompt"], row["response"]) for row in rows], params)  # (members, rows)
     return [
         {
             "id": row["id"], "kind": "known", "source": row["from"], "text": row["response"], "ids": row["ids"],
             "finished": True, "scores": scores[:, index].tolist(), "entropy_rank": 0.0,
         }
-        for index, row in enumerate(wanted)
+        for index, row in enumerate(rows)
     ]  # fmt: skip
 
 
-def known_in_buffer(before: list[dict]) -> list[dict]:
-    """The chosen responses of the cases that the buffer of the round before holds."""
-    return [{**row["chosen"], "id": row["id"], "source": "buffer"} for row in before if row.get("kind") == "case"]
+def not_held_out(prompts: Sequence[ScoredPrompt], previous: Buffer) -> list[ScoredPrompt]:
+    """Return the prompts but those of held-out anchors, which measure the KL and are never trained on."""
+    held_out = {anchor["id"] for anchor in previous.anchors if anchor["held_out"]}
+    return [prompt for prompt in prompts if prompt["id"] not in held_out]
 
 
-def by_priority(cases: list[dict], params) -> list[dict]:
-    """Cases with their replay probability; those of least regret are evicted beyond ``buffer_size``."""
-    cases = sorted(cases, key=lambda row: (-row["regret"], row["id"]))[: params.buffer_size]
-    chances = priorities(np.array([row["regret"] for row in cases]), params.replay_alpha) if cases else np.array([])
-    return [{**row, "priority": float(chance)} for row, chance in zip(cases, chances, strict=True)]
+def known_responses(previous: Buffer) -> dict[str, list[Candidate]]:
+    """Return the candidates that a buffer brings, by prompt id: responses from the data, then what its cases chose."""
+    candidates: dict[str, list[Candidate]] = {}
+    for known in previous.known:
+        candidates.setdefault(known["id"], []).append(candidate(known, known["source"]))
+    for case in previous.cases:
+        candidates.setdefault(case["id"], []).append(candidate(case["chosen"], "buffer"))
+    return candidates
 
 
-def end_by_token(responses: list[dict], ends: list[int], tokenizer) -> None:
+def by_priority(cases: list[Case], params: BuildRegretBufferParams) -> list[Case]:
+    """Return the cases with their replay probability, the largest regret first; beyond ``buffer_size`` the least are evicted."""
+    cases = sorted(cases, key=lambda case: (-case["regret"], case["id"]))[: params.buffer_size]
+    probabilities = priorities([case["regret"] for case in cases], params.replay_alpha) if cases else np.array([])
+    return [{**case, "priority": float(probability)} for case, probability in zip(cases, probabilities, strict=True)]
+
+
+def end_by_token(responses: Sequence[Chosen], ends: list[int], tokenizer) -> None:
     """Let responses that a stop string ended end by the EOS token: the policy shall learn to stop, not to write the stop string.
 
     Not for anchors: the KL is measured on what the SFT policy sampled, to which such an EOS may be as good as impossible.
@@ -157,18 +147,46 @@ def end_by_token(responses: list[dict], ends: list[int], tokenizer) -> None:
             response["ids"] = encode_response(tokenizer, response["text"])
 
 
-def add_reference_logps(rows: list[dict], reference, tokenizer, params) -> None:
+def add_reference_logps(rows: Sequence[Case | Anchor], reference, tokenizer, params: BuildRegretBufferParams) -> None:
     """Put the SFT policy's per-token log-probs beside the responses of every row that has none yet.
 
     Chosen and rejected stand in one line as in the update, so that both round alike.
     """
-    missing = [row for row in rows if any("reference_logps" not in row[name] for name in response_names(row))]
-    lines = [buffer_line(row) for row in missing]
-    shared = can_share_prompts(reference, tokenizer.pad_token_id, max((row_length(line, True) for line in lines), default=0))
-    values = response_logps(reference, lines, tokenizer.pad_token_id, params.scoring_batch_tokens, shared)
-    for row, logps in zip(missing, values, strict=True):
-        for name, of_response in zip(response_names(row), logps, strict=True):
-            row[name]["reference_logps"] = of_response
+    rows = [row for row in rows if any("reference_logps" not in response for response in responses_of(row))]
+    layout = layout_for(reference, tokenizer.pad_token_id, rows, params.scoring_batch_tokens)
+    lines = [buffer_line(row) for row in rows]
+    logps = response_logps(reference, lines, layout.pad_token_id, layout.budget, layout.shared)
+    for row, row_logps in zip(rows, logps, strict=True):
+        for response, response_logp in zip(responses_of(row), row_logps, strict=True):
+            response["reference_logps"] = response_logp
+
+
+def case_figures(cases: Sequence[Case], counts: Counter[str]) -> dict:
+    """Return how many cases there are, from what, and their means."""
+    probabilities = [case["chosen_right"] for case in cases if case["chosen_right"] is not None]
+    return {
+        "cases": len(cases),
+        **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
+        "by_source": dict(sorted(Counter(case["source"] for case in cases).items())),
+        "left_out": {name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain", "no_worse_sample")},
+        "mean_regret": round(float(np.mean([case["regret"] for case in cases])), 4),
+        "mean_uncertainty": round(float(np.mean([case["uncertainty"] for case in cases])), 4),
+        "mean_chosen_right": round(float(np.mean(probabilities)), 4) if probabilities else None,
+    }
+
+
+def calibration_figures(cases: Sequence[Case], correct: Sequence[bool | None]) -> dict:
+    """Return how many cases of the calibration prompts have known answers, how often chosen is right there, and the AUROC of their
+    uncertainty for chosen being wrong. The metrics call them rehearsed.
+    """
+    answered = [(case["uncertainty"], right) for case, right in zip(cases, correct, strict=True) if right is not None]
+    wrong, uncertainty = np.array([not right for _, right in answered]), np.array([value for value, _ in answered])
+    area = auroc(wrong, uncertainty) if answered else None
+    return {
+        "rehearsed": len(answered),
+        "rehearsed_right": round(float(np.mean([right for _, right in answered])), 4) if answered else None,
+        "rehearsed_auroc": None if area is None else round(area, 4),
+    }
 
 
 if __name__ == "__main__":

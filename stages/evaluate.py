@@ -18,13 +18,14 @@ import numpy as np
 
 from anchora.evaluation.api_judge import judge_by_api
 from anchora.evaluation.calibration import abstention_metrics, calibration_metrics
-from anchora.evaluation.drift import policy_states, reverse_kl
+from anchora.evaluation.drift import drift_figures
 from anchora.evaluation.gsm8k import gsm8k_metrics
 from anchora.evaluation.outputs import write_outputs
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.plots import write_plots
 from anchora.evaluation.policy_answers import Answers, answer, evaluation_sets, read_answers
 from anchora.evaluation.scoring_judge import ScoringJudge, judge_by_scores, win_rates_over_first
+from anchora.kl.reverse import policy_states, reverse_kl
 from anchora.model.loading import load_policy, load_tokenizer
 from anchora.model.machine import use_machine
 from anchora.model.pins import folder
@@ -45,11 +46,12 @@ def main() -> None:
     model, tokenizer = load_policy(folder(policy_path), params)
     sets = evaluation_sets(tokenizer, params)
     policy = answer(policy_path, model, tokenizer, sets, params)
-    states = policy_states(model, tokenizer, load_tokenizer(folder(baseline_path), params), policy.sampled_pairs, params)
+    baseline_tokenizer = load_tokenizer(folder(baseline_path), params)
+    states = policy_states(model, tokenizer, baseline_tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model  # so that a GPU holds one of the two at a time
     model, tokenizer = load_policy(folder(baseline_path), params)
     baseline = answer(baseline_path, model, tokenizer, sets, params) if args.baseline else read_answers(output_dir / "sft_answers.json")
-    drift = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params)
+    kl = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model, states
 
     judge = scoring_judge(params)
@@ -58,7 +60,7 @@ def main() -> None:
         **judged_sets(sets, policy, baseline, judge, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
         "selective": abstention_metrics(policy, params.target_risk),
-        "drift": drift,
+        "drift": drift_figures(kl, params.seed),
     }
     if not (args.policy or args.baseline):
         metrics["rounds"] = judged_rounds(judge, params)

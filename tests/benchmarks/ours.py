@@ -48,8 +48,10 @@ def update_ours(pairs, args) -> dict:
 
     from anchora.model.loading import compile_layers
     from anchora.model.machine import autocast
+    from anchora.regret.batches import layout_for
+    from anchora.update.pairs import weigh
     from anchora.update.params import UpdatePolicyParams
-    from anchora.update.step import SequenceLogps, layout_for, update, weigh
+    from anchora.update.step import OptimizerBatch, ResponseLogps, update
 
     changes = {
         "beta_mode": "constant", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "update_batch_tokens": args.tokens,
@@ -61,24 +63,26 @@ def update_ours(pairs, args) -> dict:
     buffer = as_buffer(pairs)
     accelerator = Accelerator()
     with Memory() as memory, autocast(on_gpu()):
-        layout = layout_for(policy, 2, buffer, params)
+        layout = layout_for(policy, 2, buffer, params.update_batch_tokens)
         if params.compile_layers:
             compile_layers(policy)
         optimizer = torch.optim.AdamW([w for w in policy.parameters() if w.requires_grad], lr=1e-5)
-        model, optimizer = accelerator.prepare(SequenceLogps(policy), optimizer)
+        model, optimizer = accelerator.prepare(ResponseLogps(policy), optimizer)
         weighed = weigh(buffer, params)
-        first, alone = list(range(args.batch)), replace(layout, budget=1)
-        update(accelerator, model, optimizer, 0, weighed, first[:2], [], alone, params)  # compiled once for a row, once for several
-        update(accelerator, model, optimizer, 1, weighed, first, [], layout, params)
+
+        def step(number: int, start: int, end: int, layout) -> None:
+            batch = OptimizerBatch(weighed.take(list(range(start, min(end, len(pairs))))), [], layout)
+            update(accelerator, model, optimizer, number, batch, params)
+
+        step(0, 0, 2, replace(layout, budget=1))  # compiled once for a row, once for several
+        step(1, 0, args.batch, layout)
         begun = time.perf_counter()
         for start in range(args.batch, len(pairs), args.batch):
-            drawn = list(range(start, min(start + args.batch, len(pairs))))
-            update(accelerator, model, optimizer, start // args.batch + 1, weighed, drawn, [], layout, params)
+            step(start // args.batch + 1, start, start + args.batch, layout)
         seconds = time.perf_counter() - begun
-    drawn = list(range(min(args.batch, len(pairs))))
     torch.compiler.set_stance("force_eager")  # what is compiled is not counted
     with FlopCounterMode(display=False) as counter, autocast(on_gpu()):  # by itself, for the counter holds on to memory
-        update(accelerator, model, optimizer, 1, weighed, drawn, [], layout, params)
+        step(1, 0, args.batch, layout)
     flops_a_token = counter.get_total_flops() / useful_tokens(pairs[: args.batch])
     speed = useful_tokens(pairs[args.batch :]) / seconds
     return {"tokens_per_second": speed, "peak_memory_mib": memory.peak, "tflops": speed * flops_a_token / 1e12, "shared": layout.shared}

@@ -10,6 +10,7 @@ Outcomes are kept in logs/wrong_pairs, so that a run that was stopped goes on; w
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
@@ -21,9 +22,12 @@ import yaml
 from study import OURS, arguments, arms, command, experiment, experiments, outcome, project_at, summary
 
 from anchora.data.splits import split_share
-from anchora.regret.cases import chances_right, chosen_right, select, uncertainty_gate
+from anchora.regret.buffer import Buffer, Case, read_buffer, write_buffer
+from anchora.regret.cases import SelectionRules, select, uncertainty_gate
+from anchora.regret.chosen_right import chosen_correctness, chosen_right_probabilities
 from anchora.regret.params import BuildRegretBufferParams
-from anchora.run.files import read_json, read_jsonl, write_jsonl
+from anchora.regret.responses import read_scored_prompts
+from anchora.run.files import read_json
 
 ARMS = (
     "ugrr", "best_of_n_sft_anchors", "no_dpo_term", "constant_beta", "shuffled_uncertainty", "logistic_loss", "gated_beta_alone",
@@ -32,30 +36,32 @@ ARMS = (
 KEPT = Path("logs/wrong_pairs")
 
 
-def swapped(cases: list[dict], uncertainties: np.ndarray, strength: float) -> list[dict]:
-    """The cases, some with chosen and rejected exchanged; ``uncertainties`` are those of the buffer, sorted."""
+def swapped(cases: list[Case], uncertainties: np.ndarray, strength: float) -> list[Case]:
+    """Return the cases, some with chosen and rejected exchanged; ``uncertainties`` are those of the buffer, sorted."""
     ranks = np.searchsorted(uncertainties, [case["uncertainty"] for case in cases]) / len(uncertainties)
     result = []
     for case, rank in zip(cases, ranks, strict=True):
-        hit = split_share(case["id"], "swap") < strength * rank
-        result.append({**case, "chosen": case["rejected"], "rejected": case["chosen"]} if hit else case)
+        swap = split_share(case["id"], "swap") < strength * rank
+        result.append({**case, "chosen": case["rejected"], "rejected": case["chosen"]} if swap else case)
     return result
 
 
-def swap_pairs(folder: Path, buffer: list[dict], strength: float) -> float:
-    """Write the buffer with swapped pairs and the chances that they are right; the share of the rehearsed that is."""
+def swap_pairs(folder: Path, buffer: Buffer, strength: float) -> float:
+    """Write the buffer with swapped pairs and their probabilities of being right; return the share of calibration cases that are."""
     params = BuildRegretBufferParams.model_validate(yaml.safe_load((folder / "params.yaml").read_text()))
-    rows, probes = (read_jsonl(folder / f"data/responses/{name}round0.jsonl") for name in ("", "calibration_"))
-    gate = uncertainty_gate([row["uncertainty"] for row in rows], params.uncertainty_quantile)
-    rehearsed, _, _ = select(probes, {}, gate, read_json(folder / "models/calibration.json"), params, 0)
-    uncertainties = np.sort([row["uncertainty"] for row in buffer if row["kind"] == "case"])
-    rehearsed = swapped(rehearsed, uncertainties, strength)
-    right = chosen_right(rehearsed, probes, params.answer_reading)
-    cases = swapped([row for row in buffer if row["kind"] == "case"], uncertainties, strength)
-    chances = chances_right(cases, rehearsed, right)
-    cases = [{**case, "chosen_right": chance} for case, chance in zip(cases, chances, strict=True)]
-    write_jsonl(folder / "data/regret_buffer/round0.jsonl", cases + [row for row in buffer if row["kind"] != "case"])
-    return float(np.mean([is_right for is_right in right if is_right is not None]))
+    prompts, calibration_prompts = (read_scored_prompts(folder / f"data/responses/{name}round0.jsonl") for name in ("", "calibration_"))
+    gate = uncertainty_gate([prompt["uncertainty"] for prompt in prompts], params.uncertainty_quantile)
+    deviation = np.array(read_json(folder / "models/calibration.json")["deviation"])
+    calibration_cases, _, _ = select(calibration_prompts, {}, SelectionRules(gate, deviation, params), 0)
+    uncertainties = np.sort([case["uncertainty"] for case in buffer.cases])
+    calibration_cases = swapped(calibration_cases, uncertainties, strength)
+    correct = chosen_correctness(calibration_cases, calibration_prompts, params.answer_reading)
+    cases = swapped(buffer.cases, uncertainties, strength)
+    probabilities = chosen_right_probabilities(cases, calibration_cases, correct)
+    for case, probability in zip(cases, probabilities, strict=True):
+        case["chosen_right"] = probability
+    write_buffer(folder / "data/regret_buffer/round0.jsonl", Buffer(cases, buffer.anchors, buffer.known))
+    return float(np.mean([right for right in correct if right is not None]))
 
 
 def run_seed(seed: int, strengths: list[float], names: list[str]) -> None:
@@ -63,9 +69,9 @@ def run_seed(seed: int, strengths: list[float], names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = project_at(experiments()[experiment(OURS, seed)], Path(name).resolve() / "project")
         params = yaml.safe_load((folder / "params.yaml").read_text())
-        changes, buffer = arms(params), read_jsonl(folder / "data/regret_buffer/round0.jsonl")
+        changes, buffer = arms(params), read_buffer(folder / "data/regret_buffer/round0.jsonl")
         for strength in strengths:
-            right = swap_pairs(folder, buffer, strength)
+            right = swap_pairs(folder, copy.deepcopy(buffer), strength)
             for arm in names:
                 kept = KEPT / f"{arm}-{strength:g}-{seed}.json"
                 if kept.is_file():

@@ -140,13 +140,14 @@ def add_loss_term(project: Project) -> None:
         'def squared(margins):\n    """Keeps margins small, like IPO\'s loss (Azar et al. 2023)."""\n    return margins.square()\n\n\n',
     )
     project.insert("stages/anchora/update/step.py", '        "chosen_nll": -(weight', '        "squared": squared(margins).sum(),\n')
-    project.insert("stages/anchora/update/step.py", "kl_estimates, pair_betas\n", "squared, ")
-    project.insert("stages/anchora/update/step.py", '        "chosen_nll": (params', '        "squared": (params.squared_weight, pairs),\n')
+    project.insert("stages/anchora/update/step.py", "dpo_losses\n", "squared, ")
     project.insert(
-        "stages/anchora/update/params.py",
-        "    chosen_nll_weight:",
-        '    squared_weight: FiniteFloat = Field(5.0, ge=0, description="Weight.")\n',
+        "stages/anchora/update/step.py",
+        '        "chosen_nll": LossTerm(',
+        '        "squared": LossTerm(params.squared_weight, len(batch.pairs.cases)),\n',
     )
+    field = '    squared_weight: FiniteFloat = Field(5.0, ge=0, description="Weight.")\n'
+    project.insert("stages/anchora/update/params.py", "    chosen_nll_weight:", field)
     project.insert("params.yaml", "chosen_nll_weight:", "squared_weight: 5.0\n")
     project.declare("chosen_nll_weight", "squared_weight")
 

@@ -14,6 +14,7 @@ from conftest import ROOT, params_as
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 import update_policy
+from anchora.kl.forward import forward_kl
 from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import load_policy, save_policy
 from anchora.model.logps import response_logps as all_logps
@@ -21,10 +22,12 @@ from anchora.model.machine import autocast
 from anchora.model.params import PolicyParams
 from anchora.model.pins import folder
 from anchora.model.prompts import encode_prompt, encode_response
+from anchora.regret.batches import layout_for
 from anchora.run.files import UserError
 from anchora.sampling.responses import generate
-from anchora.update import step as update
+from anchora.update.pairs import weigh
 from anchora.update.params import UpdatePolicyParams
+from anchora.update.step import ResponseLogps, pair_terms
 
 
 def settings(**changes) -> UpdatePolicyParams:
@@ -55,12 +58,20 @@ def small_buffer(model, tokenizer, template: str = "") -> list[dict]:
 
 def run(policy, buffer, params, checkpoints: Path | None = None, shared: bool | None = None):
     """Replay the buffer on a copy of the policy; returns the copy, the curve, what was kept and where it stopped."""
-    model, pad = copy.deepcopy(policy[0]), policy[1].pad_token_id
-    pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
-    anchors, drift = ([row for row in buffer if row["kind"] == "anchor" and row["held_out"] == held] for held in (False, True))
-    layout = update.layout_for(model, pad, buffer, params)
+    model = copy.deepcopy(policy[0])
+    layout = layout_of(model, policy[1], buffer, params)
     layout = dataclasses.replace(layout, shared=layout.shared if shared is None else shared)
-    return model, *update_policy.replay(model, pairs, anchors, drift, layout, params, 0, Checkpoints(checkpoints or tempfile.mkdtemp()))
+    anchors, held_out = ([row for row in buffer if row["kind"] == "anchor" and row["held_out"] == side] for side in (False, True))
+    data = update_policy.ReplayData(weigh(cases_of(buffer), params), anchors, held_out, layout)
+    return model, *update_policy.replay(model, data, params, 0, Checkpoints(checkpoints or tempfile.mkdtemp()))
+
+
+def cases_of(buffer) -> list[dict]:
+    return [row for row in buffer if row["kind"] == "case"]
+
+
+def layout_of(model, tokenizer, buffer, params: UpdatePolicyParams):
+    return layout_for(model, tokenizer.pad_token_id, buffer, params.update_batch_tokens)
 
 
 def weights(model) -> torch.Tensor:
@@ -72,21 +83,21 @@ def buffer(policy):
     return small_buffer(*policy)
 
 
-@pytest.mark.parametrize(("form", "loss"), [("logistic", math.log(2)), ("bounded", 1.0)])
-def test_the_first_loss_is_s_ln_2_or_s_for_every_pair_and_the_kl_is_0(policy, buffer, form, loss):
+@pytest.mark.parametrize(("loss_form", "loss"), [("logistic", math.log(2)), ("bounded", 1.0)])
+def test_the_first_loss_is_s_ln_2_or_s_for_every_pair_and_the_kl_is_0(policy, buffer, loss_form, loss):
     """Of a margin of 0: -log sigmoid(0) = ln 2, and 2 sigmoid(0) = 1, times s."""
     model, tokenizer = policy
-    params = settings(case_weight="none", beta_scaling="inverse", dpo_loss=form)
-    pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
+    params = settings(case_weight="none", beta_scaling="inverse", dpo_loss=loss_form)
+    pairs = weigh(cases_of(buffer), params)
     midpoint = sum(params.betas()) / 2
-    model, layout = update.SequenceLogps(model), update.layout_for(model, tokenizer.pad_token_id, buffer, params)
+    model, layout = ResponseLogps(model), layout_of(model, tokenizer, buffer, params)
     assert layout.shared
-    for index in range(len(pairs.rows)):
+    for index in range(len(pairs.cases)):
         with torch.no_grad():
-            terms = update.pair_terms(model, pairs, [index], layout)
+            terms = pair_terms(model, pairs.take([index]), layout)
         assert terms["dpo"].item() == pytest.approx(midpoint / pairs.beta[index].item() * loss, rel=5e-5)
         assert terms["margin"].item() == pytest.approx(0, abs=1e-5)
-    assert update.forward_kl(model, [row for row in buffer if row["kind"] == "anchor"], layout) == pytest.approx(0, abs=1e-6)
+    assert forward_kl(model, [row for row in buffer if row["kind"] == "anchor"], layout) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_least_beta_is_four_tenths_of_the_largest_unless_it_is_given():
@@ -94,29 +105,29 @@ def test_the_least_beta_is_four_tenths_of_the_largest_unless_it_is_given():
     assert settings(kl_beta_min=0.5, kl_beta_max=10.0).betas() == (0.5, 10.0)
 
 
-def test_a_pairs_weight_is_its_chance_of_being_right_and_falls_with_the_rank_where_none_is_known(buffer):
-    """Chances 1, .5, 1, .5 ... of mean .75: weights 4/3 and 2/3, on the DPO term and on the chosen NLL."""
-    cases = [row for row in buffer if row["kind"] == "case"]
+def test_weights_follow_chosen_right_or_the_rank_where_it_is_unknown(buffer):
+    """Probabilities 1, .5, 1, .5 ... of mean .75: weights 4/3 and 2/3, on the DPO term and on the chosen NLL."""
+    cases = cases_of(buffer)
     params = settings(case_weight="calibrated")
     known = [{**row, "chosen_right": 0.5 if number % 2 else 1.0} for number, row in enumerate(cases)]
-    assert update.weigh(known, params).weight[:2].tolist() == pytest.approx([4 / 3, 2 / 3])
+    assert weigh(known, params).weight[:2].tolist() == pytest.approx([4 / 3, 2 / 3])
     unknown = [*known[:-1], {**known[-1], "chosen_right": None}]
-    by_rank = update.weigh(unknown, settings(case_weight="certainty")).weight
-    assert torch.equal(update.weigh(unknown, params).weight, by_rank)
+    by_rank = weigh(unknown, settings(case_weight="certainty")).weight
+    assert torch.equal(weigh(unknown, params).weight, by_rank)
     assert by_rank.tolist() == pytest.approx([2 * (1 - (number + 0.5) / len(cases)) for number in range(len(cases))])
 
 
 def test_the_weight_scales_loss_and_chosen_nll_of_its_pair(policy, buffer):
     model, tokenizer = policy
     params = settings(case_weight="none")
-    pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
+    pairs = weigh(cases_of(buffer), params)
     halved = dataclasses.replace(pairs, weight=pairs.weight / 2)
-    model, layout = update.SequenceLogps(model), update.layout_for(model, tokenizer.pad_token_id, buffer, params)
+    model, layout = ResponseLogps(model), layout_of(model, tokenizer, buffer, params)
     with torch.no_grad():
-        whole, half = (update.pair_terms(model, weighed, [1], layout) for weighed in (pairs, halved))
+        full, half = (pair_terms(model, weighed.take([1]), layout) for weighed in (pairs, halved))
     for name in ("dpo", "chosen_nll"):
-        assert half[name].item() == pytest.approx(whole[name].item() / 2)
-    assert half["margin"].item() == whole["margin"].item()
+        assert half[name].item() == pytest.approx(full[name].item() / 2)
+    assert half["margin"].item() == full["margin"].item()
 
 
 def test_chosen_rises_over_rejected_and_the_reference_stays(policy, buffer):
@@ -148,11 +159,11 @@ def test_few_cases_make_few_updates():
     assert update_policy.steps_in_round(1, settings(rl_iterations=40, replays_per_case=0.1)) == 1
 
 
-def test_a_draw_follows_its_chances_whatever_the_size():
-    """Chances 0.5, 0.3, 0.2 over 4000 draws in batches of 8: shares within 4 standard errors, 0.032."""
-    generator, chance = torch.Generator().manual_seed(0), torch.tensor([0.5, 0.3, 0.2])
-    drawn = [index for _ in range(500) for index in update_policy.draw(chance, 8, generator)]
-    assert [drawn.count(i) / 4000 for i in range(3)] == pytest.approx(chance.tolist(), abs=0.032)
+def test_a_draw_follows_its_probabilities_whatever_the_size():
+    """Probabilities 0.5, 0.3, 0.2 over 4000 draws in batches of 8: shares within 4 standard errors, 0.032."""
+    generator, probabilities = torch.Generator().manual_seed(0), torch.tensor([0.5, 0.3, 0.2])
+    drawn = [index for _ in range(500) for index in update_policy.draw(probabilities, 8, generator)]
+    assert [drawn.count(i) / 4000 for i in range(3)] == pytest.approx(probabilities.tolist(), abs=0.032)
 
 
 def test_in_bfloat16_the_policy_is_the_reference_as_well(policy):
@@ -161,7 +172,7 @@ def test_in_bfloat16_the_policy_is_the_reference_as_well(policy):
     params = settings(use_bf16=True, kl_budget=100.0)
     with autocast(True):
         buffer = small_buffer(model, tokenizer)
-        layout = update.layout_for(model, tokenizer.pad_token_id, buffer, params)
+        layout = layout_of(model, tokenizer, buffer, params)
         update_policy.check_reference(model, buffer, layout, params)
         for row in buffer:
             for side in ("chosen", "rejected", "response"):
@@ -170,26 +181,26 @@ def test_in_bfloat16_the_policy_is_the_reference_as_well(policy):
         with pytest.raises(UserError, match="differ from the buffer's reference by 0.1"):
             update_policy.check_reference(model, buffer, layout, params)
         buffer = small_buffer(model, tokenizer)
-        pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
+        pairs = weigh(cases_of(buffer), params)
         with torch.no_grad():
-            terms = update.pair_terms(update.SequenceLogps(model), pairs, [0], layout)
+            terms = pair_terms(ResponseLogps(model), pairs.take([0]), layout)
             assert terms["margin"].item() == pytest.approx(0, abs=0.05)
     moved, curve, *_ = run((model, tokenizer), buffer, params)
     assert math.isfinite(curve["loss"].iloc[1]) and not torch.equal(weights(moved), weights(model))
 
 
 def test_priorities_decide_what_is_drawn(policy, buffer):
-    cases = [{**row, "priority": 0.93 if i == 2 else 0.01} for i, row in enumerate(row for row in buffer if row["kind"] == "case")]
+    cases = [{**row, "priority": 0.93 if i == 2 else 0.01} for i, row in enumerate(cases_of(buffer))]
     for replay, often in (("regret", True), ("uniform", False)):
-        pairs = update.weigh(cases, settings(replay=replay))
+        pairs = weigh(cases, settings(replay=replay))
         generator = torch.Generator().manual_seed(0)
-        hits = sum(update_policy.draw(pairs.chance, 1, generator) == [2] for _ in range(200))
+        hits = sum(update_policy.draw(pairs.draw_probability, 1, generator) == [2] for _ in range(200))
         assert (hits > 150) == often
 
 
 def test_a_policy_that_is_not_the_reference_is_refused(policy, buffer):
     model = copy.deepcopy(policy[0])
-    layout = update.layout_for(model, policy[1].pad_token_id, buffer, settings())
+    layout = layout_of(model, policy[1], buffer, settings())
     update_policy.check_reference(model, buffer, layout, settings())
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
@@ -201,14 +212,14 @@ def test_log_probs_of_cases_are_checked_as_well(policy, buffer):
     """In a buffer as it is written, sorted by kind: anchors stand first, and theirs are right."""
     rows = sorted(copy.deepcopy(buffer), key=lambda row: row["kind"])
     rows[-1]["rejected"]["reference_logps"][0] -= 1.0
-    layout = update.layout_for(policy[0], policy[1].pad_token_id, rows, settings())
+    layout = layout_of(*policy, rows, settings())
     with pytest.raises(UserError, match="differ from the buffer's reference"):
         update_policy.check_reference(policy[0], rows, layout, settings())
 
 
-def test_a_gradient_that_is_not_finite_stops_with_step_and_cases_and_keeps_the_checkpoint(policy, buffer, tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_names_step_and_cases(policy, buffer, tmp_path, monkeypatch):
     monkeypatch.setenv("ANCHORA_CHECKPOINT_SECONDS", "0")
-    one_step = update.update
+    one_step = update_policy.update
 
     def breaks_at_3(accelerator, model, optimizer, step, *others):
         if step == 3:
@@ -229,8 +240,8 @@ def test_in_bfloat16_the_kl_is_that_of_the_policy_as_it_is(policy, buffer):
     with autocast(True):
         model, curve, *_ = run(policy, buffer, params)
     with autocast(True):
-        layout = update.layout_for(model, policy[1].pad_token_id, buffer, params)
-        fresh = update.forward_kl(update.SequenceLogps(model), anchors, layout)
+        layout = layout_of(model, policy[1], buffer, params)
+        fresh = forward_kl(ResponseLogps(model), anchors, layout)
     assert fresh > 0.01 and curve["kl_forward"].iloc[-1] == pytest.approx(fresh, rel=1e-3)
 
 
@@ -251,11 +262,11 @@ def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
     model, _ = update_policy.load_trainable(folder(tmp_path / "base"), params)
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert trained and all("lora_" in name for name in trained)
-    layout = update.layout_for(model, policy[1].pad_token_id, buffer, params)
+    layout = layout_of(model, policy[1], buffer, params)
     update_policy.check_reference(model, buffer, layout, params)
-    pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
     anchors = [row for row in buffer if row["kind"] == "anchor"]
-    update_policy.replay(model, pairs, anchors, anchors, layout, params, 0, Checkpoints(tmp_path / "checkpoints"))
+    data = update_policy.ReplayData(weigh(cases_of(buffer), params), anchors, anchors, layout)
+    update_policy.replay(model, data, params, 0, Checkpoints(tmp_path / "checkpoints"))
     case = buffer[0]
     pair = [(case["prompt_ids"], case["chosen"]["ids"])]
     adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]

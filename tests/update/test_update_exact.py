@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from test_update import run, settings, small_buffer, weights
+from test_update import cases_of, layout_of, run, settings, small_buffer, weights
 from torch._dynamo.utils import counters
 from trl import DPOConfig, DPOTrainer
 
@@ -17,9 +17,10 @@ import update_policy
 from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import add_lora
 from anchora.model.logps import response_logps
+from anchora.regret.batches import Layout
 from anchora.run import stage
-from anchora.update import step as update
-from anchora.update.losses import full_kl, kl_estimates
+from anchora.update.pairs import weigh
+from anchora.update.step import QUARTILES, OptimizerBatch, ResponseLogps, anchor_terms, pair_terms, update
 
 TEXTS = [
     ("Work out 3 + 4.", "3 + 4 = 7. #### 7", "#### 3"),
@@ -86,11 +87,11 @@ def test_loss_and_gradients_are_those_of_trl(policy, rank, tmp_path):
         dpo_loss="logistic", beta_mode="constant", case_weight="none", kl_beta_min=beta, kl_beta_max=beta,
         chosen_nll_weight=0, anchor_weight=0,
     )  # fmt: skip
-    pairs = update.weigh(cases, params)
+    pairs = weigh(cases, params)
     for shared in (True, False):
         ours.zero_grad()
-        layout = update.Layout(tokenizer.pad_token_id, shared, 4096)
-        mean = update.pair_terms(update.SequenceLogps(ours), pairs, [0, 1, 2], layout)["dpo"] / len(rows)
+        layout = Layout(tokenizer.pad_token_id, shared, 4096)
+        mean = pair_terms(ResponseLogps(ours), pairs, layout)["dpo"] / len(rows)
         mean.backward()
         assert mean.item() == pytest.approx(loss.item(), abs=1e-5)
         assert abs(mean.item() - torch.log(torch.tensor(2.0)).item()) > 1e-3
@@ -102,17 +103,18 @@ def test_a_step_goes_down_the_stated_loss(policy, buffer):
     model = copy.deepcopy(policy[0])
     move(model)
     params = settings(dpo_weight=0.7, chosen_nll_weight=0.3, anchor_weight=2.0, update_batch_tokens=60)
-    pairs = update.weigh([row for row in buffer if row["kind"] == "case"], params)
-    anchors, drawn = [row for row in buffer if row["kind"] == "anchor"][:3], [0, 1, 2, 5, 5]
-    layout, wrapped = update.layout_for(model, policy[1].pad_token_id, buffer, params), update.SequenceLogps(model)
-    terms = update.pair_terms(wrapped, pairs, drawn, layout) | update.anchor_terms(wrapped, anchors, layout)
-    chosen_tokens = sum(len(pairs.rows[index]["chosen"]["ids"]) for index in drawn)
+    pairs = weigh(cases_of(buffer), params).take([0, 1, 2, 5, 5])
+    anchors = [row for row in buffer if row["kind"] == "anchor"][:3]
+    layout, wrapped = layout_of(model, policy[1], buffer, params), ResponseLogps(model)
+    terms = pair_terms(wrapped, pairs, layout) | anchor_terms(wrapped, anchors, layout)
+    chosen_tokens = sum(len(case["chosen"]["ids"]) for case in pairs.cases)
     anchor_tokens = sum(len(row["response"]["ids"]) for row in anchors)
     loss = 0.7 * terms["dpo"] / 5 + 0.3 * terms["chosen_nll"] / chosen_tokens + 2.0 * terms["anchor_nll"] / anchor_tokens
     loss.backward()
     expected, before = gradients(model).clone(), weights(model)
     model.zero_grad()
-    figures = update.update(Accelerator(), wrapped, torch.optim.SGD(model.parameters(), lr=1.0), 1, pairs, drawn, anchors, layout, params)
+    batch = OptimizerBatch(pairs, anchors, layout)
+    figures = update(Accelerator(), wrapped, torch.optim.SGD(model.parameters(), lr=1.0), 1, batch, params)
     assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert figures["gradient_norm"] == pytest.approx(expected.norm().item(), rel=1e-4)
     clipped = expected / max(1.0, expected.norm().item())
@@ -161,7 +163,7 @@ def test_compiled_layers_change_nothing_and_are_compiled_once_for_all(policy, bu
 def test_a_resumed_run_is_an_uninterrupted_one(policy, buffer, plain, tmp_path, monkeypatch):
     """Stopped after step 16, it goes on from the checkpoint of step 14, to the same bits."""
     monkeypatch.setenv("ANCHORA_CHECKPOINT_SECONDS", "0")
-    taken, one_step = [], update.update
+    taken, one_step = [], update_policy.update
 
     def stops_at_17(*arguments):
         taken.append(1)
@@ -183,7 +185,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(policy, buffer, plain, tmp_path, 
 
 def test_a_stopped_update_goes_on_from_the_very_step(policy, buffer, plain, tmp_path):
     """A signal in step 9, between two checks of the KL, saves that step; what goes on from there is the same to the bit."""
-    one_step = update.update
+    one_step = update_policy.update
 
     def signalled(accelerator, model, optimizer, step, *others):
         if step == 9:
@@ -209,13 +211,13 @@ def test_inverse_scaling_gives_every_pair_the_same_first_gradient(policy, buffer
     found = {}
     for scaling in ("inverse", "none"):
         params = settings(case_weight="none", beta_scaling=scaling)
-        pairs = update.weigh(cases, params)
+        pairs = weigh(cases, params)
         assert pairs.beta.unique().numel() == 4
-        layout = update.layout_for(model, tokenizer.pad_token_id, cases, params)
+        layout = layout_of(model, tokenizer, cases, params)
         found[scaling] = []
         for index in range(4):
             model.zero_grad()
-            update.pair_terms(update.SequenceLogps(model), pairs, [index], layout)["dpo"].backward()
+            pair_terms(ResponseLogps(model), pairs.take([index]), layout)["dpo"].backward()
             found[scaling].append(gradients(model))
         if scaling == "inverse":
             first = found[scaling][0]
@@ -224,22 +226,9 @@ def test_inverse_scaling_gives_every_pair_the_same_first_gradient(policy, buffer
     assert ratio.item() == pytest.approx((pairs.beta[3] / pairs.beta[0]).item(), rel=1e-4)
 
 
-def test_kl_estimates_agree_with_the_exact_kl_over_the_vocabulary():
-    """200,000 samples of p over 50 tokens: k1 and k3 within 4 standard errors of KL(p || q); k3 never below 0."""
-    generator = torch.Generator().manual_seed(0)
-    log_p, log_q = (torch.randn(1, 50, generator=generator, dtype=torch.float64).log_softmax(-1) for _ in range(2))
-    exact = full_kl(log_p, log_q).item()
-    samples = torch.multinomial(log_p.exp()[0], 200_000, replacement=True, generator=generator)
-    estimates = kl_estimates((log_p - log_q)[0, samples])
-    for name in ("k1", "k3"):
-        error = estimates[name].std().item() / len(samples) ** 0.5
-        assert estimates[name].mean().item() == pytest.approx(exact, abs=4 * error)
-    assert estimates["k3"].min() >= 0 and estimates["k3"].std() < estimates["k1"].std()
-
-
 def test_the_curve_shows_margins_by_quartile_of_uncertainty(plain):
     _, curve = plain
-    for number in update.QUARTILES:
+    for number in QUARTILES:
         assert curve[f"reward_margin_quartile{number}"].iloc[-5:].mean() > 0.1
     assert (curve["beta_p10"] <= curve["beta_median"]).iloc[1:].all() and (curve["beta_median"] <= curve["beta_p90"]).iloc[1:].all()
     assert curve["kl_per_token"].iloc[-1] > 0

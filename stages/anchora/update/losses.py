@@ -1,6 +1,6 @@
-"""The terms of the update, each a function of log-probs.
+"""The terms of the update: the DPO loss of a pair, its beta, the scale of that beta and its weight.
 
-Sequence log-probs are sums over response tokens, in nats. ``beta`` may be one number or one a pair.
+Log-probs of a response are sums over its tokens, in nats. ``beta`` may be one number or one a pair.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from torch.nn import functional
 
 
 def dpo_losses(
-    policy_chosen: torch.Tensor,
-    policy_rejected: torch.Tensor,
-    reference_chosen: torch.Tensor,
-    reference_rejected: torch.Tensor,
+    policy_chosen_logps: torch.Tensor,
+    policy_rejected_logps: torch.Tensor,
+    reference_chosen_logps: torch.Tensor,
+    reference_rejected_logps: torch.Tensor,
     beta: torch.Tensor | float,
-    form: str = "logistic",
+    loss_form: str = "logistic",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-pair DPO losses and log-ratio margins m_i, all (pairs,).
+    """Return the DPO losses and the log-ratio margins m_i of the pairs; log-probs, beta and both results are (pairs,).
 
     m_i = (log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected)). ``logistic`` is
     -log sigmoid(beta_i m_i), Rafailov et al. 2023, equation 7; ``bounded`` is 2 sigmoid(-beta_i m_i). Both
-    have the slope -beta_i / 2 at m_i = 0. The bounded one adds up to 2 with that of the swapped pair, whatever
+    have the slope -beta_i / 2 at m_i = 0. The bounded loss of a pair and that of the swapped pair add up to 2, whatever
     the policy: such a loss is minimal for the same policy when a share of the pairs below one half is swapped
     (Ghosh, Manwani and Sastry 2015), where swapped pairs pull the logistic one back to the reference.
     """
-    margins = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
-    if form == "bounded":
+    margins = (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
+    if loss_form == "bounded":
         return 2 * torch.sigmoid(-beta * margins), margins
     return -functional.logsigmoid(beta * margins), margins
 
 
 def gate(values: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
-    """What beta or weight of the pairs, (pairs,), goes by: ``values`` in [0, 1], each from a pair's uncertainty.
+    """Return what beta or the weight of each pair goes by, (pairs,): ``values`` in [0, 1], (pairs,), from the pairs' uncertainty.
 
-    ``mode`` uncertainty takes them as they are; constant gives every pair 1/2, and shuffled gives them to
-    other pairs by ``seed``, the same pairs for any values: controls that show what the gate is worth.
+    ``mode`` uncertainty takes them as they are. Two controls show what the gate is worth: constant gives every pair 1/2,
+    and shuffled gives the values to other pairs by ``seed``, the same pairs whatever the values are.
     """
     if mode == "constant":
         return torch.full_like(values, 0.5)
@@ -44,13 +44,13 @@ def gate(values: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
     return values
 
 
-def pair_betas(gate_rank: torch.Tensor, minimum: float, maximum: float) -> torch.Tensor:
-    """Beta of each pair, (pairs,): minimum + (maximum - minimum) * rank of its uncertainty."""
-    return minimum + (maximum - minimum) * gate_rank
+def pair_betas(rank: torch.Tensor, minimum: float, maximum: float) -> torch.Tensor:
+    """Return beta of each pair, (pairs,): minimum + (maximum - minimum) * rank of its uncertainty, in [0, 1]."""
+    return minimum + (maximum - minimum) * rank
 
 
 def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tensor:
-    """s_i of each pair: ``inverse`` gives midpoint / beta_i, ``none`` gives 1.
+    """Return s_i of each pair, (pairs,): ``inverse`` gives midpoint / beta_i, ``none`` gives 1.
 
     With ``inverse`` every pair starts with the same gradient, -midpoint / 2 in its margin, and a larger
     beta only saturates sooner, nearer the reference.
@@ -59,28 +59,10 @@ def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tens
 
 
 def case_weights(trust: torch.Tensor, mode: str) -> torch.Tensor:
-    """w_i of each case, (cases,), of mean 1 over the buffer: in proportion to ``trust``, which is not negative.
+    """Return w_i of each case, (cases,): in proportion to ``trust``, which is not negative, with a mean of 1 over the buffer.
 
-    1 in mode ``none``, and where nothing is trusted.
+    All are 1 in mode ``none``, and where no case is trusted.
     """
     if mode == "none" or not trust.any():
         return torch.ones_like(trust)
     return trust / trust.mean()
-
-
-def kl_estimates(log_ratio: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Estimators of KL(p || q) from log p(y) - log q(y) at samples y of p (Schulman 2020).
-
-    k1 is unbiased; k2 = k1^2 / 2 is biased with little variance; k3 = exp(-k1) - 1 + k1 is unbiased
-    and never negative.
-    """
-    return {
-        "k1": log_ratio,
-        "k2": log_ratio.square() / 2,
-        "k3": torch.expm1(-log_ratio) + log_ratio,
-    }
-
-
-def full_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Exact KL(p || q) of next-token distributions: (tokens, vocabulary) log-probs to (tokens,)."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)

@@ -1,4 +1,4 @@
-"""The drift from a reference, against both models' whole logits."""
+"""The reverse KL from a reference, against both models' whole logits."""
 
 import gc
 import weakref
@@ -10,11 +10,12 @@ import torch
 from tiny_models import PAIRS, SIZES
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from anchora.evaluation.drift import policy_states, reverse_kl
+from anchora.evaluation.drift import drift_figures
+from anchora.kl.reverse import ReverseKL, policy_states, reverse_kl
 from anchora.run.files import UserError
 
 TOKENIZER = SimpleNamespace(get_vocab=lambda: {"a": 0}, pad_token_id=0)
-PARAMS = SimpleNamespace(scoring_batch_tokens=64, seed=0)
+BUDGET = 64  # tokens in a batch
 
 
 def llama(rows: int = 97, seed: int = 0):
@@ -22,12 +23,12 @@ def llama(rows: int = 97, seed: int = 0):
     return LlamaForCausalLM(LlamaConfig(**(SIZES | {"vocab_size": rows}))).eval()
 
 
-def drift(policy, reference) -> dict:
-    return reverse_kl(policy_states(policy, TOKENIZER, TOKENIZER, PAIRS, PARAMS), reference, TOKENIZER, PAIRS, PARAMS)
+def kl_between(policy, reference) -> ReverseKL:
+    return reverse_kl(policy_states(policy, TOKENIZER, TOKENIZER, PAIRS, BUDGET), reference, TOKENIZER, PAIRS, BUDGET)
 
 
 @pytest.mark.parametrize("rows", [(97, 97), (97, 128), (128, 97)])
-def test_drift_is_the_kl_over_the_rows_that_both_have(rows):
+def test_the_reverse_kl_is_over_the_rows_that_both_have(rows):
     """By hand from the whole logits; 31 rows of padding more, on either side, are another width of the same vocabulary."""
     policy, reference = llama(rows[0]), llama(rows[1], seed=1)
     expected, k3, tokens = [], 0.0, 0
@@ -38,13 +39,16 @@ def test_drift_is_the_kl_over_the_rows_that_both_have(rows):
         expected.append((p.exp() * (p - q)).sum().item())
         ratio = (q - p).gather(1, torch.tensor(response)[:, None])
         k3, tokens = k3 + (ratio.exp() - 1 - ratio).sum().item(), tokens + len(response)
-    found = drift(policy, reference)
-    assert found["kl_sequence"] == pytest.approx(np.mean(expected), abs=2e-6)
-    assert found["kl_per_token"] == pytest.approx(k3 / tokens, abs=2e-6)
+    kl = kl_between(policy, reference)
+    assert kl.sequence == pytest.approx(np.array(expected), abs=2e-6)
+    assert kl.k3 / kl.tokens == pytest.approx(k3 / tokens, abs=2e-6)
+    figures = drift_figures(kl, seed=0)
+    assert figures["kl_sequence"] == pytest.approx(np.mean(expected), abs=2e-6)
+    assert figures["kl_per_token"] == pytest.approx(k3 / tokens, abs=2e-6)
 
 
 @pytest.mark.parametrize("capped", [0, 1])
-def test_a_model_that_caps_its_logits_has_no_drift_but_an_error(capped):
+def test_a_model_that_caps_its_logits_has_no_reverse_kl_but_an_error(capped):
     sides = [llama(), llama(seed=1)]
     forward = sides[capped].forward
 
@@ -55,14 +59,14 @@ def test_a_model_that_caps_its_logits_has_no_drift_but_an_error(capped):
 
     sides[capped].forward = capping
     with pytest.raises(UserError, match="not supported"):
-        drift(*sides)
+        kl_between(*sides)
 
 
 def test_the_policy_leaves_memory_before_its_reference_comes():
     """All that stays of it are its output layer and the states of its samples: 3, 2 and 5 tokens of 32 numbers."""
     policy = llama()
     gone = weakref.ref(policy.get_decoder().layers[0].mlp.gate_proj.weight)
-    states = policy_states(policy, TOKENIZER, TOKENIZER, PAIRS, PARAMS)
+    states = policy_states(policy, TOKENIZER, TOKENIZER, PAIRS, BUDGET)
     del policy
     gc.collect()
     assert gone() is None
@@ -70,8 +74,9 @@ def test_the_policy_leaves_memory_before_its_reference_comes():
     assert states.head.weight.shape == (97, 32)
 
 
-def test_two_vocabularies_have_no_drift_and_no_pass():
+def test_two_vocabularies_have_no_reverse_kl_and_no_pass():
     """The models are not looked at: one that caps its logits can be compared with another vocabulary's by all else."""
     other = SimpleNamespace(get_vocab=lambda: {"b": 0}, pad_token_id=0)
-    states = policy_states(None, TOKENIZER, other, PAIRS, PARAMS)
-    assert states is None and reverse_kl(states, None, other, PAIRS, PARAMS) == {}
+    states = policy_states(None, TOKENIZER, other, PAIRS, BUDGET)
+    assert states is None and reverse_kl(states, None, other, PAIRS, BUDGET) is None
+    assert drift_figures(None, seed=0) == {}

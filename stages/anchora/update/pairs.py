@@ -1,0 +1,66 @@
+"""The regret cases as the update takes them: beta, weight, scale and draw probability of every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from anchora.regret.buffer import Case
+from anchora.regret.replay import importance_weights, ranks
+from anchora.update.losses import beta_scales, case_weights, gate, pair_betas
+from anchora.update.params import UpdatePolicyParams
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Regret cases, all of the buffer's or some of them; tensors are (cases,)."""
+
+    cases: list[Case]
+    uncertainty_rank: torch.Tensor  # within the whole buffer, in [0, 1]
+    beta: torch.Tensor
+    weight: torch.Tensor  # w_i * the importance correction
+    scale: torch.Tensor  # s_i, of the DPO term alone
+    draw_probability: torch.Tensor  # adds up to 1 over the whole buffer
+    reference_chosen_logps: torch.Tensor  # nats, summed over the response
+    reference_rejected_logps: torch.Tensor
+    loss_form: str  # of the DPO loss: logistic or bounded
+
+    def take(self, indices: list[int]) -> Pairs:
+        """Return the pairs at ``indices``, repeats included."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("cases", "loss_form")}
+        taken = {name: tensor[indices] for name, tensor in tensors.items()}
+        return replace(self, cases=[self.cases[index] for index in indices], **taken)
+
+
+def weigh(cases: list[Case], params: UpdatePolicyParams) -> Pairs:
+    """Return every case of the buffer with its beta, weight, draw probability and reference log-probs.
+
+    Calibrated weights go by the probability that chosen is right; where some case lacks it, by certainty.
+    """
+    rank = torch.tensor(ranks([case["uncertainty"] for case in cases]), dtype=torch.float32)
+    low, high = params.betas()
+    beta = pair_betas(gate(rank, params.beta_mode, params.seed), low, high)
+    probability = torch.tensor([case["priority"] for case in cases], dtype=torch.float64)
+    probability = probability / probability.sum() if params.replay == "regret" else torch.full_like(probability, 1 / len(cases))
+    correction = torch.tensor(importance_weights(probability.numpy(), params.importance_correction), dtype=torch.float32)
+    trust = 1 - rank
+    if params.case_weight == "calibrated" and has_chosen_right(cases):
+        trust = torch.tensor([case["chosen_right"] for case in cases], dtype=torch.float32)
+    return Pairs(
+        cases=cases,
+        uncertainty_rank=rank,
+        beta=beta,
+        weight=case_weights(gate(trust, params.beta_mode, params.seed), params.case_weight) * correction,
+        scale=beta_scales(beta, params.beta_scaling, (low + high) / 2),
+        draw_probability=probability,
+        reference_chosen_logps=torch.tensor([sum(case["chosen"]["reference_logps"]) for case in cases]),
+        reference_rejected_logps=torch.tensor([sum(case["rejected"]["reference_logps"]) for case in cases]),
+        loss_form=params.dpo_loss,
+    )
+
+
+def has_chosen_right(cases: Sequence[Case]) -> bool:
+    """Return whether every case says how likely its chosen response is right."""
+    return all(case["chosen_right"] is not None for case in cases)
