@@ -22,7 +22,7 @@ import numpy as np
 from anchora.model.loading import load_policy
 from anchora.model.logps import can_share_prompts, check_head, response_logps, row_length
 from anchora.model.machine import autocast, training_dtype, use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_response, token_texts
 from anchora.regret.buffer import buffer_line, response_names
 from anchora.regret.cases import chances_right, chosen_right, select, uncertainty_gate
@@ -33,7 +33,7 @@ from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.sampling.responses import end_tokens
 from anchora.uncertainty.scale import auroc
-from anchora.verifiers.ensemble import member_sources, score_ensemble
+from anchora.verifiers.ensemble import ensemble_members, score_ensemble
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     before = read_jsonl(f"data/regret_buffer/{args.after}.jsonl")
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     number_format = training_dtype(params.use_bf16, params.lora_rank)  # that of update_policy
-    reference, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params, number_format)
+    reference, tokenizer = load_policy(from_folder(Path(params.output_dir) / "sft"), params, number_format)
     with autocast(params.use_bf16):
         check_head(reference, tokenizer.pad_token_id)
 
@@ -122,7 +122,7 @@ def known_before(rows: list[dict], before: list[dict], tokenizer, params) -> lis
     if not wanted:
         return []
     scores = score_ensemble(
-        member_sources(params.output_dir, params.verifiers),
+        ensemble_members(params.output_dir, params.verifiers),
         [(prompts[row["id"]]["prompt"], row["response"]) for row in wanted],
         params,
     )

@@ -17,27 +17,27 @@ from anchora.correctness.references import correctness
 from anchora.model.loading import load_policy
 from anchora.model.logps import check_head
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.run.files import read_jsonl, write_json
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.uncertainty.measure import measure, within_length
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import scale_of, within_prompt_deviation
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 
 
 def main() -> None:
     params = read_params(MeasureParams)
     log_params(params)
     use_machine(params)
-    model, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params)
+    model, tokenizer = load_policy(from_folder(Path(params.output_dir) / "sft"), params)
     rows = read_jsonl("data/prepared/calibration.jsonl")
     rows = within_length(tokenizer, rows, params)
     check_head(model, tokenizer.pad_token_id)
-    sources = member_sources(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params.verifiers)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], sources, params,
+        model, tokenizer, [row["prompt"] for row in rows], verifiers, params,
         seed=params.seed, samples=params.samples_per_prompt,
     )  # fmt: skip
     deviation = within_prompt_deviation(measured.sample_scores)

@@ -26,7 +26,7 @@ from anchora.evaluation.policy_answers import Answers, answer, evaluation_sets, 
 from anchora.evaluation.statistics import bootstrap_mean, bootstrap_sides, mcnemar_p, rounded, wilson
 from anchora.model.loading import load_policy, load_tokenizer
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.run.files import new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
@@ -42,7 +42,7 @@ from anchora.uncertainty.reliability import (
     risk_coverage,
 )
 from anchora.uncertainty.scale import auroc
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 
 MEDIAN = 0.5  # of the uncertainty on the calibration split, by its scale
 Scorers = tuple[dict[str, str], list[dict[str, str]], np.ndarray]  # judge, ensemble, (members,) deviations
@@ -62,12 +62,12 @@ def main() -> None:
 
     output = Path(params.output_dir)
     paths = Path(args.policy or output / "ugrr_final"), Path(args.baseline or output / "sft")
-    model, tokenizer = load_policy(folder(paths[0]), params)
+    model, tokenizer = load_policy(from_folder(paths[0]), params)
     sets = evaluation_sets(tokenizer, params)
     policy = answer(paths[0], model, tokenizer, sets, params)
-    states = policy_states(model, tokenizer, load_tokenizer(folder(paths[1]), params), policy.sampled_pairs, params)
+    states = policy_states(model, tokenizer, load_tokenizer(from_folder(paths[1]), params), policy.sampled_pairs, params)
     del model  # a GPU need hold one of both alone
-    model, tokenizer = load_policy(folder(paths[1]), params)
+    model, tokenizer = load_policy(from_folder(paths[1]), params)
     baseline = answer(paths[1], model, tokenizer, sets, params) if args.baseline else read_answers(output / "sft_answers.json")
     drift = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params)
     del model, states
@@ -94,7 +94,7 @@ def judge_and_ensemble(params: EvaluateParams) -> Scorers:
     """The kept-out judge, the ensemble, and the deviations that put its members on one scale."""
     output = Path(params.output_dir)
     deviation = np.array(read_json(output / "calibration.json")["deviation"])
-    return folder(output / "judge"), member_sources(params.output_dir, params.verifiers), deviation
+    return from_folder(output / "judge"), ensemble_members(params.output_dir, params.verifiers), deviation
 
 
 def judged(sets: dict, policy: Answers, baseline: Answers, scorers: Scorers, params: EvaluateParams) -> dict:

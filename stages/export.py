@@ -20,7 +20,7 @@ import numpy as np
 from anchora.correctness.references import correctness, sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder, identity
+from anchora.model.pins import from_folder, model_identity
 from anchora.run.files import first_process, new_folder, read_json, read_jsonl, write_json, write_jsonl
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
@@ -28,7 +28,7 @@ from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.measure import measure, within_length
 from anchora.uncertainty.reliability import abstention_threshold, with_known_answers
 from anchora.uncertainty.scale import combined
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 from parameters.export import ExportParams
 
 SETTINGS = (  # on which the scales depend: whoever asks this model must measure in the same way
@@ -47,11 +47,11 @@ def main() -> None:
 
     policy = Path(params.output_dir) / args.after
     cases = regret_cases(int(args.after.removeprefix("round")))
-    model, tokenizer = load_policy(folder(policy), params)
+    model, tokenizer = load_policy(from_folder(policy), params)
     rows = read_jsonl("data/prepared/calibration.jsonl")
     rows = within_length(tokenizer, rows, params)
     calibration = read_json(Path(params.output_dir) / "calibration.json")
-    verifiers = member_sources(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params.verifiers)
     measured = measure(
         model, tokenizer, [row["prompt"] for row in rows], verifiers, params, seed=params.seed, samples=params.samples_per_prompt,
     )  # fmt: skip
@@ -66,7 +66,7 @@ def main() -> None:
             partial / "uncertainty.json",
             {
                 "settings": {name: getattr(params, name) for name in SETTINGS},
-                "verifiers": [identity(source) for source in verifiers],
+                "verifiers": [model_identity(pretrained) for pretrained in verifiers],
                 "weights": params.weights(),
                 "parts": calibration["parts"],
                 "combined": calibration["combined"],

@@ -19,13 +19,13 @@ import numpy as np
 from anchora.correctness.references import correctness, sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.run.files import read_json, read_jsonl, write_json, write_jsonl
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
 from anchora.uncertainty.measure import Measured, measure, within_length
 from anchora.uncertainty.scale import auroc, combined, ecdf
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 from parameters.score_uncertainty import ScoreUncertaintyParams
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    model, tokenizer = load_policy(folder(Path(params.output_dir) / args.after), params)
+    model, tokenizer = load_policy(from_folder(Path(params.output_dir) / args.after), params)
     everything = read_jsonl("data/prepared/prompts.jsonl")
     prompts = within_length(tokenizer, everything, params)
     probes = read_jsonl("data/prepared/calibration.jsonl")
@@ -46,7 +46,7 @@ def main() -> None:
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     measured = measure(
         model, tokenizer, [row["prompt"] for row in prompts + probes],
-        member_sources(params.output_dir, params.verifiers), params,
+        ensemble_members(params.output_dir, params.verifiers), params,
         seed=params.seed + 1 + args.round, samples=params.samples_per_prompt,
     )  # fmt: skip
     rows = scored_rows(prompts + probes, measured, calibration, params)

@@ -17,16 +17,16 @@ import datasets
 from trl import SFTConfig, SFTTrainer
 
 from anchora.model.checkpoints import Checkpoints
-from anchora.model.loading import add_lora, check_positions, compile_layers, load_causal, merged, save_policy
+from anchora.model.loading import add_lora, check_positions, compile_layers, load_causal_lm, merge_lora, save_policy
 from anchora.model.logps import check_head
 from anchora.model.machine import autocast, device, training_dtype, use_machine
-from anchora.model.pins import source_of
+from anchora.model.pins import from_pin_file
 from anchora.model.prompts import encode_prompt, encode_response
 from anchora.run.files import UserError, read_jsonl, write_json
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
-from anchora.training.sharding import gathered
-from anchora.training.trainer import WholeUpdates, train, trainer_settings
+from anchora.training.sharding import gather_full_model
+from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.dropout import check_dropout
 from parameters.sft import SftParams
 
@@ -38,8 +38,8 @@ def main() -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
-    source = source_of(pin)
-    model, tokenizer = load_base(source, params)
+    pretrained = from_pin_file(pin)
+    model, tokenizer = load_base(pretrained, params)
     model.to(device())
     with autocast(params.use_bf16):  # what scoring could not serve is told before hours of training, not after
         check_head(model, tokenizer.pad_token_id)
@@ -49,9 +49,9 @@ def main() -> None:
     if params.compile_layers:
         compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
-    sources = [row.pop("source") for row in rows]
+    locations = [row.pop("source") for row in rows]
     checkpoints = Checkpoints()
-    order = WholeUpdates([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
+    order = LengthGroupedSampler([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
     settings = SFTConfig(
         **trainer_settings(params, checkpoints, order, params.sft_learning_rate, params.sft_epochs),
         max_length=params.max_length,
@@ -59,9 +59,9 @@ def main() -> None:
     )
     trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
     trainer.order = order
-    loss = train(trainer, checkpoints, sources)
-    model = gathered(trainer.accelerator.unwrap_model(trainer.model), lambda: with_lora(load_base(source, params)[0], params))
-    model = merged(model)
+    loss = train(trainer, checkpoints, locations)
+    model = gather_full_model(trainer.accelerator.unwrap_model(trainer.model), lambda: with_lora(load_base(pretrained, params)[0], params))
+    model = merge_lora(model)
     model.config = config  # without what training sets there for itself: no cache, and of mixtures of experts the router's scores
     save_policy(Path(params.output_dir) / "sft", model, tokenizer)
     tokens = sum(len(row["input_ids"]) for row in rows)
@@ -80,10 +80,10 @@ def main() -> None:
     say(f"sft: {len(rows)} examples, mean loss {loss:.4f}")
 
 
-def load_base(source: dict[str, str], params: SftParams) -> tuple:
+def load_base(pretrained: dict[str, str], params: SftParams) -> tuple:
     """The base model, which must read ``max_length`` tokens, and its tokenizer."""
-    model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
-    check_positions(model, params.max_length, source)
+    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
+    check_positions(model, params.max_length, pretrained)
     return model, tokenizer
 
 
@@ -93,9 +93,9 @@ def with_lora(model, params: SftParams):
 
 
 class OrderedSFTTrainer(SFTTrainer):
-    """SFTTrainer with an order of its own for the examples: that of ``WholeUpdates``."""
+    """SFTTrainer with an order of its own for the examples: that of ``LengthGroupedSampler``."""
 
-    order: WholeUpdates
+    order: LengthGroupedSampler
 
     def _get_train_sampler(self, train_dataset=None):
         return self.order

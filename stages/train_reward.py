@@ -21,12 +21,12 @@ from trl import RewardConfig, RewardTrainer
 from anchora.data.splits import question_id, split_share
 from anchora.model.checkpoints import Checkpoints
 from anchora.model.machine import use_machine
-from anchora.model.pins import source_of
+from anchora.model.pins import from_pin_file
 from anchora.run.files import UserError, first_process, new_folder, read_jsonl, write_json
 from anchora.run.params import read_params
 from anchora.run.stage import log_params, run_stage, say
-from anchora.training.sharding import gathered, layers_to_cut
-from anchora.training.trainer import WholeUpdates, train, trainer_settings
+from anchora.training.sharding import gather_full_model, layer_classes_to_shard
+from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.reliability import brier, expected_calibration_error
 from anchora.verifiers.ensemble import encode_pair, load_verifier, pad_inputs, pair_limit, score_pairs
 from parameters.train_reward import TrainRewardParams
@@ -48,14 +48,14 @@ def main() -> None:
     seed = member_seed(args.member, params.seed)
     training, held_out = pairs_of(args, seed, params)
     torch.manual_seed(seed)  # before the new head is drawn
-    source = source_of(Path(params.output_dir) / "pins" / f"{args.pin}.json")
-    model, tokenizer = load_verifier(source, params, num_labels=1)
-    model._no_split_modules = layers_to_cut(model)
+    pretrained = from_pin_file(Path(params.output_dir) / "pins" / f"{args.pin}.json")
+    model, tokenizer = load_verifier(pretrained, params, num_labels=1)
+    model._no_split_modules = layer_classes_to_shard(model)
     model.train()
     limit = pair_limit(model, params.max_length)
     pairs = encode(training, tokenizer, limit, params.prompt_template)
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
-    checkpoints, order = Checkpoints(), WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
+    checkpoints, order = Checkpoints(), LengthGroupedSampler(longest, params.batch_size * params.grad_accum_steps, seed)
     settings = RewardConfig(
         **trainer_settings(params, checkpoints, order, params.reward_learning_rate, params.reward_epochs),
         max_length=None,
@@ -72,7 +72,7 @@ def main() -> None:
     trainer.order = order
     train(trainer, checkpoints, [row["source"] for row in training])
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it is measured as it will score: without autocast
-    model = gathered(model, lambda: load_verifier(source, params, num_labels=1)[0]).eval()
+    model = gather_full_model(model, lambda: load_verifier(pretrained, params, num_labels=1)[0]).eval()
     report = {**held_out_report(model, tokenizer, held_out, params), "inputs_cut": round(cut, 4)}
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
     say(f"verifier {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs")
@@ -143,7 +143,7 @@ class SoftRewardTrainer(RewardTrainer):
     """RewardTrainer for labels that may be fractions: cross-entropy against the label (Bradley-Terry)."""
 
     centre_weight = 0.01  # keeps scores near 0: Eisenstein et al. 2023, equation 4
-    order: WholeUpdates
+    order: LengthGroupedSampler
 
     def _get_train_sampler(self, train_dataset=None):
         return self.order

@@ -22,16 +22,16 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from anchora.model.checkpoints import Checkpoints
-from anchora.model.loading import add_lora, compile_layers, load_causal, merged, save_policy
+from anchora.model.loading import add_lora, compile_layers, load_causal_lm, merge_lora, save_policy
 from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, device, training_dtype, use_machine
-from anchora.model.pins import folder
-from anchora.model.processes import any_process, whole_steps
+from anchora.model.pins import from_folder
+from anchora.model.processes import any_process, interruptible_steps
 from anchora.regret.buffer import buffer_line, response_names
 from anchora.run.files import UserError, new_file, read_jsonl, write_json
 from anchora.run.params import read_params
 from anchora.run.stage import log_figures, log_params, run_stage, say
-from anchora.training.sharding import cut, gathered, load_optimizer, local, optimizer_tensors, whole, whole_of_part
+from anchora.training.sharding import full_from_shard, full_tensor, gather_full_model, load_optimizer, local_shard, optimizer_tensors, shard
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.step import Layout, Pairs, SequenceLogps, chances_known, forward_kl, layout_for, update, weigh
 
@@ -61,7 +61,7 @@ def main() -> None:
         raise UserError("the buffer holds no anchor to measure the KL on; raise regret_threshold or anchor_count, or add regret prompts")
 
     source = Path(params.output_dir) / args.after
-    model, tokenizer = load_trainable(folder(source), params)
+    model, tokenizer = load_trainable(from_folder(source), params)
     checkpoints = Checkpoints()
     with autocast(params.use_bf16):
         layout = layout_for(model.to(device()), tokenizer.pad_token_id, buffer, params)
@@ -69,7 +69,7 @@ def main() -> None:
             check_reference(model, buffer, layout, params)
         curve, kept, stopped_at = replay(model, pairs, anchors, measuring, layout, params, params.seed + args.round, checkpoints)
 
-    model = merged(gathered(model, lambda: load_trainable(folder(source), params)[0]))
+    model = merge_lora(gather_full_model(model, lambda: load_trainable(from_folder(source), params)[0]))
     with autocast(params.use_bf16):
         torch.compiler.set_stance("force_eager")  # merged layers are others: not worth compiling for one measurement
         kl_saved = forward_kl(SequenceLogps(model), measuring, layout) if params.lora_rank else None
@@ -113,9 +113,9 @@ def kept_figures(curve: pd.DataFrame, kept: int) -> dict:
     return {"steps": kept, **{name: None if pd.isna(value) else float(value) for name, value in figures.items()}}
 
 
-def load_trainable(source: dict[str, str], params: UpdatePolicyParams) -> tuple:
+def load_trainable(pretrained: dict[str, str], params: UpdatePolicyParams) -> tuple:
     """The policy to train, with fresh LoRA adapters if asked for, and its tokenizer; dropout stays off, as in the reference."""
-    model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
+    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -170,7 +170,7 @@ def replay(
         if accelerator.is_main_process:
             checkpoints.save(step, tensors, {"step": step, "kept": kept, "figures": figures})
 
-    with closing(whole_steps(bar, save)) as whole_step:
+    with closing(interruptible_steps(bar, save)) as whole_step:
         for step in whole_step:
             for group in optimizer.param_groups:
                 group["lr"] = params.update_learning_rate * schedule(step, steps)
@@ -190,16 +190,16 @@ def replay(
                 save(step)
     with torch.no_grad():
         for weight, value in zip(trainable, snapshot, strict=True):
-            local(weight).copy_(value)
+            local_shard(weight).copy_(value)
     return pd.DataFrame(figures), kept, stopped_at
 
 
 def training_state(trainable, snapshot: list[torch.Tensor] | None, optimizer, generator) -> Iterator[tuple[str, torch.Tensor]]:
     """All that the rest of a round depends on, by name; ``snapshot`` where it is not the weights themselves."""
     for index, weight in enumerate(trainable):
-        yield f"weight.{index}", whole(weight)
+        yield f"weight.{index}", full_tensor(weight)
     for index, part in enumerate(snapshot or []):
-        yield f"snapshot.{index}", whole_of_part(part, trainable[index])
+        yield f"snapshot.{index}", full_from_shard(part, trainable[index])
     yield from optimizer_tensors(optimizer)
     yield "sampler", generator.get_state()
 
@@ -209,16 +209,16 @@ def put_back(checkpoint: tuple[dict[str, torch.Tensor], dict], trainable, optimi
     tensors, state = checkpoint
     with torch.no_grad():
         for index, weight in enumerate(trainable):
-            weight.copy_(cut(tensors[f"weight.{index}"], weight))
+            weight.copy_(shard(tensors[f"weight.{index}"], weight))
     load_optimizer(optimizer, tensors)
     generator.set_state(tensors["sampler"])
     kept = [tensors.get(f"snapshot.{index}", tensors[f"weight.{index}"]) for index in range(len(trainable))]
-    snapshot = [local(cut(tensor, weight)).cpu() for tensor, weight in zip(kept, trainable, strict=True)]
+    snapshot = [local_shard(shard(tensor, weight)).cpu() for tensor, weight in zip(kept, trainable, strict=True)]
     return (state["step"], state["kept"], state["figures"]), snapshot
 
 
 def copies(weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [local(weight.detach()).cpu().clone() for weight in weights]
+    return [local_shard(weight.detach()).cpu().clone() for weight in weights]
 
 
 def steps_in_round(cases: int, params) -> int:

@@ -130,9 +130,9 @@ def policy():
     """The demo's base policy and its tokenizer."""
     from anchora.model.loading import load_policy
     from anchora.model.params import PolicyParams
-    from anchora.model.pins import folder
+    from anchora.model.pins import from_folder
 
-    return load_policy(folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))
+    return load_policy(from_folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))
 
 
 @pytest.fixture(params=["mistral", "llama", "qwen2", "gpt2"])

@@ -197,7 +197,7 @@ def test_win_rates_by_round_by_hand(monkeypatch):
     prompts = [[{"role": "user", "content": text}] for text in "abc"]
     scores = np.array([[1, 1, 1, 2, 1, 0, 2, 2, 0], [0, 0, 0, 1, -2, 0, 0, 0, 0], [5, 5, 5, 4, 6, 8, 5, 5, 5]], dtype=float)
     asked = []
-    monkeypatch.setattr(judging, "score_ensemble", lambda sources, pairs, params: asked.extend(pairs) or scores)
+    monkeypatch.setattr(judging, "score_ensemble", lambda verifiers, pairs, params: asked.extend(pairs) or scores)
     answers = [["s", "s", "s"], ["x", "y", "z"], ["u", "v", "w"]]
     found = judging.win_rates_over_first({}, [{}, {}], np.array([1.0, 2.0]), prompts, answers, SimpleNamespace(seed=0))
     assert asked[3:5] == [(prompts[0], "x"), (prompts[1], "y")]
@@ -213,9 +213,9 @@ def test_second_answers_are_scored_behind_the_same_first_ones(monkeypatch):
     answers lose, the second one is longer by a letter: 1/2.
     """
 
-    def score(sources, pairs, params):
+    def score(verifiers, pairs, params):
         firsts = [sum(len(message["content"]) for message in prompt if message["role"] == "assistant") for prompt, _ in pairs]
-        return np.array([[10 * first + len(text) for first, (_, text) in zip(firsts, pairs, strict=True)]] * len(sources), dtype=float)
+        return np.array([[10 * first + len(text) for first, (_, text) in zip(firsts, pairs, strict=True)]] * len(verifiers), dtype=float)
 
     monkeypatch.setattr(judging, "score_ensemble", score)
     rows = [{"turns": ["q", "r"]}] * 2

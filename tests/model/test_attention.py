@@ -14,10 +14,10 @@ from tiny_models import END, MODELS, PAIRS, SIZES
 from transformers import AutoConfig, MistralConfig, MistralForCausalLM
 
 from anchora.model import machine
-from anchora.model.loading import load_causal, save_policy
+from anchora.model.loading import load_causal_lm, save_policy
 from anchora.model.logps import can_share_prompts, check_head, collate, sequence_logps
 from anchora.model.params import PolicyParams
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.run.files import UserError
 from anchora.sampling.responses import generate
 from anchora.uncertainty.dropout import check_dropout, dropout_information
@@ -85,9 +85,9 @@ def test_samples_and_their_entropies_are_those_of_sdpa(pair, temperature):
 
 def test_the_parameter_decides_what_a_policy_attends_by_and_is_not_saved(monkeypatch, tmp_path):
     emulate(monkeypatch, strict=True)
-    base = folder(ROOT / "models" / "base" / "policy")
+    base = from_folder(ROOT / "models" / "base" / "policy")
     for asked, found in (("auto", "sdpa"), ("sdpa", "sdpa"), ("eager", "eager"), ("flash_attention_2", "flash_attention_2")):
-        model, tokenizer = load_causal(base, params_as(PolicyParams, use_bf16=True, attn_implementation=asked))
+        model, tokenizer = load_causal_lm(base, params_as(PolicyParams, use_bf16=True, attn_implementation=asked))
         assert model.config._attn_implementation == found
     check_head(model, tokenizer.pad_token_id)
     save_policy(tmp_path / "saved", model, tokenizer)

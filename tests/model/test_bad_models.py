@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from anchora.model import machine
 from anchora.model.loading import load_policy
 from anchora.model.params import PolicyParams
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_prompt
 from anchora.run import stage
 from anchora.run.files import UserError, write_json
@@ -98,7 +98,7 @@ def test_broken_models_get_one_line(tmp_path, name):
     shutil.copytree(BASE / "policy", model, copy_function=shutil.copyfile)
     spoil(model)
     with pytest.raises(UserError) as error:
-        load_policy(folder(model), params_as(PolicyParams))
+        load_policy(from_folder(model), params_as(PolicyParams))
     assert "\n" not in str(error.value) and str(model) in str(error.value)
     for word in words:
         assert word in str(error.value)
@@ -106,7 +106,7 @@ def test_broken_models_get_one_line(tmp_path, name):
 
 def test_a_policy_that_reads_less_than_max_length_is_refused():
     with pytest.raises(UserError, match="max_length: 2048, but model .*models/base/policy reads 1024 tokens"):
-        load_policy(folder(BASE / "policy"), params_as(PolicyParams, max_length=2048))
+        load_policy(from_folder(BASE / "policy"), params_as(PolicyParams, max_length=2048))
 
 
 def test_a_chat_template_that_tells_the_date_tells_the_same_one_every_day(policy, monkeypatch):
@@ -124,18 +124,18 @@ def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
 
 def test_an_encoder_is_no_policy():
     with pytest.raises(UserError, match="models/base/encoder"):
-        load_policy(folder(BASE / "encoder"), params_as(PolicyParams))
+        load_policy(from_folder(BASE / "encoder"), params_as(PolicyParams))
 
 
 def test_a_brought_verifier_needs_its_head():
     """Without num_labels the head must be in the files: transformers would draw one at random."""
     with pytest.raises(UserError, match="models/base/encoder"):
-        load_verifier(folder(BASE / "encoder"), params_as(PolicyParams))
+        load_verifier(from_folder(BASE / "encoder"), params_as(PolicyParams))
 
 
 def test_a_folder_that_is_gone_is_not_asked_for_on_the_hub():
     with pytest.raises(UserError, match="model models/gone: cannot be loaded: there is no such folder"):
-        load_policy(folder("models/gone"), params_as(PolicyParams))
+        load_policy(from_folder("models/gone"), params_as(PolicyParams))
 
 
 def test_a_hub_model_without_a_network():
@@ -151,7 +151,7 @@ def test_weights_that_are_no_safetensors_are_not_read(tmp_path):
     (model / "model.safetensors").unlink()
     AutoModelForCausalLM.from_pretrained(model)
     with pytest.raises(UserError, match="cannot be loaded: .*safetensors"):
-        load_policy(folder(model), params_as(PolicyParams))
+        load_policy(from_folder(model), params_as(PolicyParams))
 
 
 def test_remote_code_needs_its_parameter(tmp_path):
@@ -160,10 +160,10 @@ def test_remote_code_needs_its_parameter(tmp_path):
     change_json(model / "config.json", model_type="own", auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})
     (model / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ValueError('it ran')\n")
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_policy(folder(model), params_as(PolicyParams))
+        load_policy(from_folder(model), params_as(PolicyParams))
     assert not (tmp_path / "ran").exists()
     with pytest.raises(UserError, match="it ran"):
-        load_policy(folder(model), params_as(PolicyParams, trust_remote_code=True))
+        load_policy(from_folder(model), params_as(PolicyParams, trust_remote_code=True))
     assert (tmp_path / "ran").exists()
 
 

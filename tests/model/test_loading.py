@@ -11,7 +11,7 @@ from tiny_models import MODELS, PAIRS, SIZES
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
 from anchora.model import logps
-from anchora.model.loading import add_lora, check_positions, compile_layers, load_causal
+from anchora.model.loading import add_lora, check_positions, compile_layers, load_causal_lm
 from anchora.model.logps import (
     Batch,
     can_share_prompts,
@@ -24,7 +24,7 @@ from anchora.model.logps import (
     token_logps,
 )
 from anchora.model.params import ComputeParams
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_prompt, encode_response, token_texts
 from anchora.run.files import UserError
 from anchora.uncertainty.dropout import check_dropout
@@ -86,7 +86,7 @@ def test_a_chunk_holds_32_mb_of_logits_or_256_tokens(vocabulary, tokens):
 
     head = torch.nn.Linear(2, vocabulary, bias=False)
     with torch.no_grad():
-        assert logps.over_logits(head, torch.ones(600, 2), first).shape == (600,)
+        assert logps.map_logits(head, torch.ones(600, 2), first).shape == (600,)
     assert seen == tokens
 
 
@@ -182,7 +182,7 @@ def test_the_eos_token_learns_where_it_pads_too(policy, tmp_path):
     _, tokenizer = policy
     LlamaForCausalLM(LlamaConfig(**(SIZES | {"vocab_size": len(tokenizer)}), pad_token_id=1)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    model, _ = load_causal(folder(tmp_path), params_as(ComputeParams))
+    model, _ = load_causal_lm(from_folder(tmp_path), params_as(ComputeParams))
     sequence_logps(model, collate([([5, 1, 6], [7, 1])], 2, "cpu")).sum().backward()
     assert model.get_input_embeddings().weight.grad[[1, 5]].abs().sum(1).min() > 0
 

@@ -17,9 +17,9 @@ from conftest import ROOT, dvc, environment, running, wait_for
 from anchora.model import checkpoints as checkpoint
 from anchora.model import processes as parallel
 from anchora.model.checkpoints import Checkpoints
-from anchora.run.declared import declaration, look
+from anchora.run.declared import declaration, declared_inputs
 from anchora.run.files import UserError
-from anchora.run.stage import _on_signal
+from anchora.run.stage import on_signal
 
 
 def copy_of(ran: Path, target: Path, **params) -> Path:
@@ -67,9 +67,9 @@ def test_declarations_are_what_dvc_itself_makes_of_them(ran, monkeypatch):
 
 def test_an_edit_under_way_is_noticed(ran, monkeypatch, tmp_path):
     monkeypatch.chdir(copy_of(ran, tmp_path))
-    before = look("update_policy@0")
-    before.check_unmoved()
-    before.check_older(time.time())
+    before = declared_inputs("update_policy@0")
+    before.check_unchanged()
+    before.check_unchanged_since(time.time())
     module = tmp_path / "stages" / "anchora" / "losses.py"
     source = module.read_text()
     module.unlink()  # the copy may share its bytes
@@ -77,34 +77,34 @@ def test_an_edit_under_way_is_noticed(ran, monkeypatch, tmp_path):
     time.sleep(0.05)  # the clock of files may lag behind
     module.write_text(source + "# edited\n")
     with pytest.raises(UserError, match=r"stages/anchora/update/losses.py was changed while update_policy@0 was running"):
-        before.check_unmoved()
+        before.check_unchanged()
     with pytest.raises(UserError, match=r"stages/anchora/update/losses.py was changed while update_policy@0 was starting"):
-        look("update_policy@0").check_older(started)
+        declared_inputs("update_policy@0").check_unchanged_since(started)
     module.write_text(source)
-    before.check_unmoved()
+    before.check_unchanged()
     params = (tmp_path / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(params.replace("anchor_weight: 1.0", "anchor_weight: 2.0"))
     with pytest.raises(UserError, match="params.yaml: anchor_weight was changed"):
-        before.check_unmoved()
-    assert look("update_policy@0").fingerprint() != before.fingerprint()
+        before.check_unchanged()
+    assert declared_inputs("update_policy@0").fingerprint() != before.fingerprint()
 
 
 def test_what_dvcignore_leaves_out_is_no_edit(ran, monkeypatch, tmp_path):
     monkeypatch.chdir(copy_of(ran, tmp_path))
-    before, fingerprint = look("calibrate_uncertainty"), look("calibrate_uncertainty").fingerprint()
+    before, fingerprint = declared_inputs("calibrate_uncertainty"), declared_inputs("calibrate_uncertainty").fingerprint()
     left = tmp_path / "models" / "verifiers" / ".0.999.partial"
     left.mkdir()
     (left / "model.safetensors").write_text("cut")
-    before.check_unmoved()
+    before.check_unchanged()
     params = (tmp_path / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(params.replace("output_dir: models\n", "output_dir: ./models/\n"))
-    respelt = look("calibrate_uncertainty").fingerprint()
+    respelt = declared_inputs("calibrate_uncertainty").fingerprint()
     weights = tmp_path / "models" / "verifiers" / "0" / "model.safetensors"
     changed = weights.read_bytes()[:-1] + b"x"
     weights.unlink()
     weights.write_bytes(changed)
     (tmp_path / "dvc.lock").unlink()
-    assert len({fingerprint, respelt, look("calibrate_uncertainty").fingerprint()}) == 3
+    assert len({fingerprint, respelt, declared_inputs("calibrate_uncertainty").fingerprint()}) == 3
 
 
 def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
@@ -236,8 +236,8 @@ def test_parts_are_done_once(tmp_path, monkeypatch):
         return part.upper()
 
     with pytest.raises(KeyboardInterrupt):
-        parallel.shared_out("abc", work)
-    assert parallel.shared_out("abc", work) == ["A", "B", "C"]
+        parallel.map_across_processes("abc", work)
+    assert parallel.map_across_processes("abc", work) == ["A", "B", "C"]
     assert done == ["a", "b", "killed", "c"]
 
 
@@ -247,13 +247,13 @@ def test_processes_go_in_step_through_parts_that_they_share(processes, monkeypat
     done: list[list[str]] = []
     for turn in ("alone", "together"):
         for process in range(processes):
-            monkeypatch.setattr(parallel, "place", lambda process=process: (process, processes))
+            monkeypatch.setattr(parallel, "rank_and_world_size", lambda process=process: (process, processes))
             if turn == "alone":
-                monkeypatch.setattr(parallel, "of_all", lambda value: done.append(value) or [value] * processes)
-                parallel.in_step("abc", str.upper)
+                monkeypatch.setattr(parallel, "all_gather", lambda value: done.append(value) or [value] * processes)
+                parallel.map_in_lockstep("abc", str.upper)
             else:
-                monkeypatch.setattr(parallel, "of_all", lambda value: done)
-                assert parallel.in_step("abc", str.upper) == ["A", "B", "C"]
+                monkeypatch.setattr(parallel, "all_gather", lambda value: done)
+                assert parallel.map_in_lockstep("abc", str.upper) == ["A", "B", "C"]
     assert {len(some) for some in done} == {-(-3 // processes)}
 
 
@@ -284,7 +284,7 @@ def test_a_poisoned_checkpoint_does_not_run(ran, tmp_path):
     for found in folder.glob(".scratch/sft/*/checkpoint-*"):
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
             (found / name).write_bytes(POISON)
-        (found / "whole").write_text(checkpoint.contents_hash(found))
+        (found / "whole").write_text(checkpoint.checkpoint_hash(found))
     output = dvc(folder, "repro", "sft", check=False)
     assert not (folder / "poisoned").exists()
     assert "sft: error: " in output and "Traceback" not in output
@@ -298,9 +298,9 @@ def test_the_source_loads_no_pickle_and_no_remote_code():
 
 def test_a_signal_in_the_step_that_breaks_off_a_loop_stops_the_stage():
     """As where the KL budget ends a round: the loop is left by break, and the signal must not be lost with it."""
-    with pytest.raises(KeyboardInterrupt), contextlib.closing(parallel.whole_steps(range(5), lambda step: None)) as whole_step:
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(parallel.interruptible_steps(range(5), lambda step: None)) as whole_step:
         for step in whole_step:
             if step == 2:
-                _on_signal(signal.SIGTERM, None)
+                on_signal(signal.SIGTERM, None)
                 break
     assert step == 2

@@ -6,7 +6,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.multiprocessing import spawn
 
-from anchora.training.sharding import cut, load_optimizer, local, optimizer_tensors, whole, whole_of_part
+from anchora.training.sharding import full_from_shard, full_tensor, load_optimizer, local_shard, optimizer_tensors, shard
 
 WEIGHT = torch.arange(15.0).reshape(5, 3)  # five rows on two processes: three and two
 
@@ -15,13 +15,13 @@ def on_each(rank: int, store: str) -> None:
     """What one of two processes finds; raises where it is not as expected."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     weight = torch.nn.Parameter(distribute_tensor(WEIGHT, init_device_mesh("cpu", (2,)), [Shard(0)]))
-    assert local(weight).tolist() == (WEIGHT[:3] if rank == 0 else WEIGHT[3:]).tolist()
-    assert whole(weight).equal(WEIGHT)
-    snapshot = local(weight.detach()).clone()  # as the update keeps one
-    assert whole_of_part(snapshot, weight).equal(WEIGHT)
-    assert local(cut(WEIGHT, weight)).equal(snapshot)
+    assert local_shard(weight).tolist() == (WEIGHT[:3] if rank == 0 else WEIGHT[3:]).tolist()
+    assert full_tensor(weight).equal(WEIGHT)
+    snapshot = local_shard(weight.detach()).clone()  # as the update keeps one
+    assert full_from_shard(snapshot, weight).equal(WEIGHT)
+    assert local_shard(shard(WEIGHT, weight)).equal(snapshot)
     optimizer = torch.optim.AdamW([weight], lr=0.1)
-    weight.grad = cut(WEIGHT + 1, weight)
+    weight.grad = shard(WEIGHT + 1, weight)
     optimizer.step()
     kept = dict(optimizer_tensors(optimizer))
     assert torch.allclose(kept["optimizer.0.exp_avg"], 0.1 * (WEIGHT + 1))
@@ -39,6 +39,6 @@ def test_parts_of_uneven_size_make_the_whole(tmp_path):
 
 
 def test_weights_that_are_whole_stay_as_they_are():
-    for function in (local, whole):
+    for function in (local_shard, full_tensor):
         assert function(WEIGHT) is WEIGHT
-    assert cut(WEIGHT, WEIGHT) is WEIGHT and whole_of_part(WEIGHT, WEIGHT) is WEIGHT
+    assert shard(WEIGHT, WEIGHT) is WEIGHT and full_from_shard(WEIGHT, WEIGHT) is WEIGHT

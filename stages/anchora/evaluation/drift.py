@@ -9,8 +9,8 @@ import torch
 
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.statistics import bootstrap_mean
-from anchora.model.logps import check_head, collate, hidden_states, over_logits, token_budget_batches, token_logps
-from anchora.model.processes import place, shared_out
+from anchora.model.logps import check_head, collate, hidden_states, map_logits, token_budget_batches, token_logps
+from anchora.model.processes import map_across_processes, rank_and_world_size
 from anchora.update.losses import full_kl, kl_estimates
 
 
@@ -36,7 +36,7 @@ def policy_states(model, tokenizer, other, pairs: list[tuple[list[int], list[int
     if tokenizer.get_vocab() != other.get_vocab():
         return None
     check_head(model, tokenizer.pad_token_id)
-    batches, (process, processes) = batches_of(pairs, params), place()
+    batches, (process, processes) = batches_of(pairs, params), rank_and_world_size()
     states = {}
     for number in range(process, len(batches), processes):
         batch = collate([pairs[i] for i in batches[number]], tokenizer.pad_token_id, model.device)
@@ -70,14 +70,14 @@ def reverse_kl(policy: PolicyStates | None, reference, tokenizer, pairs: list[tu
     def divergences(number: int, indices: list[int]) -> tuple[list[float], float, int]:
         batch = collate([pairs[i] for i in indices], tokenizer.pad_token_id, reference.device)
         states, reference_states = policy.of_batch[number].to(reference.device), hidden_states(reference, batch)
-        values = over_logits(policy.head, states, divergence, reference_states)
-        logps = over_logits(policy.head, states, sampled_logps, batch.targets)
-        reference_logps = over_logits(reference_head, reference_states, sampled_logps, batch.targets)
+        values = map_logits(policy.head, states, divergence, reference_states)
+        logps = map_logits(policy.head, states, sampled_logps, batch.targets)
+        reference_logps = map_logits(reference_head, reference_states, sampled_logps, batch.targets)
         k3 = kl_estimates(logps - reference_logps)["k3"]
         return [part.sum().item() for part in batch.split(values)], k3.sum().item(), len(batch.targets)
 
     sequence, k3, tokens = np.zeros(len(pairs)), 0.0, 0
-    for indices, (sums, estimate, count) in zip(batches, shared_out(batches, divergences), strict=True):
+    for indices, (sums, estimate, count) in zip(batches, map_across_processes(batches, divergences), strict=True):
         sequence[indices] = sums
         k3, tokens = k3 + estimate, tokens + count
     low, high = bootstrap_mean(sequence, params.seed)

@@ -20,7 +20,7 @@ from typing import Any
 from anchora.evaluation.judge_params import JudgeParams
 from anchora.model.prompts import Messages
 from anchora.run.files import UserError, new_file, read_json
-from anchora.run.stage import lasting_folder, say
+from anchora.run.stage import project_folder, say
 
 KEY = "ANCHORA_JUDGE_API_KEY"
 CACHE = ".judge_cache"
@@ -52,7 +52,7 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
         max_retries=params.judge_retries,
         timeout=params.judge_timeout,
     )
-    pace, folder = Pace(60.0 / params.judge_requests_per_minute), lasting_folder(CACHE)
+    pace, folder = Pace(60.0 / params.judge_requests_per_minute), project_folder(CACHE)
     files = [folder / f"{question_hash(question, params)}.json" for question in questions]
     missing: dict[Path, Any] = {file: question for file, question in zip(files, questions, strict=True) if not file.is_file()}
     refused: list[APIStatusError] = []

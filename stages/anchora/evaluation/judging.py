@@ -14,7 +14,7 @@ from anchora.evaluation.judge_api import Reply, ask_all, spent
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.statistics import bootstrap_mean, rounded, win_rate
 from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_pair, win
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
 from anchora.model.prompts import Messages
 from anchora.verifiers.ensemble import score_ensemble
 
@@ -72,7 +72,7 @@ def api_judge(rows: list[dict], policy: list[list[str]], baseline: list[list[str
     """
     if not rows:
         return {}
-    (found,) = shared_out([(rows, policy, baseline)], lambda _, part: _verdicts(*part, params))  # asked by one process
+    (found,) = map_across_processes([(rows, policy, baseline)], lambda _, part: _verdicts(*part, params))  # asked by one process
     wins = np.array([np.mean(turns) if turns else np.nan for turns in found["wins"]], dtype=float)
     kept = ~np.isnan(wins)
     figures = {"judge": params.judge_model, "malformed": found["malformed"], **found["spent"]}
@@ -128,9 +128,9 @@ def _grades(replies: list[Reply], start: int, answers: list[list[str]]) -> tuple
 
 
 def _scores(
-    sources: list[dict[str, str]], rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams
+    verifiers: list[dict[str, str]], rows: list[dict], policy: list[list[str]], baseline: list[list[str]], params: EvaluateParams
 ) -> np.ndarray:
-    """Each source's score of every turn of every row, the policy's before the baseline's: (sources, 2 turns).
+    """Each verifier's score of every turn of every row, the policy's before the baseline's: (verifiers, 2 turns).
 
     A later answer's is the mean of that behind the policy's earlier answers and that behind the baseline's.
     """
@@ -142,7 +142,7 @@ def _scores(
                 pairs += [(conversation(row["turns"], history[:turn]), text) for history in histories]
                 turn_of_pair += [turns_so_far] * len(histories)
                 turns_so_far += 1
-    scores = score_ensemble(sources, pairs, params)
+    scores = score_ensemble(verifiers, pairs, params)
     return np.array([np.bincount(turn_of_pair, weights=row) for row in scores]) / np.bincount(turn_of_pair)
 
 

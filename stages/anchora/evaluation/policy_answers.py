@@ -15,7 +15,7 @@ from anchora.sampling.responses import Response
 from anchora.uncertainty.measure import Measured, measure, within_length
 from anchora.uncertainty.reliability import fit_correctness, with_known_answers
 from anchora.uncertainty.scale import combined
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def calibration_answers(path: Path, model, tokenizer, calibration: dict, params:
 
 
 def measured_on(rows: list[dict], model, tokenizer, seed: int, samples: int, params: AnswerParams) -> Measured:
-    sources = member_sources(params.output_dir, params.verifiers)
-    return measure(model, tokenizer, [row["prompt"] for row in rows], sources, params, seed=seed, samples=samples)
+    verifiers = ensemble_members(params.output_dir, params.verifiers)
+    return measure(model, tokenizer, [row["prompt"] for row in rows], verifiers, params, seed=seed, samples=samples)
 
 
 def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: AnswerParams) -> Answers:

@@ -27,7 +27,7 @@ class Checkpoints:
     """The checkpoints of one run of one stage, ``checkpoint-<step>`` folders in ``folder``; the last two are kept."""
 
     def __init__(self, folder: str | Path | None = None):
-        found = folder or scratch()
+        found = folder or scratch_folder()
         if found is None:
             raise ValueError("outside of a stage, checkpoints need a folder")
         self.folder = Path(found)
@@ -46,13 +46,13 @@ class Checkpoints:
         with new_folder(self.folder / f"checkpoint-{step}") as partial:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial / "tensors.safetensors")
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        self.mark_whole(step)
+        self.mark_complete(step)
 
-    def mark_whole(self, step: int) -> None:
+    def mark_complete(self, step: int) -> None:
         """Seal the checkpoint of ``step`` with a hash of its contents, and forget all but it and the one sealed before it."""
         folder = self.folder / f"checkpoint-{step}"
         with new_file(folder / SEAL) as partial:
-            partial.write_text(contents_hash(folder), encoding="utf-8")
+            partial.write_text(checkpoint_hash(folder), encoding="utf-8")
         before = [other for other in self.folders() if self.step(other) < step and (other / SEAL).is_file()]
         for other in self.folders():
             if other != folder and other not in before[-1:]:  # one with a later step was cut by a kill
@@ -63,7 +63,7 @@ class Checkpoints:
         """The newest checkpoint that is whole; one that was cut while it was written is passed over."""
         for folder in reversed(self.folders()):
             seal = folder / SEAL
-            if seal.is_file() and seal.read_text(encoding="utf-8") == contents_hash(folder):
+            if seal.is_file() and seal.read_text(encoding="utf-8") == checkpoint_hash(folder):
                 return folder
         return None
 
@@ -82,12 +82,12 @@ class Checkpoints:
         return int(folder.name.removeprefix("checkpoint-"))
 
 
-def scratch() -> Path | None:
+def scratch_folder() -> Path | None:
     """The folder of the running stage for what only a killed run needs again; None outside of a stage."""
     return Path(os.environ["ANCHORA_SCRATCH"]) if "ANCHORA_SCRATCH" in os.environ else None
 
 
-def contents_hash(folder: Path) -> str:
+def checkpoint_hash(folder: Path) -> str:
     """Of the names and bytes of a folder's files, its seal left out."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL and not path.name.endswith(".partial")):

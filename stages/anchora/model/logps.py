@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
 from anchora.run.files import UserError
 
 CHUNK_LOGITS = 2**23  # logits held at once: 32 MB in float32
@@ -71,14 +71,14 @@ def collate(rows: Sequence[Row], pad_token_id: int, device, shared: bool = False
             lengths.append(len(response))
             start += len(response)
     segments = segments.to(device)  # the mask is made where it is used: it is width times as large
-    attention = sees_prompt_and_itself(segments) if shared else (segments >= 0).long()
+    attention = shared_prompt_mask(segments) if shared else (segments >= 0).long()
     return Batch(
         ids.to(device), positions.to(device) if shared else None, attention, torch.tensor(targets, device=device),
         torch.tensor(predicted_at, device=device), torch.tensor(owner, device=device), lengths,
     )  # fmt: skip
 
 
-def sees_prompt_and_itself(segments: torch.Tensor) -> torch.Tensor:
+def shared_prompt_mask(segments: torch.Tensor) -> torch.Tensor:
     """Mask (lines, 1, width, width), True where a query may see a key: causal, the prompt or its own response.
 
     ``segments`` (lines, width): 0 prompt, 1, 2, ... responses, -1 padding. Padding sees itself alone, for a
@@ -89,7 +89,7 @@ def sees_prompt_and_itself(segments: torch.Tensor) -> torch.Tensor:
     return (causal & ((key == query) | ((key == 0) & (query > 0))))[:, None]
 
 
-def some_ids(model, count: int) -> torch.Tensor:
+def probe_ids(model, count: int) -> torch.Tensor:
     """``count`` token ids that the model has, to try it on: (count,) int64, on its device."""
     return torch.arange(2, 2 + count, device=model.device).remainder(model.get_input_embeddings().num_embeddings)
 
@@ -105,22 +105,22 @@ def can_share_prompts(model, pad_token_id: int, longest: int) -> bool:
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if config._attn_implementation not in ("sdpa", "eager") or (window is not None and window < longest):
         return False
-    ids = some_ids(model, 12).tolist()
+    ids = probe_ids(model, 12).tolist()
     row = (ids[:4], ids[4:9], ids[9:])
     try:
         together, apart = (sequence_logps(model, collate([row], pad_token_id, model.device, shared)) for shared in (True, False))
     except (TypeError, ValueError, RuntimeError):
         return False
-    return same_logps(model, together, apart)
+    return equal_up_to_rounding(model, together, apart)
 
 
-def same_logps(model, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+def equal_up_to_rounding(model, ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     """Whether log-probs differ by rounding alone; in bfloat16 a logit of 16 has steps of 0.125, of which a mean is left."""
     difference = (ours - theirs).abs()
-    return bool(difference.mean() < 0.2) if in_bf16(model) else bool(difference.max() < 1e-3)
+    return bool(difference.mean() < 0.2) if computes_in_bf16(model) else bool(difference.max() < 1e-3)
 
 
-def in_bf16(model) -> bool:
+def computes_in_bf16(model) -> bool:
     """Whether the model computes in bfloat16, by its weights or by autocast."""
     return next(model.parameters()).dtype == torch.bfloat16 or torch.is_autocast_enabled(model.device.type)
 
@@ -138,7 +138,7 @@ def hidden_states(model, batch: Batch) -> torch.Tensor:
     return states.last_hidden_state.flatten(0, 1)[batch.predicted_at]
 
 
-def over_logits(head: torch.nn.Linear, states: torch.Tensor, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
+def map_logits(head: torch.nn.Linear, states: torch.Tensor, function: Callable[..., torch.Tensor], *more: torch.Tensor) -> torch.Tensor:
     """``function(logits, *more)`` over chunks of ``states``: (tokens, hidden) in, (tokens,) out.
 
     ``head`` is a model's output layer; ``function`` gets float32 logits (chunk, vocabulary) and the same slice of each of ``more``.
@@ -186,7 +186,7 @@ def token_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def sequence_logps(model, batch: Batch) -> torch.Tensor:
     """Log-probs of the response tokens, (tokens,) float32."""
-    return over_logits(model.get_output_embeddings(), hidden_states(model, batch), token_logps, batch.targets)
+    return map_logits(model.get_output_embeddings(), hidden_states(model, batch), token_logps, batch.targets)
 
 
 def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
@@ -216,7 +216,7 @@ def response_logps(model, rows: Sequence[Row], pad_token_id: int, budget: int, s
         batch = collate([rows[i] for i in indices], pad_token_id, model.device, shared)
         return [part.tolist() for part in batch.split(sequence_logps(model, batch))]
 
-    for indices, values in zip(batches, shared_out(batches, log_probs), strict=True):
+    for indices, values in zip(batches, map_across_processes(batches, log_probs), strict=True):
         for index in indices:
             results[index] = [values.pop(0) for _ in rows[index][1:]]
     return results
@@ -228,9 +228,9 @@ def check_head(model, pad_token_id: int) -> None:
 
     Some architectures scale or cap their logits; their log-probs would silently be wrong here.
     """
-    ids = some_ids(model, 8).tolist()
+    ids = probe_ids(model, 8).tolist()
     batch = collate([(ids[:1], ids[1:])], pad_token_id, model.device)
     ours = sequence_logps(model, batch)
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[0, :-1].float()
-    if not same_logps(model, ours, token_logps(logits, batch.targets)):
+    if not equal_up_to_rounding(model, ours, token_logps(logits, batch.targets)):
         raise UserError(f"{type(model).__name__}: its logits are not its output layer over its backbone; not supported")

@@ -10,7 +10,7 @@ import torch
 from anchora.model.params import ComputeParams
 from anchora.run.files import UserError
 
-PATIENCE = timedelta(days=7)  # of processes for each other: one may ask a judge for hours
+PROCESS_GROUP_TIMEOUT = timedelta(days=7)  # of processes for each other: one may ask a judge for hours
 
 
 def use_machine(params: ComputeParams) -> None:
@@ -63,7 +63,7 @@ def device() -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
+        return PartialState(cpu=not torch.cuda.is_available(), timeout=PROCESS_GROUP_TIMEOUT).device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch.distributed
 
-from anchora.model.checkpoints import scratch
+from anchora.model.checkpoints import scratch_folder
 from anchora.run.files import new_file
-from anchora.run.stage import steps
+from anchora.run.stage import defer_signals
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
@@ -20,16 +20,16 @@ Result = TypeVar("Result")
 _calls = itertools.count()
 
 
-def place() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """Which of this stage's processes this one is, and how many there are."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def of_all(value: Result) -> list[Result]:
+def all_gather(value: Result) -> list[Result]:
     """``value`` of every process of this stage, in the order of the processes; all get the same list."""
-    everyone = [value] * place()[1]
+    everyone = [value] * rank_and_world_size()[1]
     if len(everyone) > 1:
         torch.distributed.all_gather_object(everyone, value)
     return everyone
@@ -37,7 +37,7 @@ def of_all(value: Result) -> list[Result]:
 
 def any_process(value: bool) -> bool:
     """Whether ``value`` holds in one of the processes of this stage: all get the same answer."""
-    return any(of_all(value))
+    return any(all_gather(value))
 
 
 def wait_for_all() -> None:
@@ -46,12 +46,12 @@ def wait_for_all() -> None:
         torch.distributed.barrier()
 
 
-def whole_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Generator[Item, None, None]:
+def interruptible_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Generator[Item, None, None]:
     """The items of a training loop, of which a signal to any process lets the current one end and be saved.
 
     A loop that may break closes this itself (``contextlib.closing``): a signal in its last step is lost otherwise.
     """
-    with steps() as stop_asked:
+    with defer_signals() as stop_asked:
         for item in items:
             yield item
             if any_process(stop_asked()):
@@ -59,7 +59,7 @@ def whole_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Generato
                 raise KeyboardInterrupt
 
 
-def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> list[Result]:
+def map_across_processes(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> list[Result]:
     """``work(number, part)`` for every part, in order; of n processes each does every n-th part.
 
     Results are plain values that JSON can hold. Each is written to the stage's scratch folder, from
@@ -69,7 +69,7 @@ def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> li
     call = next(_calls)
 
     def done_once(number: int) -> Result:
-        if (folder := scratch()) is None:
+        if (folder := scratch_folder()) is None:
             return work(number, parts[number])
         file = folder / f"parts-{call}" / f"{number}.json"
         if not file.is_file():
@@ -78,21 +78,21 @@ def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> li
                 partial.write_text(json.dumps(result), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
-    process, processes = place()
-    return in_order([done_once(number) for number in range(process, len(parts), processes)], len(parts))
+    process, processes = rank_and_world_size()
+    return gather_in_order([done_once(number) for number in range(process, len(parts), processes)], len(parts))
 
 
-def in_step(parts: Sequence[Part], work: Callable[[Part], Result]) -> list[Result]:
+def map_in_lockstep(parts: Sequence[Part], work: Callable[[Part], Result]) -> list[Result]:
     """``work(part)`` for every part, in order; of n processes each does every n-th part, all of them equally many.
 
     For passes through a model that is held in parts, which all processes take part in: one with a part less repeats one.
     """
-    process, processes = place()
+    process, processes = rank_and_world_size()
     rounds = -(-len(parts) // processes)
-    return in_order([work(parts[(process + number * processes) % len(parts)]) for number in range(rounds)], len(parts))
+    return gather_in_order([work(parts[(process + number * processes) % len(parts)]) for number in range(rounds)], len(parts))
 
 
-def in_order(mine: list[Result], count: int) -> list[Result]:
+def gather_in_order(mine: list[Result], count: int) -> list[Result]:
     """The results of all ``count`` parts, in order, from those of this process and of the others: of n each has every n-th."""
-    done = of_all(mine)
+    done = all_gather(mine)
     return [done[number % len(done)][number // len(done)] for number in range(count)]

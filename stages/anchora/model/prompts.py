@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 from anchora.run.files import UserError
 
 # Stands before chat templates that tell the date, for prompts must not change overnight: the day that Llama 3's fall back on.
-SAME_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
 
 
@@ -19,16 +19,16 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
     Raises UserError where the chat template does not know such turns, and for a prompt of no tokens.
     """
     by_model = getattr(tokenizer, "chat_template", None)
-    ids = _by_chat_template(tokenizer, messages) if by_model else _by_text(tokenizer, messages, template)
+    ids = _encode_by_chat_template(tokenizer, messages) if by_model else _encode_by_text_template(tokenizer, messages, template)
     if not ids:  # a response's first token is predicted at the prompt's last one
         raise UserError(f"the prompt {messages[-1]['content'][:60]!r} has no token; give prompt_template some text of its own")
     return ids
 
 
-def _by_chat_template(tokenizer, messages: Messages) -> list[int]:
+def _encode_by_chat_template(tokenizer, messages: Messages) -> list[int]:
     chat_template = tokenizer.get_chat_template()
     if "strftime_now" in chat_template:
-        chat_template = SAME_DAY + chat_template
+        chat_template = FIXED_DATE + chat_template
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
     except TemplateError as error:
@@ -40,7 +40,7 @@ def _by_chat_template(tokenizer, messages: Messages) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _by_text(tokenizer, messages: Messages, template: str) -> list[int]:
+def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> list[int]:
     parts = []
     for message in messages:
         if message["role"] == "user":

@@ -20,11 +20,11 @@ from pathspec import GitIgnoreSpec
 
 from anchora.run.files import UserError, read_yaml
 
-SMALL = 64 * 2**20  # files up to this many bytes are compared by their contents, larger ones by size and time
+MAX_HASHED_BYTES = 64 * 2**20  # files up to this many bytes are compared by their contents, larger ones by size and time
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredInputs:
     """The dependencies and the parameters of a stage at one moment."""
 
     files: dict[str, str]  # path of every file below the dependencies, and what it was like
@@ -33,7 +33,7 @@ class Declared:
     dependencies: list[str]
     params: dict
 
-    def check_older(self, started: float | None) -> None:
+    def check_unchanged_since(self, started: float | None) -> None:
         """Raise UserError for a file that was changed after the stage's process had ``started``, while it loaded its code.
 
         A time in the future is that of another clock and says nothing.
@@ -42,9 +42,9 @@ class Declared:
             if started is not None and started < changed <= time.time():
                 raise UserError(f"{path} was changed while {self.stage} was starting: run `dvc repro` again")
 
-    def check_unmoved(self) -> None:
+    def check_unchanged(self) -> None:
         """Raise UserError for the first file or parameter that is not as it was."""
-        now, stage = look(self.stage), self.stage
+        now, stage = declared_inputs(self.stage), self.stage
         for path in sorted(self.files.keys() | now.files.keys()):
             if self.files.get(path) != now.files.get(path):
                 raise UserError(f"{path} was changed while {stage} was running; its results are of neither version: run `dvc repro` again")
@@ -54,22 +54,22 @@ class Declared:
 
     def fingerprint(self) -> str:
         """Of all that the stage reads and of the number of its processes, 16 hexadecimal digits."""
-        known = locked_outs()
+        known = locked_hashes()
         parts = {
-            path: known.get(path) or {name: contents(Path(name)) for name in self.files if is_below(name, path)}
+            path: known.get(path) or {name: file_sha256(Path(name)) for name in self.files if is_below(name, path)}
             for path in self.dependencies
         }
         text = json.dumps([parts, self.params, os.environ.get("WORLD_SIZE", "1")], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def look(stage: str) -> Declared:
+def declared_inputs(stage: str) -> DeclaredInputs:
     """What ``stage`` (as DVC names it: update_policy@0) declares, as it is now."""
     dependencies, params = declaration(stage)
     paths = [Path(path).as_posix() for path in dependencies]  # without the slashes and dots that a parameter may bring
-    files = {file.as_posix(): state(file) for path in paths for file in files_below(Path(path))}
+    files = {file.as_posix(): file_state(file) for path in paths for file in files_below(Path(path))}
     changed = {name: Path(name).stat().st_mtime for name in files}
-    return Declared(files, changed, stage, paths, params)
+    return DeclaredInputs(files, changed, stage, paths, params)
 
 
 def declaration(stage: str) -> tuple[list[str], dict]:
@@ -79,9 +79,9 @@ def declaration(stage: str) -> tuple[list[str], dict]:
     name, _, key = stage.partition("@")
     entry = stages[name]
     if "foreach" in entry:
-        values = {**values, "item": dict(items(lookup(entry["foreach"][2:-1], values)))[key]}
+        values = {**values, "item": dict(foreach_items(template_value(entry["foreach"][2:-1], values)))[key]}
         entry = entry["do"]
-    dependencies = [re.sub(r"\$\{([^}]+)\}", lambda found: str(lookup(found[1], values)), path) for path in entry["deps"]]
+    dependencies = [re.sub(r"\$\{([^}]+)\}", lambda found: str(template_value(found[1], values)), path) for path in entry["deps"]]
     return dependencies, {key: values.get(key) for key in parameter_keys(entry)}
 
 
@@ -91,13 +91,13 @@ def parameter_keys(entry: dict) -> list[str]:
     return [key for keys in listed for key in keys]
 
 
-def items(values: list) -> Iterator[tuple[str, object]]:
+def foreach_items(values: list) -> Iterator[tuple[str, object]]:
     """The items of a ``foreach`` list by the names DVC gives them: their value, or their place if they are more than that."""
     for place, item in enumerate(values):
         yield (str(place) if isinstance(item, dict | list) else str(item)), item
 
 
-def lookup(path: str, values):
+def template_value(path: str, values):
     """The value of a template such as ``rounds[-1].k``."""
     for name, place in re.findall(r"([A-Za-z_]\w*)|\[(-?\d+)\]", path):
         values = values[name] if name else values[int(place)]
@@ -121,18 +121,18 @@ def is_below(file: str, path: str) -> bool:
     return file == path or file.startswith(path + "/")
 
 
-def state(file: Path) -> str:
+def file_state(file: Path) -> str:
     """A small file's contents, a large one's size and time of change."""
     found = file.stat()
-    return contents(file) if found.st_size <= SMALL else f"{found.st_size} bytes, changed at {found.st_mtime_ns}"
+    return file_sha256(file) if found.st_size <= MAX_HASHED_BYTES else f"{found.st_size} bytes, changed at {found.st_mtime_ns}"
 
 
-def contents(file: Path) -> str:
+def file_sha256(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def locked_outs(path: str | Path = "dvc.lock") -> dict[str, str]:
+def locked_hashes(path: str | Path = "dvc.lock") -> dict[str, str]:
     """The hashes that DVC recorded for what earlier stages wrote: no model is read just to be known again."""
     if not Path(path).is_file():
         return {}

@@ -25,7 +25,7 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def partial_beside(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where this process writes what is to become ``path``; those of processes that were killed are removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.partial"):
@@ -43,7 +43,7 @@ def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
     unless ``every_process`` has a file of its own.
     """
     path = Path(path)
-    partial = partial_beside(path)
+    partial = partial_path(path)
     try:
         yield partial
         if every_process or first_process():
@@ -56,7 +56,7 @@ def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """As ``new_file``, for a folder; whatever stood at ``path`` is gone afterwards."""
     path = Path(path)
-    partial = partial_beside(path)
+    partial = partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:

@@ -17,16 +17,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from anchora.run.declared import Declared, look
+from anchora.run.declared import DeclaredInputs, declared_inputs
 from anchora.run.files import UserError, first_process, new_file
 from anchora.run.params import StageParams
 
 SCRATCH = Path(".scratch")
 BY_HAND = "by-hand-"
 GRACE_SECONDS = 5.0  # for a training step to end when DVC was killed
-STOPPED = 130  # exit code after Ctrl-C, as shells have it
-SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # ends of the names of variables whose values are never shown
-OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of the direction of text (UAX 9)
+EXIT_CODE_STOPPED = 130  # exit code after Ctrl-C, as shells have it
+SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # ends of the names of variables whose values are never shown
+BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of the direction of text (UAX 9)
 _until_step_ends = {"waiting": False, "asked": False}
 
 
@@ -36,25 +36,25 @@ def run_stage(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     name = Path(sys.argv[0]).stem
-    if started_by := dvc_process():
-        end_with(started_by)
+    if started_by := find_dvc_process():
+        exit_when_gone(started_by)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _on_signal)
+        signal.signal(number, on_signal)
     try:
-        before = look(stage_name()) if "DVC_STAGE" in os.environ else None
+        before = declared_inputs(stage_name()) if "DVC_STAGE" in os.environ else None
         if before is not None:
-            before.check_older(process_start())
+            before.check_unchanged_since(process_start_time())
         _use_scratch(before)
         gc.freeze()  # what the imports made stays: no collection need look through it
         main()
         if before is not None:
-            before.check_unmoved()
+            before.check_unchanged()
         if first_process():
             _clear_scratch()
         _leave(0)
     except KeyboardInterrupt:
         print(f"{name}: stopped; `dvc repro` goes on from here", file=sys.stderr)
-        _leave(STOPPED)
+        _leave(EXIT_CODE_STOPPED)
     except Exception as error:
         if os.environ.get("ANCHORA_DEBUG") == "1":
             raise
@@ -94,12 +94,12 @@ def explain(error: Exception) -> str:
 def printable(text: str) -> str:
     """``text`` without what could harm: control characters, overrides of the direction of text, secrets of the environment."""
     for name, value in os.environ.items():
-        if name.endswith(SECRETS) and len(value) >= 8:
+        if name.endswith(SECRET_SUFFIXES) and len(value) >= 8:
             text = text.replace(value, f"${name}")
-    return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc" and letter not in OVERRIDES)
+    return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc" and letter not in BIDI_CONTROLS)
 
 
-def _on_signal(number, frame) -> None:
+def on_signal(number, frame) -> None:
     """Stop now, or after the step that is under way; at the second signal now."""
     if _until_step_ends["waiting"] and not _until_step_ends["asked"]:
         _until_step_ends["asked"] = True
@@ -108,7 +108,7 @@ def _on_signal(number, frame) -> None:
 
 
 @contextlib.contextmanager
-def steps() -> Iterator[Callable[[], bool]]:
+def defer_signals() -> Iterator[Callable[[], bool]]:
     """Within the block signals wait for the end of a step; the function it gives says whether one came.
 
     One that came in the last step stops the stage behind the block, however that is left.
@@ -131,7 +131,7 @@ def process_status(pid: int) -> tuple[str, int] | None:
     return None if state in "ZX" else (state, int(parent))
 
 
-def process_start() -> float | None:
+def process_start_time() -> float | None:
     """When this process was started, in seconds since 1970; None where /proc does not say."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -140,7 +140,7 @@ def process_start() -> float | None:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def dvc_process() -> int | None:
+def find_dvc_process() -> int | None:
     """The process of DVC that started this stage, if one did."""
     pid = os.getppid()
     while pid > 1 and "DVC_STAGE" in os.environ and (status := process_status(pid)):
@@ -151,7 +151,7 @@ def dvc_process() -> int | None:
     return None
 
 
-def end_with(pid: int) -> None:
+def exit_when_gone(pid: int) -> None:
     """End this process when process ``pid`` is gone: a killed DVC leaves no stage running that holds a GPU."""
 
     def watch() -> None:
@@ -160,12 +160,12 @@ def end_with(pid: int) -> None:
         if _until_step_ends["waiting"]:  # the step under way may end, if it is quick
             _until_step_ends["asked"] = True
             time.sleep(GRACE_SECONDS)
-        os._exit(STOPPED)
+        os._exit(EXIT_CODE_STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _use_scratch(declared: Declared | None) -> None:
+def _use_scratch(declared: DeclaredInputs | None) -> None:
     """Make the run's scratch folder known to its modules; a script that runs by hand has none that lasts."""
     folder = SCRATCH / stage_name() / (declared.fingerprint() if declared else f"{BY_HAND}{os.getpid()}")
     if declared is None:
@@ -197,14 +197,14 @@ def log_folder(log_dir: str) -> Path:
     In a queued experiment the working folder is temporary, so the logs go to the folder of the
     project that started it, under the experiment's name.
     """
-    folder = lasting_folder(log_dir)
+    folder = project_folder(log_dir)
     if "DVC_EXP_NAME" in os.environ and "DVC_ROOT" in os.environ:
         folder = folder / os.environ["DVC_EXP_NAME"]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def lasting_folder(name: str) -> Path:
+def project_folder(name: str) -> Path:
     """A folder of the project, also for a queued experiment, whose own folder is temporary."""
     return Path(os.environ["DVC_ROOT"]) / name if "DVC_EXP_NAME" in os.environ and "DVC_ROOT" in os.environ else Path(name)
 

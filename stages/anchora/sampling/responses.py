@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
 
 SEGMENT = 16  # tokens between two looks for responses that have ended
 
@@ -81,7 +81,7 @@ def generate(
         return [row.row() for row in rows]
 
     responses: list[list[Response]] = [[] for _ in prompts]
-    for shard, rows in zip(shards, shared_out(shards, sample), strict=True):
+    for shard, rows in zip(shards, map_across_processes(shards, sample), strict=True):
         for position, index in enumerate(shard):
             responses[index] = [Response(**row) for row in rows[position * samples : (position + 1) * samples]]
     bar.close()

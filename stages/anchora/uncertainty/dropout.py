@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from anchora.model.loading import decoder_layers
-from anchora.model.logps import Batch, collate, over_logits, some_ids, token_budget_batches
-from anchora.model.processes import shared_out
+from anchora.model.logps import Batch, collate, map_logits, probe_ids, token_budget_batches
+from anchora.model.processes import map_across_processes
 from anchora.run.files import UserError
 
 _adds_its_mlp: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # by layer: what was found by trying
@@ -45,7 +45,7 @@ def adds_its_mlp(model, layer) -> bool:
         layer.mlp.register_forward_hook(shifted),
         layer.register_forward_hook(lambda layer, args, output: seen.append(output[0] if isinstance(output, tuple) else output)),
     ]
-    ids = some_ids(model, 8)[None]
+    ids = probe_ids(model, 8)[None]
     try:
         for shift[0] in (0.0, 1.0):
             model.get_decoder()(input_ids=ids, use_cache=False)
@@ -121,7 +121,7 @@ def injected_dropout(model, rate: float, layer_share: float, copies: int, seed: 
 @torch.no_grad()
 def check_dropout(model) -> None:
     """Raise UserError for a model whose last layers cannot be repeated: found by trying, at rate 0, on the last two."""
-    ids = some_ids(model, 16).view(2, 8)
+    ids = probe_ids(model, 16).view(2, 8)
     try:
         plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         with injected_dropout(model, 0.0, 2 / len(decoder_layers(model)), copies=2, seed=0):
@@ -163,7 +163,7 @@ def dropout_information(
         batch = collate([pairs[i] for i in indices], pad_token_id, model.device)
         return _information(model, batch, copies, rate, layer_share, seed * 100_003 + number)
 
-    for indices, values in zip(batches, shared_out(batches, information), strict=True):
+    for indices, values in zip(batches, map_across_processes(batches, information), strict=True):
         for index, value in zip(indices, values, strict=True):
             results[index] = value
     return results
@@ -181,7 +181,7 @@ def _information(model, batch: Batch, copies: int, rate: float, layer_share: flo
     by_position = states.view(rows, copies, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies, hidden)
     predicting = by_position[batch.predicted_at]
     head = model.get_output_embeddings()
-    values = over_logits(head, predicting.mean(1), lambda logits, copy_states: among_candidates(head, logits, copy_states), predicting)
+    values = map_logits(head, predicting.mean(1), lambda logits, copy_states: among_candidates(head, logits, copy_states), predicting)
     return [part.mean().item() for part in batch.split(values)]
 
 

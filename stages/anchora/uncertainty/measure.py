@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
 from anchora.model.prompts import Messages, encode_prompt
 from anchora.regret.regret import conservative_gains, regret
 from anchora.run.files import UserError
@@ -72,7 +72,7 @@ def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[di
 
 
 def measure(
-    model, tokenizer, prompts: list[Messages], sources: list[dict[str, str]], params: MeasureParams,
+    model, tokenizer, prompts: list[Messages], verifiers: list[dict[str, str]], params: MeasureParams,
     *, seed: int, samples: int,
 ) -> Measured:  # fmt: skip
     """Greedy responses, ``samples`` samples and their scores for each prompt; seeded by ``seed``."""
@@ -89,7 +89,7 @@ def measure(
     information = _dropout_signal(model, tokenizer, prompt_ids, greedy, params, seed)
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
     pairs += [(prompt, r.text) for prompt, rows in zip(prompts, sampled, strict=True) for r in rows]
-    scores = score_ensemble(sources, pairs, params)
+    scores = score_ensemble(verifiers, pairs, params)
     return Measured(
         prompt_ids=prompt_ids,
         greedy=greedy,
@@ -132,7 +132,7 @@ def _dropout_signal(model, tokenizer, prompt_ids, greedy, params: MeasureParams,
         return [row.text for row in rows]
 
     texts: list[list[str]] = [[] for _ in prompt_ids]
-    for (_, indices), responses in zip(parts, shared_out(parts, regenerate), strict=True):
+    for (_, indices), responses in zip(parts, map_across_processes(parts, regenerate), strict=True):
         for index, text in zip(indices, responses, strict=True):
             texts[index].append(text)
     return [mean_disagreement(responses, params.answer_reading) for responses in texts]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from anchora.model.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
-from anchora.model.processes import in_step
+from anchora.model.processes import map_in_lockstep
 from anchora.regret.buffer import buffer_line
 from anchora.regret.regret import importance_weights, ranks
 from anchora.run.files import UserError
@@ -224,4 +224,4 @@ def forward_kl(model, anchors: list[dict], layout: Layout) -> float:
     def divergence(part: list[int]) -> float:
         return anchor_terms(model, [anchors[index] for index in part], layout)["anchor_kl"].item()
 
-    return sum(in_step(parts([buffer_line(row) for row in anchors], layout), divergence)) / len(anchors)
+    return sum(map_in_lockstep(parts([buffer_line(row) for row in anchors], layout), divergence)) / len(anchors)

@@ -13,45 +13,45 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from anchora.model.loading import check_vocabulary, load, load_weights
+from anchora.model.loading import check_vocabulary, load_model, load_pretrained
 from anchora.model.logps import token_budget_batches
 from anchora.model.machine import device
 from anchora.model.params import PolicyParams, ScoringParams
-from anchora.model.pins import folder, name_of, pinned
-from anchora.model.processes import shared_out
+from anchora.model.pins import from_folder, from_pin, model_name
+from anchora.model.processes import map_across_processes
 from anchora.model.prompts import Messages, encode_prompt, encode_response
 from anchora.run.files import UserError, read_json
 
 
-def load_verifier(source: dict[str, str], params: PolicyParams, **options) -> tuple:
+def load_verifier(pretrained: dict[str, str], params: PolicyParams, **options) -> tuple:
     """A sequence classifier with one logit in eval mode, and its tokenizer with a pad token.
 
     Raises UserError for a model with another number of labels. ``num_labels=1`` in ``options`` puts
     a new head on a model that has none.
     """
-    tokenizer = load(AutoTokenizer, source, params)
-    model = load_weights(
-        AutoModelForSequenceClassification, source, params, new_head="num_labels" in options, dtype=torch.float32, **options
+    tokenizer = load_pretrained(AutoTokenizer, pretrained, params)
+    model = load_model(
+        AutoModelForSequenceClassification, pretrained, params, new_head="num_labels" in options, dtype=torch.float32, **options
     )
     if model.config.num_labels != 1:
-        raise UserError(f"model {name_of(source)}: a verifier has one logit, this classifier has {model.config.num_labels}")
-    check_vocabulary(model, tokenizer, source)
+        raise UserError(f"model {model_name(pretrained)}: a verifier has one logit, this classifier has {model.config.num_labels}")
+    check_vocabulary(model, tokenizer, pretrained)
     if tokenizer.pad_token_id is None:  # a decoder's score is that of the last token but for those that its own configuration pads with
         own = model.config.get_text_config().pad_token_id
         tokenizer.pad_token = tokenizer.eos_token if own is None else tokenizer.convert_ids_to_tokens(own)
     if tokenizer.pad_token_id is None:
-        raise UserError(f"model {name_of(source)}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with")
+        raise UserError(f"model {model_name(pretrained)}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with")
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(device()).eval(), tokenizer
 
 
-def member_sources(output_dir: str, members: list[int]) -> list[dict[str, str]]:
+def ensemble_members(output_dir: str, members: list[int]) -> list[dict[str, str]]:
     """Where the ensemble's members are: those that were trained here, then those that were brought."""
-    trained = [folder(Path(output_dir) / "verifiers" / str(member)) for member in members]
+    trained = [from_folder(Path(output_dir) / "verifiers" / str(member)) for member in members]
     brought = read_json(Path(output_dir) / "verifiers" / "brought.json")
     if not trained and not brought:
         raise UserError("verifiers and verifier_paths are both empty; at least one verifier must judge the responses")
-    return trained + [pinned(pin) for pin in brought]
+    return trained + [from_pin(pin) for pin in brought]
 
 
 def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, template: str) -> list[int]:
@@ -106,20 +106,20 @@ def score_pairs(model, tokenizer, pairs: list[tuple[Messages, str]], params: Sco
         inputs = pad_inputs(tokenizer, model, [rows[i] for i in indices])
         return model(**inputs).logits.squeeze(-1).double().tolist()
 
-    for indices, values in zip(batches, shared_out(batches, score), strict=True):
+    for indices, values in zip(batches, map_across_processes(batches, score), strict=True):
         scores[indices] = values
     return scores
 
 
-def score_ensemble(sources: list[dict[str, str]], pairs: list[tuple[Messages, str]], params: ScoringParams) -> np.ndarray:
+def score_ensemble(members: list[dict[str, str]], pairs: list[tuple[Messages, str]], params: ScoringParams) -> np.ndarray:
     """Raw scores of every member, (members, pairs); one member in memory at a time, equal pairs scored once."""
     keys = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     unique = sorted(first.values())
     place = {keys[index]: position for position, index in enumerate(unique)}
-    scores = np.zeros((len(sources), len(unique)))
-    for member, source in enumerate(sources):
-        model, tokenizer = load_verifier(source, params)
+    scores = np.zeros((len(members), len(unique)))
+    for member, pretrained in enumerate(members):
+        model, tokenizer = load_verifier(pretrained, params)
         scores[member] = score_pairs(model, tokenizer, [pairs[i] for i in unique], params)
         del model
     return scores[:, [place[key] for key in keys]]
