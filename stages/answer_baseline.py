@@ -15,8 +15,9 @@ from anchora.evaluation.policy_answers import answer, evaluation_sets, write_ans
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 
 
 def main() -> None:

@@ -20,9 +20,11 @@ from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder, model_identity
 from anchora.model.prompts import encode_prompt
-from anchora.run.files import UserError, read_json
+from anchora.run.errors import UserError
+from anchora.run.files import read_json
+from anchora.run.logs import say
 from anchora.run.params import read_params
-from anchora.run.stage import run_stage, say
+from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, with_known_answers

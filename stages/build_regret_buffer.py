@@ -19,8 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from anchora.model.batches import row_length
+from anchora.model.capabilities import can_share_prompts, check_head
 from anchora.model.loading import load_policy
-from anchora.model.logps import can_share_prompts, check_head, response_logps, row_length
+from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
 from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_response, token_texts
@@ -28,9 +30,11 @@ from anchora.regret.buffer import buffer_line, response_names
 from anchora.regret.cases import chances_right, chosen_right, select, uncertainty_gate
 from anchora.regret.params import BuildRegretBufferParams
 from anchora.regret.regret import priorities
-from anchora.run.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.errors import UserError
+from anchora.run.files import read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.sampling.responses import end_tokens
 from anchora.uncertainty.scale import auroc
 from anchora.verifiers.ensemble import ensemble_members, score_ensemble

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from anchora.correctness.references import correctness
+from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
-from anchora.model.logps import check_head
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder
 from anchora.run.files import read_jsonl, write_json
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure, within_length
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import scale_of, within_prompt_deviation

@@ -28,8 +28,9 @@ from anchora.model.loading import load_policy, load_tokenizer
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder
 from anchora.run.files import new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.uncertainty.reliability import (
     RELIABILITY_BINS,
     abstention_threshold,

@@ -22,8 +22,9 @@ from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder, model_identity
 from anchora.run.files import first_process, new_folder, read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.measure import measure, within_length
 from anchora.uncertainty.reliability import abstention_threshold, with_known_answers

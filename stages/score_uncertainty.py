@@ -21,8 +21,9 @@ from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder
 from anchora.run.files import read_json, read_jsonl, write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import Measured, measure, within_length
 from anchora.uncertainty.scale import auroc, combined, ecdf
 from anchora.verifiers.ensemble import ensemble_members

@@ -21,16 +21,20 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from anchora.model.checkpoints import Checkpoints
-from anchora.model.loading import add_lora, compile_layers, load_causal_lm, merge_lora, save_policy
+from anchora.model.layers import compile_layers
+from anchora.model.loading import load_causal_lm, save_policy
 from anchora.model.logps import response_logps
+from anchora.model.lora import add_lora, merge_lora
 from anchora.model.machine import autocast, device, training_dtype, use_machine
 from anchora.model.pins import from_folder
 from anchora.model.processes import any_process, interruptible_steps
 from anchora.regret.buffer import buffer_line, response_names
-from anchora.run.files import UserError, new_file, read_jsonl, write_json
+from anchora.run.errors import UserError
+from anchora.run.files import new_file, read_jsonl, write_json
+from anchora.run.logs import log_figures, log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_figures, log_params, run_stage, say
+from anchora.run.stage import run_stage
+from anchora.training.checkpoints import Checkpoints
 from anchora.training.sharding import full_from_shard, full_tensor, gather_full_model, load_optimizer, local_shard, optimizer_tensors, shard
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.step import Layout, Pairs, SequenceLogps, chances_known, forward_kl, layout_for, update, weigh

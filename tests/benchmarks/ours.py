@@ -46,7 +46,7 @@ def update_ours(pairs, args) -> dict:
     """Optimiser steps over the pairs, a batch at a time; the first batch warms up and is not counted."""
     from accelerate import Accelerator
 
-    from anchora.model.loading import compile_layers
+    from anchora.model.layers import compile_layers
     from anchora.model.machine import autocast
     from anchora.update.params import UpdatePolicyParams
     from anchora.update.step import SequenceLogps, layout_for, update, weigh
@@ -92,8 +92,8 @@ def sft_ours(pairs, args) -> dict:
     from theirs import Clock, word_tokenizer
     from trl import SFTConfig
 
-    from anchora.model.checkpoints import Checkpoints
-    from anchora.model.loading import compile_layers
+    from anchora.model.layers import compile_layers
+    from anchora.training.checkpoints import Checkpoints
     from anchora.training.trainer import LengthGroupedSampler, trainer_settings
     from parameters.sft import SftParams
     from sft import OrderedSFTTrainer

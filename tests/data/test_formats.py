@@ -9,7 +9,7 @@ from conftest import REAL
 from anchora.data import formats
 from anchora.data.reading import read_rows
 from anchora.data.splits import flip_side, prompt_id, split_share, unique_rows
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 USER = [{"role": "user", "content": "2 + 2?"}]
 

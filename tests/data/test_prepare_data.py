@@ -7,7 +7,8 @@ import yaml
 from conftest import ROOT
 
 import prepare_data
-from anchora.run.files import UserError, read_json, read_jsonl
+from anchora.run.errors import UserError
+from anchora.run.files import read_json, read_jsonl
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tiny_models import PAIRS, SIZES
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from anchora.evaluation.drift import policy_states, reverse_kl
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 TOKENIZER = SimpleNamespace(get_vocab=lambda: {"a": 0}, pad_token_id=0)
 PARAMS = SimpleNamespace(scoring_batch_tokens=64, seed=0)

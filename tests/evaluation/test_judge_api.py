@@ -12,8 +12,8 @@ from anchora.evaluation import judge_api
 from anchora.evaluation.judging import api_judge
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_pair, win
-from anchora.run import stage
-from anchora.run.files import UserError
+from anchora.run import errors, logs
+from anchora.run.errors import UserError
 
 CANARY = "canary-5f0c1e7a9b"
 
@@ -104,7 +104,7 @@ def test_what_fails_for_good_gets_one_line_and_keeps_the_rest(server, trouble, t
     server.trouble = list(trouble)
     with pytest.raises(UserError, match="a-judge at http://127.0.0.1.*verdicts so far are kept") as error:
         judge_api.ask_all([question(0), question(1)], params)
-    shown = stage.printable(stage.explain(error.value))
+    shown = logs.printable(errors.explain(error.value))
     assert "\n" not in shown and CANARY not in shown
     server.trouble.clear()
     assert len(judge_api.ask_all([question(0), question(1)], params)) == 2

@@ -14,11 +14,13 @@ from tiny_models import END, MODELS, PAIRS, SIZES
 from transformers import AutoConfig, MistralConfig, MistralForCausalLM
 
 from anchora.model import machine
+from anchora.model.batches import collate
+from anchora.model.capabilities import can_share_prompts, check_head
 from anchora.model.loading import load_causal_lm, save_policy
-from anchora.model.logps import can_share_prompts, check_head, collate, sequence_logps
+from anchora.model.logps import sequence_logps
 from anchora.model.params import PolicyParams
 from anchora.model.pins import from_folder
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.sampling.responses import generate
 from anchora.uncertainty.dropout import check_dropout, dropout_information
 

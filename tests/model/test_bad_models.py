@@ -21,9 +21,10 @@ from anchora.model.loading import load_policy
 from anchora.model.params import PolicyParams
 from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_prompt
-from anchora.run import stage
-from anchora.run.files import UserError, write_json
-from anchora.verifiers.ensemble import load_verifier
+from anchora.run import errors, logs
+from anchora.run.errors import UserError
+from anchora.run.files import write_json
+from anchora.verifiers.scoring import load_verifier
 
 BASE = ROOT / "models" / "base"
 
@@ -214,11 +215,11 @@ def test_bfloat16_that_the_gpu_lacks(monkeypatch):
 )  # fmt: skip
 def test_what_a_machine_can_do_to_a_stage_is_explained(error, words):
     for word in words:
-        assert word in stage.explain(error)
+        assert word in errors.explain(error)
 
 
 def test_the_terminal_gets_no_control_characters():
-    assert stage.printable("a\x1b]0;title\x07b\x9bc\u202ed\te\n\u0639 \U0001f642") == "a]0;titlebcd\te\n\u0639 \U0001f642"
+    assert logs.printable("a\x1b]0;title\x07b\x9bc\u202ed\te\n\u0639 \U0001f642") == "a]0;titlebcd\te\n\u0639 \U0001f642"
 
 
 def run_prepare(project: Path) -> subprocess.CompletedProcess:

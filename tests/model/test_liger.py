@@ -10,10 +10,9 @@ import pytest
 from conftest import ROOT, params_as
 from pydantic import ValidationError
 
-from anchora.model import loading as models
-from anchora.model import machine
+from anchora.model import layers, machine
 from anchora.model.params import PolicyParams
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.update.params import UpdatePolicyParams
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("liger_kernel", "triton"))
@@ -50,4 +49,4 @@ def test_liger_that_is_not_installed_is_named(monkeypatch, policy):
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     with pytest.raises(UserError, match="^liger_kernels: true, but .*liger_kernel.*pip install liger-kernel"):
-        models.use_liger(policy[0], {"pretrained_model_name_or_path": "demo"})
+        layers.use_liger(policy[0], {"pretrained_model_name_or_path": "demo"})

@@ -11,22 +11,16 @@ from tiny_models import MODELS, PAIRS, SIZES
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
 from anchora.model import logps
-from anchora.model.loading import add_lora, check_positions, compile_layers, load_causal_lm
-from anchora.model.logps import (
-    Batch,
-    can_share_prompts,
-    check_head,
-    collate,
-    response_logps,
-    row_length,
-    sequence_logps,
-    token_budget_batches,
-    token_logps,
-)
+from anchora.model.batches import Batch, collate, row_length, token_budget_batches
+from anchora.model.capabilities import can_share_prompts, check_head
+from anchora.model.layers import compile_layers
+from anchora.model.loading import check_positions, load_causal_lm
+from anchora.model.logps import response_logps, sequence_logps, token_logps
+from anchora.model.lora import add_lora
 from anchora.model.params import ComputeParams
 from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_prompt, encode_response, token_texts
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.uncertainty.dropout import check_dropout
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anchora.data import formats
 from anchora.data.reading import read_rows
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 ROW = {"prompt": "a", "completion": "b"}
 JSON, LINES, CSV, PARQUET = "data.json", "data.jsonl", "data.csv", "data.parquet"

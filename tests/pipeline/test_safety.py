@@ -14,12 +14,12 @@ import pytest
 import torch
 from conftest import ROOT, dvc, environment, running, wait_for
 
-from anchora.model import checkpoints as checkpoint
 from anchora.model import processes as parallel
-from anchora.model.checkpoints import Checkpoints
 from anchora.run.declared import declaration, declared_inputs
-from anchora.run.files import UserError
-from anchora.run.stage import on_signal
+from anchora.run.errors import UserError
+from anchora.run.signals import on_signal
+from anchora.training import checkpoints as checkpoint
+from anchora.training.checkpoints import Checkpoints
 
 
 def copy_of(ran: Path, target: Path, **params) -> Path:

@@ -56,7 +56,7 @@ def test_presets_are_valid(here, preset):
 
 
 def test_what_is_wrong_is_looked_for_in_the_file_that_has_it():
-    from anchora.run.files import UserError
+    from anchora.run.errors import UserError
 
     good = yaml.safe_load((ROOT / "params.yaml").read_text())
     for before, overlay, named in (({"foo": 1}, {}, "params.yaml: foo"), ({}, {"foo": 1}, "my.yaml: foo")):

@@ -9,7 +9,8 @@ from transformers.cache_utils import DynamicLayer
 
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.benchmarks import answer_turns
-from anchora.model.logps import collate, hidden_states, map_logits
+from anchora.model.batches import collate
+from anchora.model.logps import hidden_states, map_logits
 from anchora.model.prompts import encode_prompt
 from anchora.sampling import responses as generation
 from anchora.sampling.responses import generate

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from anchora.model import processes as parallel
-from anchora.model.loading import decoder_layers
-from anchora.model.logps import collate
-from anchora.run.files import UserError
+from anchora.model.batches import collate
+from anchora.model.layers import decoder_layers
+from anchora.run.errors import UserError
 from anchora.uncertainty.dropout import check_dropout, dropout_information, injected_dropout
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import dropout, measure

@@ -14,15 +14,15 @@ from conftest import ROOT, params_as
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 import update_policy
-from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import load_policy, save_policy
 from anchora.model.logps import response_logps as all_logps
 from anchora.model.machine import autocast
 from anchora.model.params import PolicyParams
 from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_prompt, encode_response
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.sampling.responses import generate
+from anchora.training.checkpoints import Checkpoints
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.step import step as update
 

@@ -12,13 +12,16 @@ from tiny_models import SIZES
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import train_reward
-from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import load_tokenizer
 from anchora.model.params import ScoringParams
 from anchora.model.pins import folder_hash, from_folder, from_pin
 from anchora.model.prompts import encode_prompt, encode_response
-from anchora.run.files import UserError, write_json, write_jsonl
-from anchora.verifiers.ensemble import encode_pair, ensemble_members, load_verifier, pad_inputs, pair_limit, score_ensemble, score_pairs
+from anchora.run.errors import UserError
+from anchora.run.files import write_json, write_jsonl
+from anchora.training.checkpoints import Checkpoints
+from anchora.verifiers.ensemble import ensemble_members, score_ensemble
+from anchora.verifiers.pairs import encode_pair, max_pair_length, pad_inputs
+from anchora.verifiers.scoring import load_verifier, score_pairs
 
 PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
 
@@ -147,8 +150,8 @@ def test_an_empty_ensemble_is_refused(tmp_path):
 
 
 def test_bert_positions_limit_the_pair(encoder):
-    assert pair_limit(encoder[0], 4096) == 512
-    assert pair_limit(encoder[0], 100) == 100
+    assert max_pair_length(encoder[0], 4096) == 512
+    assert max_pair_length(encoder[0], 100) == 100
 
 
 class FixedScores(torch.nn.Module):
@@ -175,7 +178,7 @@ def test_a_real_pretrained_encoder_takes_a_training_step():
     pairs = [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")]
     before = score_pairs(model, tokenizer, pairs, scoring())
     collate = train_reward.PairCollator(tokenizer, model)
-    inputs = collate(list(train_reward.encode(rows, tokenizer, pair_limit(model, 128), "")))
+    inputs = collate(list(train_reward.encode(rows, tokenizer, max_pair_length(model, 128), "")))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = train_reward.SoftRewardTrainer.__new__(train_reward.SoftRewardTrainer)
     trainer.compute_loss(model, inputs).backward()

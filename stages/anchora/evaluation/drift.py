@@ -9,7 +9,9 @@ import torch
 
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.statistics import bootstrap_mean
-from anchora.model.logps import check_head, collate, hidden_states, map_logits, token_budget_batches, token_logps
+from anchora.model.batches import collate, token_budget_batches
+from anchora.model.capabilities import check_head
+from anchora.model.logps import hidden_states, map_logits, token_logps
 from anchora.model.processes import map_across_processes, rank_and_world_size
 from anchora.update.losses import full_kl, kl_estimates
 

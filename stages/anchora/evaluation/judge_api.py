@@ -19,8 +19,9 @@ from typing import Any
 
 from anchora.evaluation.judge_params import JudgeParams
 from anchora.model.prompts import Messages
-from anchora.run.files import UserError, new_file, read_json
-from anchora.run.stage import project_folder, say
+from anchora.run.errors import UserError
+from anchora.run.files import new_file, read_json
+from anchora.run.logs import project_folder, say
 
 KEY = "ANCHORA_JUDGE_API_KEY"
 CACHE = ".judge_cache"

@@ -15,7 +15,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from anchora.run.declared import parameter_keys
-from anchora.run.files import UserError, read_yaml
+from anchora.run.errors import UserError
+from anchora.run.files import read_yaml
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]

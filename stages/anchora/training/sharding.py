@@ -1,6 +1,6 @@
-"""Weights that several processes hold in parts (FSDP2): whole again for a checkpoint or a model folder, and back.
+"""Weights that several processes hold in shards (FSDP2): full again for a checkpoint or a model folder, and back.
 
-Each function is a matter of all processes, and does nothing to weights that are whole anyway.
+All processes must call each function together. None of them does anything to weights that are not sharded.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 
 
 def is_sharded(weight: torch.Tensor) -> TypeGuard[DTensor]:
+    """Return whether each process holds a shard of ``weight`` (a DTensor)."""
     return hasattr(weight, "to_local")
 
 
 def local_shard(weight: torch.Tensor) -> torch.Tensor:
-    """The part of a weight that this process holds."""
+    """Return the part of a weight that this process holds."""
     return weight.to_local() if is_sharded(weight) else weight
 
 
 def full_tensor(weight: torch.Tensor) -> torch.Tensor:
-    """All of a weight, on every process; in main memory where it was in parts, for the device may hold no second one."""
+    """Return all of a weight, on every process; a sharded one's in main memory, for the device may have no room for it."""
     return weight.full_tensor().cpu() if is_sharded(weight) else weight
 
 
 def full_from_shard(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """All of what this process has a part of, cut as ``like`` is."""
+    """Return, on every process, the tensor whose local shard is ``part``, where it is sharded as ``like`` is."""
     if not is_sharded(like):
         return part
     from torch.distributed.tensor import DTensor
@@ -39,7 +40,7 @@ def full_from_shard(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def shard(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """``value``, which every process has whole, cut as ``like`` is."""
+    """Shard ``value``, which every process has in full, as ``like`` is sharded."""
     if not is_sharded(like):
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -48,14 +49,14 @@ def shard(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
-    """The state of an optimiser as named tensors, ``optimizer.<parameter>.<name>``, made whole one after another."""
+    """Yield an optimiser's state as full tensors, one after another, by the names ``optimizer.<parameter>.<name>``."""
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             yield f"optimizer.{index}.{name}", full_tensor(torch.as_tensor(value))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` took."""
+    """Load the state that ``optimizer_tensors`` yielded, sharded as the weights are; other names are passed over."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
@@ -68,26 +69,27 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
 
 @torch.no_grad()
 def gather_full_model(model, build: Callable[[], torch.nn.Module]):
-    """``model`` where its weights are whole; else a model that ``build`` makes, with all of its weights, on every process.
+    """Return, on every process, a model with all of ``model``'s weights in full: one that ``build`` makes, or ``model`` if unsharded.
 
-    One weight after another: the device never holds more of them whole than that.
+    One weight is gathered after another, so that the device never holds more than one of them in full. Raises ValueError
+    where ``build`` makes a model of other weights.
     """
     if not any(is_sharded(weight) for weight in model.parameters()):
         return model
-    plain = build()
-    places, parts = plain.state_dict(), model.state_dict()
-    if places.keys() != parts.keys():
-        raise ValueError(f"weights of one model alone: {sorted(places.keys() ^ parts.keys())}")
-    for name, part in parts.items():
-        places[name].copy_(full_tensor(part))
-    return plain
+    full_model = build()
+    targets, shards = full_model.state_dict(), model.state_dict()
+    if targets.keys() != shards.keys():
+        raise ValueError(f"weights of one model alone: {sorted(targets.keys() ^ shards.keys())}")
+    for name, weight in shards.items():
+        targets[name].copy_(full_tensor(weight))
+    return full_model
 
 
 def layer_classes_to_shard(model) -> list[str]:
-    """Classes of the modules by which FSDP cuts a model, for its ``_no_split_modules``.
+    """Return the classes of the modules by which FSDP shards a model, for its ``_no_split_modules``.
 
-    Those that hold the input embedding are left out: Accelerate cuts that one by itself, and nothing can be cut twice.
+    Classes that hold the input embedding are left out: Accelerate shards that one by itself, and nothing can be sharded twice.
     """
     embedding, names = model.get_input_embeddings(), set(model._no_split_modules or ())
-    whole_embeddings = {type(module).__name__ for module in model.modules() if module is not embedding and embedding in module.modules()}
-    return sorted(names - whole_embeddings)
+    holders = {type(module).__name__ for module in model.modules() if module is not embedding and embedding in module.modules()}
+    return sorted(names - holders)

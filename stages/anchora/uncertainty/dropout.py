@@ -17,10 +17,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from anchora.model.loading import decoder_layers
-from anchora.model.logps import Batch, collate, map_logits, probe_ids, token_budget_batches
+from anchora.model.batches import Batch, collate, token_budget_batches
+from anchora.model.capabilities import probe_ids
+from anchora.model.layers import decoder_layers
+from anchora.model.logps import map_logits
 from anchora.model.processes import map_across_processes
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 _adds_its_mlp: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # by layer: what was found by trying
 CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of their states

@@ -10,8 +10,8 @@ import torch
 from anchora.model.processes import map_across_processes
 from anchora.model.prompts import Messages, encode_prompt
 from anchora.regret.regret import conservative_gains, regret
-from anchora.run.files import UserError
-from anchora.run.stage import say
+from anchora.run.errors import UserError
+from anchora.run.logs import say
 from anchora.sampling.responses import Response, generate, generate_shard
 from anchora.uncertainty.dropout import dropout_information, injected_dropout
 from anchora.uncertainty.params import MeasureParams

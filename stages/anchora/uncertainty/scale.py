@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from anchora.correctness.numbers import READINGS
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 
 def ecdf(reference: ArrayLike, values: ArrayLike) -> np.ndarray:

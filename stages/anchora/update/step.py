@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from anchora.model.logps import can_share_prompts, collate, row_length, sequence_logps, token_budget_batches
+from anchora.model.batches import collate, row_length, token_budget_batches
+from anchora.model.capabilities import can_share_prompts
+from anchora.model.logps import sequence_logps
 from anchora.model.processes import map_in_lockstep
 from anchora.regret.buffer import buffer_line
 from anchora.regret.regret import importance_weights, ranks
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.update.losses import beta_scales, case_weights, dpo_losses, gate, kl_estimates, pair_betas
 from anchora.update.params import UpdatePolicyParams
 
