@@ -16,7 +16,7 @@ LAUNCHER = "accelerate launch --config_file presets/accelerate/ddp.yaml"
 LAUNCHERS = {
     "one": [sys.executable],
     "two": LAUNCHER.split(),
-    "in parts": f"accelerate launch --config_file presets/accelerate/fsdp.yaml {ROOT / 'tests' / 'fsdp_on_cpu.py'}".split(),
+    "sharded": f"accelerate launch --config_file presets/accelerate/fsdp.yaml {ROOT / 'tests' / 'fsdp_on_cpu.py'}".split(),
 }
 UPDATE = ["stages/update_policy.py", "--round", "0", "--after", "sft"]
 REWARD = ["stages/train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "verifiers/0"]
@@ -43,9 +43,9 @@ def sides(ran, tmp_path_factory) -> dict[str, Path]:
 
 def run_stage(folder: Path, processes: str, *command: str, **variables: str) -> str:
     launched = [*LAUNCHERS[processes], *command]
-    done = subprocess.run(launched, cwd=folder, env=environment(**variables), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    finished = subprocess.run(launched, cwd=folder, env=environment(**variables), capture_output=True, text=True, timeout=600)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished.stdout
 
 
 def drift(first: Path, second: Path) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def train(sides: dict[str, Path], processes: str, command: list[str], model: str
     return folder / model
 
 
-@pytest.mark.parametrize("processes", ["two", "in parts"])
+@pytest.mark.parametrize("processes", ["two", "sharded"])
 @pytest.mark.parametrize(
     ("command", "model"),
     [(["stages/sft.py"], "sft"), pytest.param(REWARD, "verifiers/0", marks=pytest.mark.long), (UPDATE, "round0")],
@@ -78,26 +78,26 @@ def test_training_gives_one_processs_weights(sides, processes, command, model):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("command", "model"), [(["stages/sft.py"], "sft"), (UPDATE, "round0")])
-def test_adapters_in_parts_give_one_processs_weights(sides, tmp_path, command, model):
-    """LoRA: the frozen weights and the adapters are cut alike, and what is saved is merged from the whole of both."""
-    for processes in ("one", "in parts"):
+def test_sharded_adapters_give_one_processs_weights(sides, tmp_path, command, model):
+    """LoRA: frozen weights and adapters are both sharded, and what is saved is merged from both in full."""
+    for processes in ("one", "sharded"):
         folder = Path(shutil.copytree(sides[processes], tmp_path / processes, symlinks=True))
         params = (folder / "params.yaml").read_text()
         assert "lora_rank: 0\n" in params
         (folder / "params.yaml").write_text(params.replace("lora_rank: 0\n", "lora_rank: 4\n"))
         shutil.rmtree(folder / "models" / model)
         run_stage(folder, processes, *command)
-    largest, mean = drift(*(tmp_path / processes / "models" / model for processes in ("one", "in parts")))
+    largest, mean = drift(*(tmp_path / processes / "models" / model for processes in ("one", "sharded")))
     assert largest < 1e-4 and mean < 1e-5
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("command", "stage", "model"), [(["stages/sft.py"], "sft", "sft"), (UPDATE, "update_policy@0", "round0")])
-def test_a_killed_training_in_parts_goes_on_to_the_same_weights(sides, command, stage, model):
-    folder, variables = sides["in parts"], {"DVC_STAGE": stage, "ANCHORA_CHECKPOINT_SECONDS": "0"}
-    undisturbed = train(sides, "in parts", command, model)
+def test_a_killed_sharded_training_goes_on_to_the_same_weights(sides, command, stage, model):
+    folder, variables = sides["sharded"], {"DVC_STAGE": stage, "ANCHORA_CHECKPOINT_SECONDS": "0"}
+    undisturbed = train(sides, "sharded", command, model)
     shutil.rmtree(folder / "models" / model)
-    launched = [*LAUNCHERS["in parts"], *command]
+    launched = [*LAUNCHERS["sharded"], *command]
     process = subprocess.Popen(launched, cwd=folder, env=environment(**variables))
     wait_for(lambda: list(folder.glob(f".scratch/{stage}/*/checkpoint-*/whole")))
     for pid in [process.pid, *running(folder, command[0])]:
@@ -105,11 +105,11 @@ def test_a_killed_training_in_parts_goes_on_to_the_same_weights(sides, command, 
     process.wait()
     wait_for(lambda: not running(folder, command[0]), 10)
     assert not (folder / "models" / model).exists()
-    assert "going on" in run_stage(folder, "in parts", *command, **variables)
+    assert "going on" in run_stage(folder, "sharded", *command, **variables)
     assert drift(folder / "models" / model, undisturbed) == (0, 0)
 
 
-def test_prompts_are_shared_out_and_all_answers_are_the_same(sides):
+def test_prompts_are_shared_among_processes_and_answers_stay_the_same(sides):
     for processes in ("one", "two"):
         run_stage(sides[processes], processes, "stages/calibrate_uncertainty.py")
     one, two = (json.loads((sides[name] / "models" / "calibration.json").read_text()) for name in ("one", "two"))
@@ -122,11 +122,11 @@ def test_processes_that_do_not_divide_the_updates_are_refused(ran, tmp_path):
     shutil.copytree(ran, tmp_path, dirs_exist_ok=True, symlinks=True)
     params = (tmp_path / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(params.replace("grad_accum_steps: 2\n", "grad_accum_steps: 3\n"))
-    done = subprocess.run(
+    finished = subprocess.run(
         [*LAUNCHER.split(), "stages/sft.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
     )
-    assert done.returncode != 0
-    assert "grad_accum_steps: 3 must be a multiple of the 2 processes" in done.stderr
+    assert finished.returncode != 0
+    assert "grad_accum_steps: 3 must be a multiple of the 2 processes" in finished.stderr
 
 
 @pytest.mark.long

@@ -29,8 +29,8 @@ def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tm
     configured(tmp_path, base_model_name="data/experts", lora_rank=2, use_bf16=True, gradient_checkpointing=True)
     for stage in ("pin_models", "sft"):
         command = [sys.executable, f"stages/{stage}.py"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        finished = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
     config = MixtralConfig.from_pretrained(tmp_path / "models" / "sft")
     assert config.use_cache and not config.output_router_logits and config.dtype == torch.bfloat16
     model, tokenizer = load_policy(from_folder(tmp_path / "models" / "sft"), params_as(PolicyParams, use_bf16=True))

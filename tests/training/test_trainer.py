@@ -8,7 +8,7 @@ LENGTHS = [3 + index * index % 41 for index in range(45)]
 
 
 @pytest.mark.parametrize("update_size", [8, 9, 45, 64])
-def test_an_epoch_is_whole_updates_of_different_examples_in_an_order_of_its_own(update_size):
+def test_an_epoch_is_whole_updates_in_an_order_of_its_own(update_size):
     """45 examples: 5 updates of 8, or of 9, one of 45, and one of 45 where an update would take 64."""
     order = LengthGroupedSampler(LENGTHS, update_size, seed=1)
     size = {8: 40, 9: 45, 45: 45, 64: 45}[update_size]
