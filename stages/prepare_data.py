@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from anchora.data import formats
 from anchora.data.reading import read_rows
 from anchora.data.splits import flip_side, prompt_id, question_id, question_ids, split_share, unique_rows
-from anchora.run.files import UserError, write_json, write_jsonl
+from anchora.run.errors import UserError
+from anchora.run.files import write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from parameters.prepare_data import PrepareDataParams
 
 

@@ -6,7 +6,8 @@ import pytest
 from conftest import configured
 
 import prepare_data
-from anchora.run.files import UserError, read_json, read_jsonl
+from anchora.run.errors import UserError
+from anchora.run.files import read_json, read_jsonl
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from anchora.correctness.references import reference_answer
 from anchora.model.prompts import Messages
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 

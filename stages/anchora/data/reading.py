@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets
 import pandas as pd
 
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 HUB_KEYS = {"hub", "revision", "split", "name"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.model.prompts import Messages, encode_prompt
-from anchora.run.stage import say
+from anchora.run.logs import say
 from anchora.sampling.responses import generate
 
 TurnAnswers = list[list[str]]  # for each row of a set, the answer to each of its turns

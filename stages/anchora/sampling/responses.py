@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
 from anchora.sampling.cache import prompt_cache, select_and_reserve
 
 SEGMENT = 16  # tokens between two looks for responses that have ended
@@ -83,7 +83,7 @@ def generate(
         return [response.row() for response in drawn]
 
     responses: list[list[Response]] = [[] for _ in prompts]
-    for shard, rows in zip(shards, shared_out(shards, sample), strict=True):
+    for shard, rows in zip(shards, map_across_processes(shards, sample), strict=True):
         for position, index in enumerate(shard):
             responses[index] = [Response(**row) for row in rows[position * samples : (position + 1) * samples]]
     bar.close()

@@ -8,8 +8,9 @@ import numpy as np
 
 from anchora.correctness.references import correctness
 from anchora.model.prompts import Messages, encode_prompt
-from anchora.run.files import UserError, read_jsonl
-from anchora.run.stage import say
+from anchora.run.errors import UserError
+from anchora.run.files import read_jsonl
+from anchora.run.logs import say
 from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams

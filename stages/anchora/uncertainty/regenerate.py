@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 
 from anchora.correctness.numbers import READINGS
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
 from anchora.sampling.responses import generate_shard
 from anchora.uncertainty.dropout import InjectedDropout
 from anchora.uncertainty.params import MeasureParams
@@ -37,7 +37,7 @@ def regenerated_disagreement(model, tokenizer, prompt_ids: list[list[int]], para
         return [response.text for response in responses]
 
     texts: list[list[str]] = [[] for _ in prompt_ids]
-    for shard, responses in zip(shards, shared_out(shards, regenerate), strict=True):
+    for shard, responses in zip(shards, map_across_processes(shards, regenerate), strict=True):
         for index, text in zip(shard, responses, strict=True):
             texts[index].append(text)
     return [mean_disagreement(responses, params.answer_reading) for responses in texts]
