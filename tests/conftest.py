@@ -139,7 +139,8 @@ def configured(folder: Path, *presets: str, **changes) -> Path:
         text.width = 200
         values = text.load(path)
         values.update(changes)
-        text.dump(values, path)
+        text.dump(values, folder / "params.partial")
+        (folder / "params.partial").replace(path)  # at once: a stage may be reading it
     return folder
 
 
