@@ -16,7 +16,7 @@ TEXT = """# The regret buffer
 
 <!-- made by tests/docs/buffer_page.py from stages/anchora/regret/buffer.py: edit those -->
 
-What is in `data/regret_buffer/round<k>.jsonl`, and how do I read it with pandas?
+**What is in `data/regret_buffer/round<k>.jsonl`, and how do I read it with pandas?**
 
 In every round k the policy answers prompts, and `build_regret_buffer` keeps the answers worth learning from.
 That is the regret buffer, one file a round. `update_policy` then trains on it.
