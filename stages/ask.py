@@ -20,6 +20,7 @@ from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder, model_identity
 from anchora.model.prompts import encode_prompt
+from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.files import read_json
 from anchora.run.logs import say
@@ -55,7 +56,7 @@ def main() -> None:
         raise UserError(f"the prompt has {length} tokens; {path} was exported for at most {room} (max_length - max_new_tokens)")
     measured = measure(
         model, tokenizer, [prompt], verifiers, params,
-        seed=params.seed, samples=params.samples_per_prompt if verifiers else 1,
+        seed=derived_seed(params.seed, "ask"), samples=params.samples_per_prompt if verifiers else 1,
     )  # fmt: skip
     parts = {name: values for name, values in scale.raw_parts(measured).items() if name in scale.parts}
     answer = {"response": measured.greedy[0].text, **judgement(parts, scale, shipped)}

@@ -21,6 +21,7 @@ from anchora.correctness.references import sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder, model_identity
+from anchora.model.seeds import derived_seed
 from anchora.run.files import first_process, new_folder, read_jsonl, write_json, write_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
@@ -65,7 +66,8 @@ def main() -> None:
         write_json(partial / "uncertainty.json", exported)
     case_responses = generate(
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
-        responses_at_once=params.responses_at_once(), seed=params.seed, stop_strings=params.stop_strings, label="regret cases",
+        responses_at_once=params.responses_at_once(), seed=derived_seed(params.seed, "regret cases"),
+        stop_strings=params.stop_strings, label="regret cases",
     )  # fmt: skip
     answers = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
     answers += [(case["id"], response) for case, (response,) in zip(cases, case_responses, strict=True)]

@@ -20,6 +20,7 @@ from anchora.correctness.references import correctness, sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder
+from anchora.model.seeds import derived_seed
 from anchora.regret.regret import regrets
 from anchora.run.files import read_jsonl, write_json, write_jsonl
 from anchora.run.logs import log_params, say
@@ -49,7 +50,7 @@ def main() -> None:
     measured = measure(
         model, tokenizer, [row["prompt"] for row in prompts + calibration_rows],
         ensemble_members(params.output_dir, params.verifiers), params,
-        seed=params.seed + 1 + args.round, samples=params.samples_per_prompt,
+        seed=derived_seed(params.seed, "round", args.round), samples=params.samples_per_prompt,
     )  # fmt: skip
     rows = scored_rows(prompts + calibration_rows, measured, scale, params.regret_penalty)
     rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :]

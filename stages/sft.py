@@ -23,6 +23,7 @@ from anchora.model.lora import add_lora, merge_lora
 from anchora.model.machine import autocast, device, training_dtype, use_machine
 from anchora.model.pins import Pretrained, from_pin_file
 from anchora.model.prompts import encode_prompt, encode_response
+from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.files import read_jsonl, write_json
 from anchora.run.logs import log_params, say
@@ -77,7 +78,7 @@ def load_base(pretrained: Pretrained, params: SftParams) -> tuple:
 
 def with_lora(model, params: SftParams):
     """Return ``model`` to be trained, with fresh LoRA adapters if asked for."""
-    return add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
+    return add_lora(model, params.lora_rank, params.lora_alpha, derived_seed(params.seed, "sft adapters"))
 
 
 def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[dict], int]:
@@ -116,7 +117,9 @@ class OrderedSFTTrainer(SFTTrainer):
 def fine_tune(model, tokenizer, rows: list[dict], params: SftParams) -> tuple[OrderedSFTTrainer, float]:
     """Train ``model`` in place on the rows of ``encode_rows``; return its trainer and the mean loss over all updates."""
     checkpoints = Checkpoints()
-    order = LengthGroupedSampler([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
+    order = LengthGroupedSampler(
+        [len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, derived_seed(params.seed, "sft")
+    )
     settings = SFTConfig(
         **trainer_settings(params, checkpoints, order, params.sft_learning_rate, params.sft_epochs),
         max_length=params.max_length,

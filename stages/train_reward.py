@@ -9,7 +9,6 @@ metrics/reward/<member>.json; a member below verifier_accuracy_floor stops the p
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import datasets
@@ -21,6 +20,7 @@ from trl import RewardConfig, RewardTrainer
 from anchora.data.splits import question_id, split_share
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_pin_file
+from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.files import first_process, new_folder, read_jsonl, write_json
 from anchora.run.logs import log_params, say
@@ -48,7 +48,7 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    seed = member_seed(args.member, params.seed)
+    seed = derived_seed(params.seed, "member", args.member)
     training, held_out = split_pairs(args, seed, params)
     torch.manual_seed(seed)  # before the new head is drawn
     pretrained = from_pin_file(Path(params.output_dir) / "pins" / f"{args.pin}.json")
@@ -69,11 +69,6 @@ def main() -> None:
         if first_process():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-
-
-def member_seed(member: str, seed: int) -> int:
-    """Derive a seed of its own for every member, or the judge, from its name."""
-    return int(hashlib.sha256(f"{seed}:{member}".encode()).hexdigest()[:7], 16)
 
 
 def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> tuple[list[dict], list[dict]]:

@@ -31,6 +31,7 @@ from anchora.model.lora import add_lora, merge_lora
 from anchora.model.machine import autocast, device, training_dtype, use_machine
 from anchora.model.pins import from_folder
 from anchora.model.processes import any_process, interruptible_steps
+from anchora.model.seeds import derived_seed
 from anchora.regret.batches import Layout, layout_for
 from anchora.regret.buffer import Anchor, Case, buffer_line, read_buffer, responses_of
 from anchora.run.errors import UserError
@@ -82,7 +83,7 @@ def main() -> None:
         if args.after == "sft":
             check_reference(model, rows, layout, params)
         data = ReplayData(pairs, anchors, held_out_anchors, layout)
-        curve, kept_step, stopped_at = replay(model, data, params, params.seed + args.round, checkpoints)
+        curve, kept_step, stopped_at = replay(model, data, params, derived_seed(params.seed, "update", args.round), checkpoints)
 
     model = merge_lora(gather_full_model(model, lambda: load_trainable(pretrained, params)[0]))
     with autocast(params.use_bf16):
@@ -118,7 +119,7 @@ def load_trainable(pretrained: dict[str, str], params: UpdatePolicyParams) -> tu
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    return add_lora(model, params.lora_rank, params.lora_alpha, params.seed), tokenizer
+    return add_lora(model, params.lora_rank, params.lora_alpha, derived_seed(params.seed, "update adapters")), tokenizer
 
 
 def check_reference(model, rows: Sequence[Case | Anchor], layout: Layout, params: UpdatePolicyParams) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from anchora.correctness.references import correctness, sampled_correctness
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.benchmarks import answer_turns
+from anchora.model.seeds import derived_seed
 from anchora.regret.regret import regrets
 from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.sampling.responses import Response
@@ -80,7 +81,7 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     rows, reading = sets["gsm8k"], params.answer_reading
     measured = measure(
         model, tokenizer, [row["prompt"] for row in rows], ensemble_members(params.output_dir, params.verifiers), params,
-        seed=params.seed + 1000, samples=max(params.samples_per_prompt, params.evaluation_samples),
+        seed=derived_seed(params.seed, "evaluation"), samples=max(params.samples_per_prompt, params.evaluation_samples),
     )  # fmt: skip
     uncertainty = scale.uncertainty(measured)
     sample_regrets = regrets(measured.greedy_scores, measured.sample_scores[:, :, : scale.samples], scale.deviation, params.regret_penalty)

@@ -78,6 +78,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if file.tell() == 0:
+            file.write("\n")  # DVC warns of files without a byte
 
 
 def parse_yaml(text: str):
@@ -101,4 +103,4 @@ def read_json(path: str | Path):
 def read_jsonl(path: str | Path) -> list[dict]:
     """Read the rows of a JSON Lines file that an earlier stage wrote."""
     with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        return [json.loads(line) for line in file if line != "\n"]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from anchora.model.processes import map_across_processes
+from anchora.model.seeds import derived_seed
 from anchora.sampling.cache import prompt_cache, select_and_reserve
 
 SEGMENT = 16  # tokens between two looks for responses that have ended
@@ -74,7 +75,7 @@ def generate(
     bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
 
     def sample(number: int, shard: list[int]) -> list[dict]:
-        torch.manual_seed((seed * 100_003 + number) % 2**63)
+        torch.manual_seed(derived_seed(seed, "shard", number))
         drawn = generate_shard(
             model, tokenizer, [prompts[index] for index in shard], samples=samples, temperature=temperature, top_p=top_p,
             max_new_tokens=max_new_tokens, stop_strings=list(stop_strings),

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from anchora.model.processes import any_process, wait_for_all
+from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.logs import say
 from anchora.run.signals import defer_signals
@@ -48,8 +49,8 @@ def trainer_settings(
         "use_cpu": not torch.cuda.is_available(),
         "lr_scheduler_type": "cosine",
         "warmup_steps": WARMUP_SHARE if WARMUP_SHARE * epochs * order.updates_per_epoch() >= 1 else 0,
-        "seed": order.seed,
-        "data_seed": order.seed,
+        "seed": order.seed % 2**32,  # as numpy wants it
+        "data_seed": order.seed % 2**32,
         "logging_nan_inf_filter": False,
         "logging_steps": 1,  # else a resumed run would report another mean loss
         "save_strategy": "no",  # CheckpointCallback saves
@@ -84,7 +85,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 
     def epoch_indices(self, epoch: int) -> list[int]:
         """Return the examples of an epoch, counted from 0, in order."""
-        generator = torch.Generator().manual_seed(self.seed * 10_007 + epoch)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "epoch", epoch))
         return get_length_grouped_indices(self.lengths, self.update_size, generator=generator)[: len(self)]
 
     def step_indices(self, step: int) -> list[int]:

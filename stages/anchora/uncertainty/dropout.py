@@ -20,6 +20,7 @@ from anchora.model.capabilities import probe_ids
 from anchora.model.layers import decoder_layers
 from anchora.model.logps import map_logits
 from anchora.model.processes import map_across_processes
+from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 
 CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of the copies' states
@@ -172,7 +173,7 @@ def dropout_information(
 
     def information(number: int, indices: list[int]) -> list[float]:
         batch = collate([pairs[i] for i in indices], pad_token_id, model.device)
-        return _information(model, batch, copies, rate, layer_share, seed * 100_003 + number)
+        return _information(model, batch, copies, rate, layer_share, derived_seed(seed, "batch", number))
 
     for indices, values in zip(batches, map_across_processes(batches, information), strict=True):
         for index, value in zip(indices, values, strict=True):

@@ -9,6 +9,7 @@ import torch
 
 from anchora.correctness.numbers import READINGS
 from anchora.model.processes import map_across_processes
+from anchora.model.seeds import derived_seed
 from anchora.sampling.responses import generate_shard
 from anchora.uncertainty.dropout import InjectedDropout
 from anchora.uncertainty.params import MeasureParams
@@ -27,7 +28,7 @@ def regenerated_disagreement(model, tokenizer, prompt_ids: list[list[int]], para
     ]
 
     def regenerate(number: int, shard: list[int]) -> list[str]:
-        shard_seed = (seed * 100_003 + number) % 2**63
+        shard_seed = derived_seed(seed, "shard", number)
         with InjectedDropout(model, params.uncertainty_dropout_rate, params.uncertainty_dropout_layers, copies=1, seed=shard_seed):
             torch.manual_seed(shard_seed)
             responses = generate_shard(
