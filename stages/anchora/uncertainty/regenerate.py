@@ -7,7 +7,7 @@ from itertools import combinations
 
 import torch
 
-from anchora.correctness.numbers import READINGS
+from anchora.correctness.readings import READINGS
 from anchora.model.processes import map_across_processes
 from anchora.model.seeds import derived_seed
 from anchora.sampling.responses import generate_shard
@@ -53,10 +53,10 @@ def mean_disagreement(responses: list[str], reading: str) -> float:
 def agreement(first: str, second: str, reading: str) -> float:
     """Return the agreement of two responses in [0, 1].
 
-    Where both give a number, as ``READINGS[reading]`` reads it, 1 for equal numbers and 0 for others. Otherwise the share of words
+    Where both give an answer, as ``READINGS[reading]`` reads it, 1 for the same one and 0 for others. Otherwise the share of words
     in common, in order (difflib's ratio).
     """
-    numbers = READINGS[reading](first), READINGS[reading](second)
-    if None not in numbers:
-        return float(numbers[0] == numbers[1])
+    same = READINGS[reading].agree(first, second)
+    if same is not None:
+        return float(same)
     return SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()
