@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from anchora.evaluation.answer_params import AnswerParams
-from anchora.evaluation.statistics import bootstrap_mean
+from anchora.evaluation.statistics import bootstrap_mean, sign_flip_p
 from anchora.model.logps import check_head, collate, hidden_states, over_logits, token_budget_batches, token_logps
 from anchora.model.processes import place, shared_out
 from anchora.update.losses import full_kl, kl_estimates
@@ -48,7 +48,7 @@ def reverse_kl(policy: PolicyStates | None, reference, tokenizer, pairs: list[tu
     """KL(policy || reference) on ``pairs``: prompt ids, and ids of one sample of the policy for each prompt.
 
     ``kl_sequence``: over the full vocabulary at every position, summed over a response, with a
-    bootstrap interval of the mean over prompts; ``kl_per_token``: the k3 estimate at the sampled tokens.
+    bootstrap interval and the p-value of the mean over prompts; ``kl_per_token``: the k3 estimate at the sampled tokens.
     ``reference`` is a model with its ``tokenizer``; empty without states of the policy. Of output layers of unlike size only
     the rows that both have count: the others are padding, for the tokens are the same. Raises UserError for a
     reference whose logits are not its output layer over its backbone.
@@ -85,6 +85,7 @@ def reverse_kl(policy: PolicyStates | None, reference, tokenizer, pairs: list[tu
         "kl_sequence": round(float(sequence.mean()), 6),
         "kl_sequence_low": round(low, 6),
         "kl_sequence_high": round(high, 6),
+        "kl_sequence_p_value": round(sign_flip_p(sequence, params.seed), 6),
         "kl_per_token": round(k3 / tokens, 6),
         "mean_tokens": round(tokens / len(pairs), 3),
     }

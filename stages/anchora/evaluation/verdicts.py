@@ -65,14 +65,14 @@ def grade_question(conversation: Messages, answer: str, reference: str | None) -
 
 def read_verdict(reply: str) -> str | None:
     """Return the verdict A, B or C of a reply, or None where its last line is not a verdict."""
-    line = _last_line(reply)
+    line = _plain(last_line(reply))
     verdict = _only_match(VERDICT, line)
     return verdict[1] if verdict and _stands_alone(verdict, line, TAILS[verdict[1]]) else None
 
 
 def read_grade(reply: str) -> float | None:
     """Return the grade of a reply, from 1 to 10, or None where its last line is not a grade."""
-    line = _last_line(reply)
+    line = _plain(last_line(reply))
     grade = _only_match(GRADE, line)
     return float(grade[1]) if grade and _stands_alone(grade, line, OUT_OF_TEN) and 1 <= float(grade[1]) <= 10 else None
 
@@ -90,15 +90,18 @@ def verdict_points(first_order: str | None, second_order: str | None) -> float |
     return first if first == second else 0.5
 
 
-def _last_line(reply: str) -> str:
-    """Return the last line of ``reply`` that holds a word, without marks of its layout; empty where there is none.
+def last_line(reply: str) -> str:
+    """Return the last line of ``reply`` that holds a word; empty where there is none.
 
-    What stands before </think>, or behind a <think> that nothing closes, is no reply. Marks are those of Markdown, LaTeX, tags, and
-    quotes around brackets.
+    What stands before </think>, or behind a <think> that nothing closes, is no reply.
     """
-    text = reply.rpartition("</think>")[2].partition("<think>")[0]
-    lines = [re.sub(r"<[^<>\s]*>|[*`$]|^[\s#>•-]+", "", line).strip() for line in text.splitlines()]
-    line = next((line for line in reversed(lines) if any(map(str.isalnum, line))), "")
+    lines = reply.rpartition("</think>")[2].partition("<think>")[0].splitlines()
+    return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, re.sub(r"<[^<>\s]*>", "", line)))), "")
+
+
+def _plain(line: str) -> str:
+    """Return ``line`` without marks of its layout: tags, those of Markdown and LaTeX, and quotes around brackets."""
+    line = re.sub(r"<[^<>\s]*>|[*`$]|^[\s#>•-]+", "", line).strip()
     line = re.sub(r"\\boxed\{([^{}]*)\}", r"[\1]", re.sub(r"\\text(?:bf)?\{([^{}]*)\}", r"\1", line)).replace("\\", "")
     return re.sub(r"[\"'“‘]+(\[[^\"'“”‘’]*\])[\"'”’]+", r"\1", line)
 
