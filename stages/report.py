@@ -47,7 +47,7 @@ def main() -> None:
         "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
         "cards": metric_cards(evaluation),
         "comparison": html_table((*HEADER, "p", "shown?"), comparison_cells(evaluation)),
-        "notes": "".join(f"<p>{escape(sentence)}</p>" for sentence in notes(evaluation)),
+        "notes": notes_html(evaluation),
         "rounds": html_table(*round_table(rounds, evaluation["rounds"])),
         "selective": escape(abstention_text(evaluation["selective"])),
         "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
@@ -178,6 +178,11 @@ def comparison_cells(evaluation: dict) -> list[tuple[str, ...]]:
     """List the rows of the comparison, each with the p-value of its exact test, and whether the data show a difference."""
     p_values = [("" if row.p_value is None else f"{row.p_value:.2g}", row) for row in comparison_rows(evaluation)]
     return [(*row.cells, p_value, "yes" if row.shown else "no") for p_value, row in p_values]
+
+
+def notes_html(evaluation: dict) -> str:
+    """Write what the comparison does not show, and which replies of a judge could not be read, as HTML."""
+    return "".join(f"<p>{escape(sentence)}</p>" for sentence in notes(evaluation))
 
 
 def abstention_text(metrics: dict) -> str:
