@@ -18,15 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
-from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "stages"))
@@ -38,6 +35,8 @@ from anchora.run.logs import say  # noqa: E402
 from anchora.run.params import refuse_unknown, validate  # noqa: E402
 from anchora.run.stage import run_stage  # noqa: E402
 from parameters.by_stage import PARAMS_BY_STAGE  # noqa: E402
+from parameters.changes import with_changes  # noqa: E402
+from parameters.overrides import options  # noqa: E402
 from parameters.params_file import params_text  # noqa: E402
 
 TARGETS = {
@@ -63,7 +62,7 @@ def main() -> None:
     check(before, overlay, args.config)
     changes = {key: value for key, value in overlay.items() if key not in before or before[key] != value}
     if args.command == "configure" and args.print:
-        say(options(changes))
+        say(options(before, changes))
         return
     if changes:
         apply(changes)
@@ -118,22 +117,6 @@ def read_overlay(path: Path) -> dict:
     return values
 
 
-def options(changes: dict) -> str:
-    """Write the changes as options of `dvc exp run`, quoted for the shell."""
-    return " ".join(f"-S {shlex.quote(f'{key}={override(value)}')}" for key, value in changes.items())
-
-
-def override(value) -> str:
-    """Write a value in the grammar of Hydra's overrides, which `dvc exp run -S` reads: JSON, but for keys and plain words."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {override(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(override(item) for item in value) + "]"
-    if isinstance(value, str):
-        return value if re.fullmatch(r"[A-Za-z][\w./-]*", value) else '"' + value.replace('"', '\\"') + '"'
-    return json.dumps(value)
-
-
 def check(before: dict, overlay: dict, where: str) -> None:
     """Raise UserError for a key that no stage reads, in params.yaml or in the overlay, and for a value that its stage would refuse."""
     for values, name in ((before, "params.yaml"), (overlay, where)):
@@ -151,13 +134,10 @@ def reset() -> None:
 
 def apply(changes: dict) -> None:
     """Write the changes into params.yaml; its comments and their order stay."""
-    text = YAML()
-    text.preserve_quotes = True
-    text.width = 200
-    values = text.load(Path("params.yaml"))
-    values.update(changes)
-    with new_file("params.yaml") as partial:
-        text.dump(values, partial)
+    path = Path("params.yaml")
+    text = with_changes(path.read_bytes().decode("utf-8"), changes)
+    with new_file(path) as partial:
+        partial.write_bytes(text.encode("utf-8"))
 
 
 def evaluate_two(policy: str, baseline: str) -> None:

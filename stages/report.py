@@ -18,7 +18,7 @@ from pathlib import Path
 
 from anchora.evaluation.model_card import model_card
 from anchora.evaluation.rounds_params import RoundsParams
-from anchora.evaluation.tables import HEADER, comparison_rows, headline, summary_table
+from anchora.evaluation.tables import HEADER, comparison_rows, headline, interval_text, notes, summary_table
 from anchora.run.files import new_file, read_json, read_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
@@ -47,7 +47,8 @@ def main() -> None:
         "headline": escape(claim.rstrip(".") + "."),
         "lead": escape(detail.rstrip(").").capitalize() + ".") if detail else "",
         "cards": metric_cards(evaluation),
-        "comparison": html_table((*HEADER, "shown?"), comparison_cells(evaluation)),
+        "comparison": html_table((*HEADER, "p", "shown?"), comparison_cells(evaluation)),
+        "notes": notes_html(evaluation),
         "rounds": html_table(*round_table(rounds, evaluation["rounds"])),
         "selective": escape(abstention_text(evaluation["selective"])),
         "licence": (PAGE / "chart.LICENSE.md").read_text(encoding="utf-8").replace("--", "- -"),
@@ -160,15 +161,13 @@ def metric_cards(evaluation: dict) -> str:
         ("newly right / wrong", f"{gsm8k['newly_right']} / {gsm8k['newly_wrong']}", f"of {gsm8k['examples']} problems"),
     ]
     if "win_rate" in alpaca:
-        shown.append(
-            ("win rate, AlpacaEval", f"{alpaca['win_rate']:.3f}", f"{alpaca['win_rate_low']:.3f} to {alpaca['win_rate_high']:.3f}")
-        )
+        shown.append(("win rate, AlpacaEval", f"{alpaca['win_rate']:.3f}", interval_text(alpaca["win_rate_low"], alpaca["win_rate_high"])))
     if calibration["auroc"] is not None:
         before = calibration["baseline_auroc"]
         shown.append(("AUROC of uncertainty", f"{calibration['auroc']:.3f}", "" if before is None else f"from {before:.3f}"))
     if drift:
         shown.append(
-            ("drift, nats a sequence", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence_low']:.3f} to {drift['kl_sequence_high']:.3f}")
+            ("drift, nats a sequence", f"{drift['kl_sequence']:.3f}", interval_text(drift["kl_sequence_low"], drift["kl_sequence_high"]))
         )
     return "".join(
         f'<div><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd><dd class="from">{escape(origin)}</dd></div>'
@@ -177,8 +176,14 @@ def metric_cards(evaluation: dict) -> str:
 
 
 def comparison_cells(evaluation: dict) -> list[tuple[str, ...]]:
-    """List the rows of the comparison, each with yes or no: whether the data show a difference."""
-    return [(*row.cells, "yes" if row.shown else "no") for row in comparison_rows(evaluation)]
+    """List the rows of the comparison, each with the p-value of its exact test, and whether the data show a difference."""
+    p_values = [("" if row.p_value is None else f"{row.p_value:.2g}", row) for row in comparison_rows(evaluation)]
+    return [(*row.cells, p_value, "yes" if row.shown else "no") for p_value, row in p_values]
+
+
+def notes_html(evaluation: dict) -> str:
+    """Write what the comparison does not show, and which replies of a judge could not be read, as HTML."""
+    return "".join(f"<p>{escape(sentence)}</p>" for sentence in notes(evaluation))
 
 
 def abstention_text(metrics: dict) -> str:

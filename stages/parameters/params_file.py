@@ -3,14 +3,13 @@
 No stage imports this: a change here reruns none.
 """
 
-import json
-import re
 import textwrap
 
 import yaml
 from pydantic_core import to_jsonable_python
 
 from parameters.by_stage import all_fields
+from parameters.changes import inline
 
 # Every key in its place: the parts of params.yaml and docs/parameters.md, the groups of each part, and the keys of each group.
 PARTS: dict[str, list[list[str]]] = {
@@ -93,7 +92,5 @@ def comment(text: str | None) -> str:
 
 
 def entry(key: str, value) -> str:
-    """Return a key and its value as YAML; text with signs that YAML could take for its own is quoted as in JSON."""
-    if isinstance(value, str):
-        return f"{key}: {value if re.fullmatch(r'[A-Za-z][A-Za-z0-9_./ -]*', value) else json.dumps(value, ensure_ascii=False)}"
-    return yaml.safe_dump({key: value}, sort_keys=False).rstrip("\n")
+    """Return a key and its value as YAML; a list has a line for each of its items."""
+    return f"{key}: {inline(value)}" if isinstance(value, str) else yaml.safe_dump({key: value}, sort_keys=False).rstrip("\n")

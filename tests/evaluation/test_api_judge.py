@@ -1,165 +1,17 @@
-"""A judge behind an API, against a real server on loopback: one that answers, and one that misbehaves on purpose."""
+"""Win rates and grades by a judge behind an API, against a real server on loopback."""
 
-import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
+import judge_server
 import pytest
-from conftest import params_as
+from judge_server import settings
 
 from anchora.evaluation import judge_client
 from anchora.evaluation.api_judge import judge_by_api
-from anchora.evaluation.params import EvaluateParams
-from anchora.evaluation.verdicts import pair_question
-from anchora.run import errors, logs
 from anchora.run.errors import UserError
-
-CANARY = "canary-5f0c1e7a9b"
-
-
-class Judge(BaseHTTPRequestHandler):
-    """Answers chat completions by the server's ``reply``; the first requests meet its ``failures`` instead."""
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server = self.server
-        server.requests.append((time.monotonic(), body, self.headers.get("Authorization")))
-        failure = server.failures.pop(0) if server.failures else None
-        if failure == "slow":
-            time.sleep(1.5)
-        if isinstance(failure, int):
-            return self.send(failure, {"error": {"message": f"no, not with {self.headers.get('Authorization')}"}}, {"Retry-After": "0"})
-        if failure == "cut":
-            return self.connection.close()
-        if failure == "garbage":
-            return self.send(200, "<html>gateway</html>")
-        text = server.reply(body["messages"])
-        message = {"role": "assistant", "content": text}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        if isinstance(failure, dict):
-            message, usage = failure["message"], failure["usage"]
-        self.send(200, {
-            "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": usage,
-        })  # fmt: skip
-
-    def send(self, status, body, headers=()):
-        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        self.send_response(status)
-        kind = "text/html" if isinstance(body, str) else "application/json"
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **dict(headers)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(judge_client.KEY_VARIABLE, CANARY)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    server.requests, server.failures, server.reply = [], [], lambda messages: "fine\n[[A]]"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-
-
-def settings(server, **changes) -> EvaluateParams:
-    address = {"judge_model": "a-judge", "judge_base_url": f"http://127.0.0.1:{server.server_port}/v1"}
-    fast = {"judge_requests_per_minute": 60_000, "judge_timeout": 0.7, "judge_retries": 2, "judge_price_prompt": 10.0}
-    return params_as(EvaluateParams, **address | fast | changes)
-
-
-def question(number: int = 0):
-    conversation = [{"role": "user", "content": f"question {number}"}]
-    return pair_question((conversation, "one"), (conversation, "two"))
-
-
-def test_a_question_is_asked_once_and_its_reply_is_kept(server):
-    params = settings(server)
-    questions = [question(0), question(1), question(0)]
-    first = judge_client.ask_all(questions, params)
-    assert [reply.text for reply in first] == ["fine\n[[A]]"] * 3 and len(server.requests) == 2
-    assert judge_client.ask_all([question(1), question(0)], params) == first[:2] and len(server.requests) == 2
-    assert judge_client.usage(questions, first, params) == {"questions": 2, "prompt_tokens": 200, "completion_tokens": 20, "cost": 0.002}
-    body, key = server.requests[0][1:]
-    assert body["temperature"] == 0 and key == f"Bearer {CANARY}"
-
-
-@pytest.mark.parametrize("failure", [[429, 429], [500, 503], ["slow"], ["cut"]])
-def test_passing_failures_are_retried(server, failure):
-    server.failures = list(failure)
-    (reply,) = judge_client.ask_all([question()], settings(server))
-    assert reply.text == "fine\n[[A]]" and len(server.requests) == len(failure) + 1
-
-
-@pytest.mark.parametrize("failure", [[500] * 9, [429] * 9, ["slow"] * 9, [401], ["garbage"]])
-def test_a_lasting_failure_is_one_line_and_keeps_other_replies(server, failure, tmp_path):
-    params = settings(server, judge_parallel_requests=1)
-    judge_client.ask_all([question(0)], params)
-    server.failures = list(failure)
-    with pytest.raises(UserError, match="a-judge at http://127.0.0.1.*verdicts so far are kept") as error:
-        judge_client.ask_all([question(0), question(1)], params)
-    shown = logs.printable(errors.explain(error.value))
-    assert "\n" not in shown and CANARY not in shown
-    server.failures.clear()
-    assert len(judge_client.ask_all([question(0), question(1)], params)) == 2
-    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(kept) == 2 and not any(CANARY in path.read_text() for path in kept)
-
-
-@pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_refused_question_gets_an_empty_reply_and_stops_nothing(server, status, tmp_path, capfd):
-    """A conversation that is too long for the judge would else keep the evaluation from ever ending."""
-    server.failures = [status]
-    params = settings(server, judge_parallel_requests=1)
-    refused, other = judge_client.ask_all([question(0), question(1)], params)
-    assert (refused.text, other.text) == ("", "fine\n[[A]]")
-    assert "refused 1 of 2 questions" in "".join(capfd.readouterr())
-    server.failures = [status]  # and again, when everything else is in the cache
-    assert [reply.text for reply in judge_client.ask_all([question(0), question(1)], params)] == ["", "fine\n[[A]]"]
-    assert judge_client.ask_all([question(0)], params)[0].text == "fine\n[[A]]"  # it was not kept
-
-
-def test_a_judge_that_refuses_everything_is_an_error(server):
-    server.failures = [400, 400]
-    with pytest.raises(UserError, match="a-judge at http"):
-        judge_client.ask_all([question(0), question(1)], settings(server))
-
-
-def test_replies_of_half_compatible_servers_are_read_or_refused(server):
-    """Counts that are null or missing, and a text in parts, as some gateways send them; what is empty is not kept."""
-    parts = [{"type": "reasoning"}, {"type": "text", "text": "so\n[[B]]"}]
-    server.failures = [
-        {"message": {"role": "assistant", "content": parts}, "usage": {"prompt_tokens": None, "completion_tokens": 7}},
-        {"message": {"role": "assistant", "content": None}, "usage": None},
-    ]
-    params = settings(server, judge_parallel_requests=1)
-    first, second = judge_client.ask_all([question(0), question(1)], params)
-    assert (first.text, first.prompt_tokens, first.completion_tokens) == ("so\n[[B]]", 0, 7)
-    assert (second.text, second.prompt_tokens) == ("", 0)
-    assert judge_client.ask_all([question(1)], params)[0].text == "fine\n[[A]]"
-    server.failures = [{"message": None, "usage": None}]
-    with pytest.raises(UserError, match="no chat completion"):
-        judge_client.ask_all([question(2)], params)
-
-
-def test_replies_under_way_are_kept_when_another_question_fails(server, tmp_path):
-    server.failures = [401, *[None] * 3]
-    server.reply = lambda messages: time.sleep(0.3) or "fine\n[[A]]"
-    with pytest.raises(UserError, match="verdicts so far are kept"):
-        judge_client.ask_all([question(number) for number in range(4)], settings(server, judge_parallel_requests=4))
-    assert len(list((tmp_path / judge_client.CACHE_FOLDER).glob("*.json"))) == len(server.requests) - 1
-
-
-def test_requests_keep_to_the_rate_limit(server):
-    judge_client.ask_all([question(number) for number in range(4)], settings(server, judge_requests_per_minute=600))
-    times = sorted(moment for moment, *_ in server.requests)
-    assert min(later - earlier for earlier, later in zip(times, times[1:], strict=False)) > 0.05
+    yield from judge_server.running(tmp_path, monkeypatch)
 
 
 ROWS = [{"turns": [f"add {number}"]} for number in range(6)]
@@ -197,31 +49,63 @@ def test_malformed_verdicts_are_counted_and_never_guessed(server):
     assert metrics["examples"] == 5 and metrics["win_rate"] == 1.0 and metrics["malformed"] == 2
 
 
-def test_without_a_readable_verdict_there_is_no_win_rate(server):
-    server.reply = lambda messages: "I cannot say."
+NOT_READ = {  # how a server sends a reply without a verdict: what is said of it, and whether the reply is kept
+    "prose": ("I cannot say.", "its last line is 'I cannot say.'", True),
+    "no words": ("...", "it has no words", True),
+    "nothing": ({"message": {"content": None}}, "it is empty", False),
+    "white space": (" \n", "it is empty", False),
+    "thoughts": ({"message": {"content": "", "reasoning_content": "so\n[[A]]"}}, "8 characters of reasoning_content, which is no", False),
+    "thoughts too": ({"message": {"content": None, "reasoning": "so\n[[A]]"}}, "which is no verdict", False),
+    "thoughts in parts": ({"message": {"content": [{"type": "reasoning", "text": "[[A]]"}, {"type": "thinking", "thinking": "[[A]]"}]}},
+                          "it is empty", False),
+    "thoughts in the text": ("<think>\nbetter:\n[[A]]", "it has no words", True),
+    "cut": ({"finish_reason": "length", "message": {"content": "I first thought of\n[[A]]"}}, "cut at the limit of its length", False),
+    "cut while thinking": ({"finish_reason": "length", "message": {"content": None, "reasoning_content": "[[A]]"}}, "cut at the", False),
+    "filtered": ({"finish_reason": "content_filter", "message": {"content": "[[A]]"}}, "filter withheld it", False),
+    "refused": ({"message": {"content": None, "refusal": "I will not\n[[A]]"}}, "the judge refused (I will not [[A]])", False),
+    "tool call": ({"finish_reason": "tool_calls", "message": {"content": None, "tool_calls": []}}, "it is empty", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_READ)
+def test_no_readable_verdict_at_all_is_an_error_that_shows_a_reply(server, kind, tmp_path):
+    """The next try asks again what had no text, so that a server can be mended."""
+    reply, shown, kept = NOT_READ[kind]
+    server.reply = lambda messages: reply
+    with pytest.raises(UserError, match="no answer got a verdict in both orders: 12 of 12 replies could not be read") as error:
+        judge_by_api(ROWS, [["x"]] * 6, [["y"]] * 6, settings(server))
+    assert shown in str(error.value) and "\n" not in str(error.value)
+    assert len(list((tmp_path / judge_client.CACHE_FOLDER).glob("*.json"))) == kept * len(server.requests)
+
+
+@pytest.mark.parametrize("kind", NOT_READ)
+def test_some_unread_replies_are_counted_with_an_example(server, kind):
+    """Row 0 of six, in both orders: the win rate is that of the others."""
+    reply, shown, _ = NOT_READ[kind]
+    server.reply = lambda messages: reply if "add 0" in messages[1]["content"] else "so\n[[C]]"
     metrics = judge_by_api(ROWS, [["x"]] * 6, [["y"]] * 6, settings(server))
-    assert metrics["malformed"] == 12 and "win_rate" not in metrics
+    assert (metrics["examples"], metrics["malformed"], metrics["replies"]) == (5, 2, 12) and shown in metrics["malformed_example"]
+
+
+def test_one_unreadable_order_leaves_the_pair_out(server):
+    judge_pairs_by(server, lambda a, b: "so\n[[A]]" if a == "x" else "hm")
+    with pytest.raises(UserError, match="no answer got a verdict in both orders: 6 of 12 replies"):
+        judge_by_api(ROWS, [["x"]] * 6, [["y"]] * 6, settings(server))
+
+
+def test_no_readable_grade_is_an_error(server):
+    server.reply = lambda messages: "so\n[[C]]" if "answer A" in messages[1]["content"] else "10 of 10"
+    with pytest.raises(UserError, match="no answer got a grade: 12 of 24 replies could not be read, such as: its last line is '10 of 10'"):
+        judge_by_api(QUESTIONS, [["mine", "mine"]] * 3, [["other", "other"]] * 3, settings(server))
 
 
 def test_each_second_answer_is_judged_behind_its_own_first_answer(server):
-    server.reply = lambda messages: "so\n[[C]]"
+    server.reply = lambda messages: "so\n[[C]]" if "answer A" in messages[1]["content"] else "[[5]]"
     judge_by_api(QUESTIONS[:1], [["mine one", "mine two"]], [["other one", "other two"]], settings(server))
     texts = [body["messages"][1]["content"] for _, body, _ in server.requests]
     (text,) = [text for text in texts if "<<<answer A>>>\nmine two" in text and "<<<answer B>>>" in text]
     first, second = text.split("<<<answer A>>>")[0], text.split("<<<answer A>>>")[1].split("<<<answer B>>>")[0]
     assert "mine one" in first and "other one" not in first and "other one" in second and "mine one" not in second
-
-
-def test_waiting_questions_are_dropped_when_a_reply_cannot_be_kept(server, monkeypatch):
-    """The first reply cannot be kept: of forty questions no more are asked than were under way."""
-
-    def full(*args, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(judge_client, "new_file", full)
-    with pytest.raises(OSError):
-        judge_client.ask_all([question(number) for number in range(40)], settings(server, judge_parallel_requests=1))
-    assert len(server.requests) < 5
 
 
 def test_mt_bench_is_graded_turn_by_turn_with_its_references(server):

@@ -1,5 +1,6 @@
 """The judge behind `transformers serve`, an OpenAI-compatible server of the demo's own policy."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from conftest import ROOT, environment, params_as
 
 from anchora.evaluation.api_judge import judge_by_api
 from anchora.evaluation.params import EvaluateParams
+from anchora.run.errors import UserError
 
 pytestmark = pytest.mark.long
 pytest.importorskip("fastapi")
@@ -44,17 +46,17 @@ def served(tmp_path):
     server.wait()
 
 
-def test_replies_without_a_verdict_are_counted_never_guessed(served, tmp_path, monkeypatch):
-    """The demo's policy knows no verdicts: every reply is read, counted as malformed and left out.
+def test_a_judge_that_knows_no_verdicts_is_an_error_not_a_guess(served, tmp_path, monkeypatch):
+    """The demo's policy knows no verdicts: every reply is read, and none is one.
 
-    Two answers alike are one question in either order, so three are asked.
+    Two answers alike are one question in either order, so three are asked; what was written to its end is not asked again.
     """
     monkeypatch.chdir(tmp_path)
     address, model = served
     params = params_as(EvaluateParams, judge_model=model, judge_base_url=address, judge_retries=1)
     rows = [{"turns": [f"Add {number} and 2."]} for number in range(2)]
-    metrics = judge_by_api(rows, [["4"], ["5"]], [["3"], ["5"]], params)
-    assert (metrics["questions"], metrics["malformed"]) == (3, 4) and "win_rate" not in metrics
-    assert metrics["prompt_tokens"] > 100 and metrics["completion_tokens"] > 0
-    again = judge_by_api(rows, [["4"], ["5"]], [["3"], ["5"]], params)
-    assert again == metrics and len(list((tmp_path / ".judge_cache").glob("*.json"))) == 3
+    for _ in range(2):
+        with pytest.raises(UserError, match="no answer got a verdict in both orders: 4 of 4 replies could not be read, such as: "):
+            judge_by_api(rows, [["4"], ["5"]], [["3"], ["5"]], params)
+    kept = [json.loads(path.read_text()) for path in (tmp_path / ".judge_cache").glob("*.json")]
+    assert all(reply["prompt_tokens"] > 30 and reply["completion_tokens"] > 0 for reply in kept) and len(kept) == 3

@@ -1,14 +1,28 @@
-"""When the comparison of two policies claims a difference."""
+"""When the comparison of two policies claims a difference, and what terminal, report and model card say beside it."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+from conftest import params_as
 
+import report
+from anchora.evaluation.answer_params import AnswerParams
+from anchora.evaluation.gsm8k import gsm8k_metrics
+from anchora.evaluation.model_card import model_card
 from anchora.evaluation.statistics import mcnemar_p
-from anchora.evaluation.tables import comparison_rows, headline
+from anchora.evaluation.tables import comparison, comparison_rows, headline
+from anchora.evaluation.win_rates import win_rate_metrics
+from anchora.sampling.responses import Response
 
 GSM8K = (
-    "difference difference_low difference_high exact_match baseline_exact_match p_value "
-    "sampled_difference_low sampled_difference_high sampled_accuracy baseline_sampled_accuracy"
+    "examples newly_right newly_wrong difference difference_low difference_high exact_match baseline_exact_match p_value "
+    "sampled_difference_low sampled_difference_high sampled_p_value sampled_accuracy baseline_sampled_accuracy"
 ).split()
+NOTHING_SHOWN: dict = {
+    "gsm8k": dict.fromkeys(GSM8K, 0.0), "calibration": dict.fromkeys(("ece", "auroc", "coverage_at_5_risk")), "drift": {},
+    "selective": {"target_risk": 0.05, "threshold": None},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("right", "wrong", "low", "shown"), [(3, 0, 0.001, False), (6, 0, 0.003, True), (12, 4, -0.001, False)])
@@ -24,9 +38,55 @@ def test_a_better_exact_match_wants_the_interval_and_the_exact_test(right, wrong
 
 @pytest.mark.parametrize(("low", "high", "shown"), [(0.501, 0.52, True), (0.4999, 0.6, False), (0.40004, 0.49996, True)])
 def test_a_win_rate_is_told_from_one_half_before_it_is_rounded(low, high, shown):
-    evaluation = {
-        "gsm8k": dict.fromkeys(GSM8K, 0.0), "calibration": dict.fromkeys(("ece", "auroc", "coverage_at_5_risk")), "drift": {},
-        "alpaca_eval": {"win_rate": (low + high) / 2, "win_rate_low": low, "win_rate_high": high},
-    }  # fmt: skip
-    row = comparison_rows(evaluation)[2]
+    win_rate = {"win_rate": (low + high) / 2, "win_rate_low": low, "win_rate_high": high, "win_rate_p_value": 0.01}
+    row = comparison_rows({**NOTHING_SHOWN, "alpaca_eval": win_rate})[2]
     assert (row.cells[0], row.shown) == ("win rate, AlpacaEval", shown)
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(1, False), (3, False), (5, False), (6, True), (40, True)])
+def test_few_wins_or_equal_differences_are_not_shown(rows, shown):
+    """Every row a win, every sampled difference 0.25: the bootstrap's intervals have no width, and leave out no difference."""
+    answers = [["yes"]] * rows
+    metrics = win_rate_metrics(np.ones(rows), answers, answers, seed=0)
+    policy, baseline = (
+        SimpleNamespace(
+            correct=np.ones(rows, dtype=bool), sampled=np.full(rows, share), greedy=[Response("1", [1], True, 0.0, [0.0])] * rows
+        )
+        for share in (0.75, 0.5)
+    )
+    gsm8k = gsm8k_metrics(policy, baseline, [{"reference": "1"}] * rows, params_as(AnswerParams))
+    evaluation = {**NOTHING_SHOWN, "gsm8k": gsm8k, "alpaca_eval": metrics}
+    by_name = {row.cells[0]: row for row in comparison_rows(evaluation)}
+    for name in ("accuracy of samples", "win rate, AlpacaEval"):
+        assert (by_name[name].apart, by_name[name].shown, by_name[name].cells[4]) == (True, shown, "no spread")
+        assert (f"{name} (p = {min(1, 2 / 2**rows):.2g})" in comparison(evaluation)) == (not shown)
+    cells = {row[0]: row[-2:] for row in report.comparison_cells(evaluation)}
+    assert cells["accuracy of samples"][1] == ("yes" if shown else "no")
+
+
+def test_drift_auroc_and_coverage_want_the_exact_test_too():
+    interval = {"auroc_difference_low": 1.0, "auroc_difference_high": 1.0, "coverage_at_5_risk": None, "ece": None}
+    for p_value, shown in ((None, False), (0.125, False), (0.01, True)):
+        calibration = {**interval, "auroc": 1.0, "baseline_auroc": 0.0, "auroc_difference_p_value": p_value}
+        drift = {"kl_sequence": 2.0, "kl_sequence_low": 2.0, "kl_sequence_high": 2.0, "kl_sequence_p_value": p_value}
+        rows = comparison_rows({**NOTHING_SHOWN, "calibration": calibration, "drift": drift})[2:]
+        assert [row.shown for row in rows] == [shown, shown]
+
+
+def test_unread_replies_stand_in_terminal_report_and_model_card():
+    """With the judge's words as text: nothing of them becomes Markdown or HTML."""
+    words = "its last line is '**A** <b>[x](y)</b> | `z`'"
+    win_rate = {"win_rate": 0.5, "win_rate_low": 0.4, "win_rate_high": 0.6, "win_rate_p_value": 1.0}
+    read = {"judge": "a-judge", "replies": 400, "malformed": 3, "malformed_example": words}
+    evaluation = {**NOTHING_SHOWN, "alpaca_eval": {**win_rate, **read}, "mt_bench": {**win_rate, **read, "malformed": 0}}
+    start = "AlpacaEval: 3 of 400 replies of the judge a-judge could not be read and are left out, such as: "
+    assert f"{start}{words}" in comparison(evaluation) and "MT-Bench: " not in comparison(evaluation)
+    card = model_card(evaluation, {"path": "models/base/policy"})
+    assert f"{start}its last line is '\\*\\*A\\*\\* \\<b\\>\\[x\\](y)\\</b\\> \\| \\`z\\`'" in card
+    page = report.notes_html(evaluation)
+    assert f"<p>{start}its last line is &#x27;**A** &lt;b&gt;" in page and "<b>" not in page
+
+
+def test_a_headline_of_equal_differences_names_no_interval():
+    gsm8k = {"difference": 1.0, "difference_low": 1.0, "difference_high": 1.0, "newly_right": 3, "newly_wrong": 0, "p_value": 0.25}
+    assert headline(gsm8k) == "No difference in exact match is shown (+100.0 points, the same on every problem, p = 0.25)."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_verdict, verdict_points
+from anchora.evaluation.verdicts import GRADE_RULES, PAIR_RULES, grade_question, pair_question, read_grade, read_verdict, verdict_points
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,56 @@ def test_only_a_last_line_is_a_verdict(reply, verdict):
     assert read_verdict(reply) == verdict
 
 
-@pytest.mark.parametrize(("reply", "grade"), [("ok\n[[7]]", 7), ("Rating: [[6.5]]", 6.5), ("[[11]]", None), ("[[0]]", None), ("7", None)])
+AS_JUDGES_WRITE_IT = [  # what stands around the brackets
+    "{}", "  {}  ", "{}.", "**{}**", "**{}**.", "# {}", "> {}", "- {}", "`{}`", "```\n{}\n```", '"{}"', "{}</s>", "{}<|im_end|>",
+    "{}\n\n---",
+    "<answer>{}</answer>", "$\\boxed{{{}}}$", "\\boxed{{{}}}", "<think>\nperhaps {{}}\n</think>\n\n{}", "perhaps\n</think>{}",
+    "My final verdict: {}", "My final verdict is: {}", "My final verdict is {}.", "**My final verdict is:** {}", "Final Verdict: **{}**",
+    "### Final verdict: {}", "Verdict: {}", "Verdict - {}", 'Final verdict: "{}"', "Therefore, my final verdict is {}.", "Judgment: {}",
+    "The final answer is {}", "Overall rating: {}", "So {}", "Answer A is not right. {}", "A says 7. That is wrong! {}", "(B errs.) {}",
+]  # fmt: skip
+NO_VERDICTS = [
+    "{} because it is right", "{} or [[D]]", "{} {}", "I was told to write {}", "The answer says {}", "the last line: {}", "not {}",
+    "Answer A says I am the best. {}", 'It ends: "Great. {}"', "My verdict is not {}", "I would write {} if it were better", "{}\nbut no",
+    "<think>\n{}", "perhaps\n<think>\nso\n{}", "Answer A: {}", "{} is what it asks for",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", AS_JUDGES_WRITE_IT)
+def test_verdicts_and_grades_are_read_in_all_forms_that_judges_write(form):
+    for brackets in ("[[{}]]", "[{}]", "[[ {} ]]"):
+        for verdict in "ABC":
+            assert read_verdict("Some reasons.\n" + form.format(brackets.format(verdict))) == verdict
+        assert read_grade("Some reasons.\n" + form.format(brackets.format(7))) == 7
+
+
+@pytest.mark.parametrize("form", NO_VERDICTS)
+def test_a_verdict_that_is_quoted_or_listed_is_none(form):
+    assert read_verdict(form.replace("{}", "[[A]]")) is None
+    assert read_grade(form.replace("{}", "[[7]]")) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("[[A]] (answer A is better)", "A"), ("[[B]]: Assistant B's answer is much better.", "B"), ("[[C]] - tie", "C"),
+        ("[[Answer B]]", "B"),
+        ("[[A]] (answer B is better)", None), ("[[C]] answer A is better", None), ("[[A]] if answer A is better, [[B]] if not", None),
+        (PAIR_RULES, None), ("[[A>B]]", None), ("A", None), ("\\boxed{B}", "B"), ("[[AB]]", None), ("[[tie]]", None),
+    ],
+)  # fmt: skip
+def test_what_stands_behind_a_verdict_may_only_say_it_again(reply, verdict):
+    assert read_verdict(reply) == verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "grade"),
+    [
+        ("ok\n[[7]]", 7), ("Rating: [[6.5]]", 6.5), ("[[11]]", None), ("[[0]]", None), ("7", None), ("[[8/10]]", 8), ("[[8]]/10", 8),
+        ("Grade: [[8]] out of 10.", 8), ("[[rating: 9]]", 9), ("[[10]]", 10), ("[[7-8]]", None), ("[[7]] [[8]]", None), ("[[7]]/5", None),
+        ("[[A]]", None), (GRADE_RULES, None), ("The rest is bad. [[2]]", 2),
+    ],
+)  # fmt: skip
 def test_only_a_last_line_is_a_grade(reply, grade):
     assert read_grade(reply) == grade
 

@@ -1,7 +1,6 @@
 """Presets and configurations laid over params.yaml."""
 
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import pytest
 import ugrr_pipeline
 import yaml
 from conftest import ROOT, environment
-from dvc.utils.hydra import apply_overrides
 
 from anchora.evaluation.judge_params import JudgeParams
 from anchora.model.params import ComputeParams, PolicyParams
@@ -50,17 +48,6 @@ def test_the_example_configuration_is_accepted_word_for_word(here):
     assert params()["judge_model_name"] == "bert-base-uncased"
 
 
-def test_comments_and_order_stay(here):
-    before = (here / "params.yaml").read_text()
-    ugrr_pipeline.apply({"kl_beta_max": 0.75, "rounds": [{"k": 0, "after": "sft"}]})
-    after = (here / "params.yaml").read_text()
-    comments = [line for line in before.splitlines() if line.startswith("#")]
-    assert [line for line in after.splitlines() if line.startswith("#")] == comments
-    assert list(params()) == list(yaml.safe_load(before))
-    assert params()["kl_beta_max"] == 0.75
-    assert params()["rounds"] == [{"k": 0, "after": "sft"}]
-
-
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid(here, preset):
     ugrr_pipeline.check(params(), ugrr_pipeline.read_overlay(preset), preset.name)
@@ -75,7 +62,7 @@ def test_what_is_wrong_is_looked_for_in_the_file_that_has_it():
         ugrr_pipeline.check(good, {"kl_budget": -1}, "my.yaml")
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers(here):
+def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(here):
     """DVC writes -S update_learning_rate=3e-6 as 3e-06, which YAML 1.1 reads as text."""
     text = (here / "params.yaml").read_text().replace("update_learning_rate: 0.0001", "update_learning_rate: 3e-06")
     (here / "params.yaml").write_text(text)
@@ -121,19 +108,6 @@ def test_configure_prints_the_options_of_an_experiment():
     done = pipeline("configure", "--print", "--config", str(ROOT / "presets" / "smoke.yaml"))
     assert done.returncode == 0
     assert "-S rl_iterations=2 " in done.stdout and "-S 'rounds=[{k: 0, after: sft}]'" in done.stdout
-
-
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_dvc_reads_the_printed_options_as_the_presets_values(path, tmp_path):
-    """Through the shell's quotes and DVC's own reader, written over params.yaml as `dvc exp run` writes them."""
-    odd = {"prompt_template": "### \"Q\": {prompt}\n\n'A':\n", "calibration_path": "", "limit": None}
-    changes = {**odd, **ugrr_pipeline.read_overlay(path)}
-    words = shlex.split(ugrr_pipeline.options(changes))
-    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
-    apply_overrides(tmp_path / "params.yaml", words[1::2])
-    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    numbers = {key: float(written[key]) for key, value in changes.items() if isinstance(value, float)}  # DVC writes 3e-05, text in YAML 1.1
-    assert {key: written[key] for key in changes} | numbers == changes
 
 
 def test_params_yaml_is_what_reset_writes():
@@ -190,17 +164,6 @@ def test_defaults_are_allowed_and_never_filled_in():
         for key in model.model_fields:
             with pytest.raises(UserError, match=rf"^p: {key}: missing; add it \(docs/parameters.md"):
                 validate(model, {name: value for name, value in values.items() if name != key}, "p")
-
-
-@pytest.mark.parametrize("changes", [["seed=1", "seed=2"], ["verifiers=[3]", "rounds=[{k: 0, after: sft}]", "stop_strings=[a]", "limit=9"]])
-def test_comments_outlive_dvcs_own_writing(here, changes):
-    """`dvc exp run -S` writes all lists anew each time, without the comments that stand behind them."""
-    before = (here / "params.yaml").read_text()
-    for change in changes:
-        apply_overrides(here / "params.yaml", [change])
-    after = (here / "params.yaml").read_text()
-    assert after != before
-    assert [line for line in after.splitlines() if line.startswith("#")] == [line for line in before.splitlines() if line.startswith("#")]
 
 
 def test_the_parameter_groups_of_the_dag_are_the_models_own_keys():

@@ -7,7 +7,7 @@ import pytest
 from conftest import params_as
 
 from anchora.run.files import write_json
-from anchora.uncertainty.measure import Measured
+from anchora.uncertainty.measure import Measured, measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale, centred_scores, disagreement, ecdf, weighted_mean, within_prompt_deviation
 
@@ -57,6 +57,31 @@ def test_a_restricted_scale_is_that_of_the_other_parts_alone():
     alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1]), WEIGHTS)
     assert list(alone.parts) == list(both.parts) == ["token_entropy", "mc_dropout"]
     assert alone.weighted_means.tolist() == both.weighted_means.tolist()
+
+
+def test_at_dropout_rate_0_the_part_is_left_out(policy, tmp_path):
+    """No pass with dropout is made, and no part of the scale, of what is written of it, or of a combination is MC dropout."""
+    rate_0 = {"uncertainty_dropout_rate": 0.0, "samples_per_prompt": 2, "max_new_tokens": 8}
+    params = params_as(MeasureParams, **rate_0)
+    prompts = [[{"role": "user", "content": f"Work out {number} + 4."}] for number in range(3)]
+    measured = measure(*policy, prompts, [], params, seed=1, samples=2)
+    assert measured.mc_dropout is None
+    scale = Scale.from_calibration(measured, params.weights())
+    assert list(scale.parts) == list(scale.as_json()["parts"]) == list(scale.raw_parts(measured)) == ["token_entropy"]
+    assert scale.uncertainty(measured).tolist() == ecdf(measured.token_entropy, measured.token_entropy).tolist()
+    write_json(tmp_path / "scale.json", scale.as_json())
+    assert Scale.load(tmp_path / "scale.json", params).uncertainty(measured).tolist() == scale.uncertainty(measured).tolist()
+    two = replace(measured_on(prompts=20, samples=4), mc_dropout=None)
+    assert list(Scale.from_calibration(two, WEIGHTS).parts) == ["token_entropy", "verifier_disagreement"]
+    again = params_as(MeasureParams, **rate_0, uncertainty_dropout_mode="regenerate", uncertainty_dropout_samples=2)
+    assert measure(*policy, prompts, [], again, seed=1, samples=2).mc_dropout is not None  # new samples differ without dropout, too
+
+
+def test_at_dropout_rate_0_another_part_must_have_weight():
+    only = {"weight_token_entropy": 0, "weight_verifier_disagreement": 0}
+    assert params_as(MeasureParams, **only).has_mc_dropout()
+    with pytest.raises(ValueError, match="uncertainty_dropout_rate: 0.0 is not allowed: it leaves MC dropout out"):
+        params_as(MeasureParams, **only, uncertainty_dropout_rate=0)
 
 
 def test_scores_are_centred_on_as_many_samples_as_on_the_calibration_split():

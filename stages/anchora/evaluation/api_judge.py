@@ -5,36 +5,42 @@ The judge is shown both conversations whole, and every pair of answers in both o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from anchora.evaluation.benchmarks import TurnAnswers, conversation
-from anchora.evaluation.judge_client import ask_all, usage
+from anchora.evaluation.judge_client import ask_all, named, usage
+from anchora.evaluation.judge_replies import Reply, said
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.rounding import rounded
-from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_verdict, verdict_points
+from anchora.evaluation.verdicts import grade_question, last_line, pair_question, read_grade, read_verdict, verdict_points
 from anchora.evaluation.win_rates import win_rate_metrics
 from anchora.model.processes import map_across_processes
 from anchora.model.prompts import Messages
+from anchora.run.errors import UserError
+
+LONGEST_EXAMPLE = 120  # characters of a reply's last line
 
 
 def judge_by_api(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, params: EvaluateParams) -> dict:
-    """Return the policy's win rate by the verdicts of ``judge_model``, the number of malformed replies, and what it cost.
+    """Return the policy's win rate by the verdicts of ``judge_model``, how many replies could not be read, and what it cost.
 
     Sets whose rows have the field ``reference`` (MT-Bench) get mean grades from 1 to 10 of both policies as well.
-    Replies that cannot be read are counted and left out. Empty without rows.
+    Replies that cannot be read are counted and left out, and one of them is described. Empty without rows. Raises UserError where no
+    pair of answers has a verdict in both orders, or a policy has no grade.
     """
     if not rows:
         return {}
     (judged,) = map_across_processes([(rows, policy, baseline)], lambda _, part: _ask_judge(*part, params))  # by one process of the stage
     points = np.array([np.mean(turns) if turns else np.nan for turns in judged["points"]], dtype=float)  # (rows,)
     readable = ~np.isnan(points)
-    metrics = {"judge": params.judge_model, "malformed": judged["malformed"], **judged["usage"]}
-    if readable.any():
-        kept = np.flatnonzero(readable)
-        metrics |= win_rate_metrics(points[readable], [policy[i] for i in kept], [baseline[i] for i in kept], params.seed)
+    kept = np.flatnonzero(readable)
+    metrics = {"judge": params.judge_model, **judged["counts"], **judged["usage"]}
+    metrics |= win_rate_metrics(points[readable], [policy[i] for i in kept], [baseline[i] for i in kept], params.seed)
     for name, grades in judged["grades"].items():
-        row_means = [np.mean(turns) for turns in grades if turns]
-        metrics[name] = np.mean(row_means) if row_means else None
+        metrics[name] = np.mean([np.mean(turns) for turns in grades if turns])
     return rounded(metrics)
 
 
@@ -42,7 +48,8 @@ def _ask_judge(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, par
     """Ask about every turn of every row, and read the replies; plain values that JSON can hold.
 
     ``points`` and each policy's ``grades`` hold a list for each row: a number for each turn whose replies could be
-    read. ``malformed`` counts the other replies.
+    read. ``counts`` has all ``replies``, those that are ``malformed``, and what is wrong with the first of these. Raises as
+    ``judge_by_api`` does: here, so that the next try asks again.
     """
     questions: list[Messages] = []
     for row, policy_turns, baseline_turns in zip(rows, policy, baseline, strict=True):
@@ -53,16 +60,39 @@ def _ask_judge(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, par
             questions += _grade_questions(row, turns)
     replies = ask_all(questions, params)
 
-    texts = (reply.text for reply in replies)  # read in the order of the questions
-    verdicts = [[(read_verdict(next(texts)), read_verdict(next(texts))) for _ in turns] for turns in policy]
+    unread: list[Reply] = []
+    in_order = iter(replies)  # of the questions
+
+    def read(reader: Callable[[str], Any]) -> Any:
+        reply = next(in_order)
+        value = reader(reply.text)
+        if value is None:
+            unread.append(reply)
+        return value
+
+    verdicts = [[(read(read_verdict), read(read_verdict)) for _ in turns] for turns in policy]
     points = [[value for pair in turns if (value := verdict_points(*pair)) is not None] for turns in verdicts]
-    malformed = sum(verdict is None for turns in verdicts for pair in turns for verdict in pair)
-    grades = {}
-    for name, answers in graded.items():
-        read = [[read_grade(next(texts)) for _ in turns] for turns in answers]
-        grades[name] = [[grade for grade in turns if grade is not None] for turns in read]
-        malformed += sum(grade is None for turns in read for grade in turns)
-    return {"points": points, "grades": grades, "malformed": malformed, "usage": usage(questions, replies, params)}
+    grades = {
+        name: [[grade for _ in turns if (grade := read(read_grade)) is not None] for turns in of_rows] for name, of_rows in graded.items()
+    }
+    counts: dict = {"replies": len(replies), "malformed": len(unread)}
+    if unread:
+        counts["malformed_example"] = described(unread[0])
+    lacking = "verdict in both orders" if not any(points) else "grade" if not all(map(any, grades.values())) else ""
+    if lacking:
+        raise UserError(
+            f"{named(params)}: no answer got a {lacking}: {len(unread)} of {len(replies)} replies could not be read, such as: "
+            f"{described(unread[0])}; choose another judge_model, or empty it for the pipeline's own judge"
+        )
+    return {"points": points, "grades": grades, "counts": counts, "usage": usage(questions, replies, params)}
+
+
+def described(reply: Reply) -> str:
+    """Say in one line why a reply could not be read: it has no text, or this last line."""
+    if reply.unread or not reply.text.strip():
+        return reply.unread or "it is empty"
+    line = said(last_line(reply.text))
+    return f"its last line is {line[:LONGEST_EXAMPLE]!r}" if line else "it has no words"
 
 
 def _pair_questions(row: dict, policy: list[str], baseline: list[str]) -> list[Messages]:

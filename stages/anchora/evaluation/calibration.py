@@ -8,7 +8,7 @@ import numpy as np
 
 from anchora.evaluation.policy_answers import Answers
 from anchora.evaluation.rounding import rounded
-from anchora.evaluation.statistics import paired_bootstrap, wilson_interval
+from anchora.evaluation.statistics import paired_bootstrap, swap_p, wilson_interval
 from anchora.uncertainty.reliability import (
     abstention_threshold,
     aurc,
@@ -24,7 +24,7 @@ def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
     """Return how well P(correct) matches the share of right answers and how well the uncertainty ranks errors, for each policy.
 
     The baseline's metrics are prefixed ``baseline_``. AUROC and coverage at 5% risk have intervals, of each policy
-    and of their difference.
+    and of their difference, and the p-value of that.
     """
     metrics: dict = {}
     for prefix, answers in (("", policy), ("baseline_", baseline)):
@@ -53,12 +53,13 @@ def _coverage_at_5_risk(wrong: np.ndarray, uncertainty: np.ndarray) -> float:
 
 
 def _with_intervals(name: str, statistic: Callable[..., float | None], policy: Answers, baseline: Answers, seed: int) -> dict:
-    """Return ``statistic(wrong, uncertainty)`` of both policies, with intervals of each and of their difference."""
+    """Return ``statistic(wrong, uncertainty)`` of both policies, with intervals of each and of their difference, and its p-value."""
     of_policy, of_baseline = ((~answers.correct, answers.uncertainty) for answers in (policy, baseline))
     names = (name, f"baseline_{name}", f"{name}_difference")
     metrics: dict = {}
     for metric, (low, high) in zip(names, paired_bootstrap(statistic, of_policy, of_baseline, seed), strict=True):
         metrics |= {f"{metric}_low": low, f"{metric}_high": high}
+    metrics[f"{name}_difference_p_value"] = swap_p(statistic, of_policy, of_baseline, seed)
     return metrics | {name: statistic(*of_policy), f"baseline_{name}": statistic(*of_baseline)}
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from anchora.evaluation.statistics import bootstrap_mean
+from anchora.evaluation.statistics import bootstrap_mean, sign_flip_p
 from anchora.kl.reverse import ReverseKL
 
 
 def drift_figures(kl: ReverseKL | None, seed: int) -> dict[str, float]:
     """Return the reverse KL as figures; none without one.
 
-    ``kl_sequence``: nats a sequence, the mean over prompts, with a bootstrap interval by ``seed``; ``kl_per_token``: nats
+    ``kl_sequence``: nats a sequence, the mean over prompts, with a bootstrap interval by ``seed`` and a p-value; ``kl_per_token``: nats
     a token by the k3 estimate; ``mean_tokens``: of a sample.
     """
     if kl is None:
@@ -19,6 +19,7 @@ def drift_figures(kl: ReverseKL | None, seed: int) -> dict[str, float]:
         "kl_sequence": round(float(kl.sequence.mean()), 6),
         "kl_sequence_low": round(low, 6),
         "kl_sequence_high": round(high, 6),
+        "kl_sequence_p_value": round(sign_flip_p(kl.sequence, seed), 6),
         "kl_per_token": round(kl.k3 / kl.tokens, 6),
         "mean_tokens": round(kl.tokens / len(kl.sequence), 3),
     }

@@ -9,7 +9,7 @@ from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.harness import flexible_match, strict_match
 from anchora.evaluation.policy_answers import Answers
 from anchora.evaluation.rounding import rounded
-from anchora.evaluation.statistics import bootstrap_mean, mcnemar_p, wilson_interval
+from anchora.evaluation.statistics import bootstrap_mean, mcnemar_p, sign_flip_p, wilson_interval
 
 
 def gsm8k_metrics(policy: Answers, baseline: Answers, rows: list[dict], params: AnswerParams) -> dict:
@@ -25,6 +25,7 @@ def gsm8k_metrics(policy: Answers, baseline: Answers, rows: list[dict], params: 
         "difference": greedy_difference.mean(), "difference_low": low, "difference_high": high,
         "sampled_difference": sampled_difference.mean(),
         "sampled_difference_low": sampled_low, "sampled_difference_high": sampled_high,
+        "sampled_p_value": sign_flip_p(sampled_difference, params.seed),
     }  # fmt: skip
     for prefix, answers in (("", policy), ("baseline_", baseline)):
         metrics |= {f"{prefix}{name}": value for name, value in _metrics_of_one(answers, rows, params.answer_reading).items()}

@@ -12,12 +12,13 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from anchora.evaluation.judge_params import JudgeParams
+from anchora.evaluation.judge_replies import Reply, ServerError, asked_to_wait, read_completion, said
 from anchora.model.prompts import Messages
 from anchora.run.errors import UserError
 from anchora.run.files import new_file, read_json
@@ -26,46 +27,53 @@ from anchora.run.logs import project_folder, say
 KEY_VARIABLE = "ANCHORA_JUDGE_API_KEY"
 CACHE_FOLDER = ".judge_cache"
 REFUSAL_STATUSES = (400, 413, 422)  # HTTP: this one question is too long for the judge or against its rules
+PASSING_STATUSES = (408, 409, 429)  # HTTP: those that pass, like all from 500 on
+CLIENTS_LONGEST_WAIT = 120.0  # seconds: the client library gives up at once where a server asks for a longer wait
+LONGEST_WAIT = 3600.0  # seconds that a server may ask us to wait; docs/your-data.md says so
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries where the server asks for nothing, as the client library has it
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What the judge replied to one question, and how many tokens that took."""
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
+class Stopped(Exception):
+    """Asking was given up for another question's sake."""
 
 
 class RateLimit:
-    """Lets requests of several threads start no closer together than ``seconds``."""
+    """Lets requests of several threads start no closer together than ``seconds``, and not before a pause is over."""
 
     def __init__(self, seconds: float):
         self.seconds, self.next_start, self.lock = seconds, 0.0, threading.Lock()
+        self.stopped = threading.Event()  # once set, no request starts any more
 
     def wait(self) -> None:
-        """Sleep until this thread's request may start."""
+        """Sleep until this thread's request may start. Raises Stopped where none may."""
         with self.lock:
             start = max(self.next_start, time.monotonic())
             self.next_start = start + self.seconds
-        time.sleep(max(0.0, start - time.monotonic()))
+        if self.stopped.wait(max(0.0, start - time.monotonic())):
+            raise Stopped
+
+    def pause(self, seconds: float) -> bool:
+        """Let no request start for ``seconds``; returns whether that is longer than was known."""
+        with self.lock:
+            until = time.monotonic() + seconds
+            longer, self.next_start = until > self.next_start + 1.0, max(self.next_start, until)
+        return longer
 
 
 class JudgeClient:
     """Sends questions to the judge from several threads, within its rate limit.
 
-    The client library repeats what fails for a moment (429, 5xx, time-outs, broken connections) with growing
-    pauses, ``judge_retries`` times.
+    What fails for a moment (429, 5xx, time-outs, broken connections) is repeated ``judge_retries`` times: by the client library, with
+    growing pauses, or here where a server asks for a longer wait than the library's, or sends its error with status 200.
     """
 
     def __init__(self, params: JudgeParams):
         from openai import OpenAI
 
-        self.model = params.judge_model
+        self.model, self.retries = params.judge_model, params.judge_retries
         self.openai: Any = OpenAI(
             base_url=params.judge_base_url or None,
             api_key=os.environ.get(KEY_VARIABLE) or "none",  # a server of one's own needs none
-            max_retries=params.judge_retries,
             timeout=params.judge_timeout,
         )
         self.rate_limit = RateLimit(60.0 / params.judge_requests_per_minute)
@@ -75,23 +83,50 @@ class JudgeClient:
         """Return the judge's reply to ``question``, and write it to ``cache_file`` unless it is empty.
 
         A question that the judge refuses gets an empty reply, and its error joins ``refusals``. Raises
-        openai.OpenAIError for other failures, ValueError for an answer that is no chat completion.
+        openai.OpenAIError or ServerError for other failures.
         """
         from openai import APIStatusError
 
-        self.rate_limit.wait()
-        try:
-            completion = self.openai.chat.completions.create(model=self.model, messages=question, temperature=0.0)
-        except APIStatusError as error:
-            if error.status_code not in REFUSAL_STATUSES:
-                raise
-            self.refusals.append(error)
-            return Reply("", 0, 0)
-        reply = read_completion(completion)
+        for tried in range(self.retries + 1):
+            self.rate_limit.wait()
+            try:
+                reply = self.sent(question, self.retries - tried)
+                break
+            except (APIStatusError, ServerError) as error:
+                status = error.status_code if isinstance(error, APIStatusError) else error.status
+                if status in REFUSAL_STATUSES:
+                    self.refusals.append(error)
+                    return Reply("", 0, 0, f"the judge refused the question ({explained(error)})")
+                if tried == self.retries or status is None or not (status in PASSING_STATUSES or status >= 500):
+                    raise
+                self.pause_after(error, tried)
         if reply.text.strip():
             with new_file(cache_file, every_process=True) as partial:
                 partial.write_text(json.dumps(asdict(reply)), encoding="utf-8")
         return reply
+
+    def sent(self, question: Messages, retries: int) -> Reply:
+        """Send a question once, or as often as the client library repeats it, ``retries`` times; return the reply."""
+        client = self.openai.with_options(max_retries=retries).chat.completions.with_raw_response
+        return read_completion(client.create(model=self.model, messages=question, temperature=0.0).text)
+
+    def pause_after(self, error: Exception, tried: int) -> None:
+        """Pause all requests before an error's request is repeated, and say so; raise the error where that should not be.
+
+        What the client library repeats itself was repeated when it comes here. Raises ServerError for a wait above ``LONGEST_WAIT``.
+        """
+        if isinstance(error, ServerError):
+            self.rate_limit.pause(min(FIRST_PAUSE * 2**tried, LONGEST_PAUSE))
+            return
+        headers = error.response.headers  # type: ignore[attr-defined]
+        seconds = asked_to_wait(headers)
+        if seconds is None or seconds <= CLIENTS_LONGEST_WAIT or headers.get("x-should-retry") == "false":
+            raise error
+        if seconds > LONGEST_WAIT:
+            raise ServerError(f"it asks to wait {seconds:.0f} s, and at most {LONGEST_WAIT:.0f} s are waited: {explained(error)}") from None
+        if self.rate_limit.pause(seconds):
+            end = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+            say(f"judge {self.model} asks to wait {seconds:.0f} s (Retry-After); asking goes on at {end}: {explained(error)}")
 
 
 def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
@@ -111,37 +146,38 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     pool = ThreadPoolExecutor(params.judge_parallel_requests)
     try:
         pending = {file: pool.submit(client.ask, question, file) for file, question in unanswered.items()}
+        for future in wait(pending.values(), return_when=FIRST_EXCEPTION).done:
+            future.result()
         replies = {file: future.result() for file, future in pending.items()}
         if client.refusals and len(client.refusals) == distinct:
             raise client.refusals[0]
-    except (OpenAIError, ValueError) as error:
+    except (OpenAIError, ServerError) as error:
+        client.rate_limit.stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
-        endpoint = params.judge_base_url or "the default endpoint"
         raise UserError(
-            f"judge_model {params.judge_model} at {endpoint}: {type(error).__name__}: {str(error)[:200]}; the verdicts so far are "
-            f"kept, so that `dvc repro` asks the rest. The key is read from {KEY_VARIABLE}"
+            f"{named(params)}: {explained(error)}; the verdicts so far are kept, so that `dvc repro` asks the rest. The key is read from "
+            f"{KEY_VARIABLE}"
         ) from None
     finally:  # questions that still wait are dropped when a stage is stopped: each one costs
+        client.rate_limit.stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
     if client.refusals:
-        say(f"judge {params.judge_model} refused {len(client.refusals)} of {len(unanswered)} questions: {str(client.refusals[0])[:200]}")
+        say(f"judge {params.judge_model} refused {len(client.refusals)} of {len(unanswered)} questions: {explained(client.refusals[0])}")
     return [replies[file] if file in replies else Reply(**read_json(file)) for file in files]
 
 
-def read_completion(completion: Any) -> Reply:
-    """Return the text and the tokens of a chat completion.
+def named(params: JudgeParams) -> str:
+    """Name the judge and its endpoint."""
+    return f"judge_model {params.judge_model} at {params.judge_base_url or 'the default endpoint'}"
 
-    Raises ValueError for anything else, such as the answers of servers that only look compatible.
-    """
-    choices = getattr(completion, "choices", None)  # the client hands on as text what is no JSON
-    message = getattr(choices[0], "message", None) if choices else None
-    if message is None:
-        raise ValueError(f"no chat completion but {str(completion)[:80]!r}")
-    text = message.content or ""
-    if not isinstance(text, str):  # a list of parts, some of which have text
-        text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
-    tokens = [getattr(completion.usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
-    return Reply(text, *tokens)
+
+def explained(error: Exception) -> str:
+    """Say in one line what went wrong, with all of the server's own words and without secrets."""
+    from openai import APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return f"HTTP {error.status_code}: {said(error.response.text if error.body is None else error.body)}"
+    return str(error) if isinstance(error, ServerError) else f"{type(error).__name__}: {said(str(error))}"
 
 
 def question_hash(question: Messages, params: JudgeParams) -> str:

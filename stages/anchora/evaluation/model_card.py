@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from anchora.evaluation.tables import HEADER, comparison_rows, headline
+from anchora.evaluation.tables import HEADER, comparison_rows, headline, notes
+
+NO_MARKUP = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]<>|#"})  # a judge's words are text, not Markdown
 
 
 def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
@@ -12,6 +14,7 @@ def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
     """
     rows = [HEADER, ("---",) * len(HEADER), *(row.cells for row in comparison_rows(evaluation))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    remarks = "".join(f"{sentence.translate(NO_MARKUP)}\n\n" for sentence in notes(evaluation))
     selective = evaluation["selective"]
     threshold = "none" if selective["threshold"] is None else f"{selective['threshold']:.2f}"
     name = base_model.get("path") or f"{base_model['repo']}@{base_model['revision']}"
@@ -28,7 +31,7 @@ was unsure or wrong, held to it by a KL term that grows with uncertainty. {headl
 
 {table}
 
-`uncertainty.json` holds the scales of its uncertainty and the threshold up to which at most {selective["target_risk"]:.0%} of
+{remarks}`uncertainty.json` holds the scales of its uncertainty and the threshold up to which at most {selective["target_risk"]:.0%} of
 its answers to the calibration problems were wrong ({threshold}); above it, do not rely on an answer. All figures are from prompts
 that no training has seen. They say nothing about other tasks or languages.
 """

@@ -9,6 +9,8 @@ import numpy as np
 CONFIDENCE = 0.95
 RESAMPLES = 1000  # of rows, for percentile intervals
 BCA_RESAMPLES = 2000  # of rows, for intervals of a mean
+SIGN_FLIPS = 9999  # tried for the p-value of a mean: all of them on up to 13 rows, random ones on more
+SWAPS = 999  # tried for the p-value of a statistic that takes longer: all of them on up to 9 rows
 
 Interval = tuple[float | None, float | None]
 
@@ -26,6 +28,55 @@ def mcnemar_p(newly_right: int, newly_wrong: int) -> float:
     from statsmodels.stats.contingency_tables import mcnemar
 
     return float(mcnemar([[0, newly_right], [newly_wrong, 0]], exact=True).pvalue)
+
+
+def sign_flip_p(values: np.ndarray, seed: int) -> float:
+    """Return the two-sided p-value of the mean of ``values``, (rows,) paired differences, by the exact randomisation test.
+
+    Where there is no difference, a row is as likely as its negative: p is the share of all choices of signs whose mean is as far
+    from 0 (Fisher 1935, The Design of Experiments, section 21). It cannot be below 2 / 2^rows, so that five rows never show a
+    difference, which a bootstrap of equal rows always does. On more than 13 rows random signs are drawn; the observed ones count
+    among them, so that p is not too small (Phipson and Smyth 2010).
+    """
+    from scipy.stats import permutation_test
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:  # either sign is as far from 0
+        return 1.0
+    result = permutation_test(
+        (values,), _mean, permutation_type="samples", vectorized=True, n_resamples=SIGN_FLIPS, batch=1000,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue)
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    return values.mean(axis)
+
+
+def swap_p(statistic: Callable[..., float | None], policy: Sequence[np.ndarray], baseline: Sequence[np.ndarray], seed: int) -> float | None:
+    """Return the two-sided p-value of ``statistic(*policy) - statistic(*baseline)``, by the same test; None where it is undefined.
+
+    Each array is (rows,). Where there is no difference, the two policies may be swapped in every row. Swaps that leave the statistic
+    undefined (None) count as far from 0: they show nothing.
+    """
+    from scipy.stats import permutation_test
+
+    n = len(policy[0])
+    columns = [np.concatenate(pair) for pair in zip(policy, baseline, strict=True)]  # (2 * rows,): the policy's before the baseline's
+
+    def distance(of_policy: np.ndarray, of_baseline: np.ndarray) -> float:
+        first, second = (statistic(*(column[rows] for column in columns)) for rows in (of_policy, of_baseline))
+        return float("inf") if first is None or second is None else abs(first - second)
+
+    rows = np.arange(n), np.arange(n, 2 * n)
+    if n < 2 or np.isinf(distance(*rows)):
+        return None
+    result = permutation_test(
+        rows, distance, permutation_type="samples", alternative="greater", n_resamples=SWAPS,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue)
 
 
 def bootstrap_mean(values: np.ndarray, seed: int) -> tuple[float, float]:

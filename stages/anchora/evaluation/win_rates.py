@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from anchora.evaluation.benchmarks import TurnAnswers
-from anchora.evaluation.statistics import bootstrap_mean
+from anchora.evaluation.statistics import bootstrap_mean, sign_flip_p
 
 SIMILAR_LENGTH_RATIO = 1.25  # two answers count as equally long up to this ratio of their characters
 
@@ -32,7 +32,7 @@ def mean_per_row(values: np.ndarray, turns: list[int]) -> np.ndarray:
 
 
 def win_rate_metrics(points: np.ndarray, policy: TurnAnswers, baseline: TurnAnswers, seed: int) -> dict:
-    """Return the win rate with its interval over rows, the win rate among answers of similar length, and mean lengths in characters.
+    """Return the win rate with its interval and p-value over rows, that among answers of similar length, and mean lengths in characters.
 
     ``points``: (rows,) win points, a row's turns averaged; ``policy`` and ``baseline``: the answers of the same rows.
     """
@@ -41,6 +41,7 @@ def win_rate_metrics(points: np.ndarray, policy: TurnAnswers, baseline: TurnAnsw
     low, high = bootstrap_mean(points, seed)
     return {
         "examples": len(points), "win_rate": points.mean(), "win_rate_low": low, "win_rate_high": high,
+        "win_rate_p_value": sign_flip_p(points - 0.5, seed),
         "length_matched_win_rate": points[similar].mean() if similar.any() else None, "length_matched_examples": int(similar.sum()),
         "mean_length": mean_length(policy), "baseline_mean_length": mean_length(baseline),
     }  # fmt: skip

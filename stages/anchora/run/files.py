@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from ruamel.yaml.resolver import implicit_resolvers
 
 
 def first_process() -> bool:
@@ -82,12 +83,29 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
             file.write("\n")  # DVC warns of files without a byte
 
 
-def parse_yaml(text: str):
-    """Parse YAML to plain values, by libyaml where PyYAML was built with it: six times as fast as PyYAML's own parser.
+class DvcLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Loads YAML as DVC does, which writes params.yaml anew at each -S: by ruamel.yaml's rules of YAML 1.2.
 
-    Every stage reads dvc.yaml, dvc.lock and params.yaml at its start and at its end.
+    To PyYAML, which follows YAML 1.1, a plain No is false, 12:30 is 750, 010 is 8 and 3e-06 is text. The loading itself is left to
+    libyaml, eighteen times as fast as ruamel.yaml: every stage reads dvc.yaml, dvc.lock and params.yaml at its start and at its end.
     """
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+    yaml_implicit_resolvers: dict[str, list] = {}
+
+    def construct_yaml_int(self, node) -> int:
+        digits = self.construct_scalar(node).replace("_", "")
+        return int(digits, 0 if digits.lstrip("+-")[:2] in ("0b", "0o", "0x") else 10)
+
+
+for _versions, _tag, _pattern, _first_letters in implicit_resolvers:
+    if (1, 2) in _versions:
+        DvcLoader.add_implicit_resolver(_tag, _pattern, _first_letters)
+DvcLoader.add_constructor("tag:yaml.org,2002:int", DvcLoader.construct_yaml_int)
+
+
+def parse_yaml(text: str):
+    """Return the plain values that DVC would read from ``text``. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=DvcLoader)
 
 
 def read_yaml(path: str | Path):

@@ -68,8 +68,7 @@ def read_params(model: type[Params], path: str | Path = "params.yaml") -> Params
     """Read the parameters of one stage from params.yaml.
 
     Raises UserError in one line for a file that is missing or no YAML, and for a missing key or a
-    value of the wrong type or range. Numbers may stand as strings: DVC writes 3e-06, which YAML 1.1
-    reads as text.
+    value of the wrong type or range.
     """
     try:
         values = read_yaml(path)

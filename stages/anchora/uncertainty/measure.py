@@ -27,7 +27,7 @@ class Measured:
     greedy: list[Response]
     samples: list[list[Response]]
     token_entropy: np.ndarray  # (prompts,) of the greedy responses, nats a token
-    mc_dropout: np.ndarray  # (prompts,) of the greedy responses, nats a token; or one minus the agreement
+    mc_dropout: np.ndarray | None  # (prompts,) of the greedy responses, nats a token; or one minus the agreement; None without dropout
     greedy_scores: np.ndarray  # (members, prompts)
     sample_scores: np.ndarray  # (members, prompts, samples)
 
@@ -81,14 +81,16 @@ def measure(
         greedy=greedy,
         samples=sampled,
         token_entropy=np.array([response.entropy for response in greedy]),
-        mc_dropout=np.array(mc_dropout),
+        mc_dropout=None if mc_dropout is None else np.array(mc_dropout),
         greedy_scores=scores[:, : len(prompts)],
         sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
     )
 
 
-def _mc_dropout(model, tokenizer, prompt_ids, greedy: list[Response], params: MeasureParams, seed: int) -> list[float]:
-    """Return the raw part ``mc_dropout`` of each greedy response, in the way that ``uncertainty_dropout_mode`` names."""
+def _mc_dropout(model, tokenizer, prompt_ids, greedy: list[Response], params: MeasureParams, seed: int) -> list[float] | None:
+    """Return the raw part ``mc_dropout`` of each greedy response, in the way that ``uncertainty_dropout_mode`` names, if there is one."""
+    if not params.has_mc_dropout():
+        return None
     if params.uncertainty_dropout_mode == "regenerate":
         return regenerated_disagreement(model, tokenizer, prompt_ids, params, seed)
     return dropout_information(

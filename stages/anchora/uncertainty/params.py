@@ -40,7 +40,13 @@ class MeasureParams(ScoringParams, SeedParams, OverlongPromptsParams, AnswerRead
         "samples_per_prompt times as many prompts. Each batch has a seed of its own, so another size draws other samples.",
     )
     uncertainty_dropout_samples: int = Field(16, ge=2, description="K of MC dropout: its stochastic passes over each greedy response.")
-    uncertainty_dropout_rate: float = Field(0.1, ge=0, lt=1, description="Dropout rate of MC dropout.")
+    uncertainty_dropout_rate: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Dropout rate of MC dropout. At 0 there is none, and the uncertainty does without that part; only regenerate goes on "
+        "comparing its responses.",
+    )
     uncertainty_dropout_layers: float = Field(
         0.25, ge=0, le=1, description="Share of the decoder layers that MC dropout acts in, counted from the last."
     )
@@ -75,7 +81,13 @@ class MeasureParams(ScoringParams, SeedParams, OverlongPromptsParams, AnswerRead
             )
         if not any(self.weights().values()):
             raise ValueError("weight_token_entropy: 0.0 is not allowed: one of the weights must be above 0")
+        if not self.has_mc_dropout() and not (self.weight_token_entropy or self.weight_verifier_disagreement):
+            raise ValueError("uncertainty_dropout_rate: 0.0 is not allowed: it leaves MC dropout out, the only part with a weight above 0")
         return self
+
+    def has_mc_dropout(self) -> bool:
+        """Return whether MC dropout is a part of the uncertainty: at rate 0 its passes differ by rounding alone."""
+        return self.uncertainty_dropout_rate > 0 or self.uncertainty_dropout_mode == "regenerate"
 
     def room(self) -> int:
         """Return the longest prompt, in tokens, that leaves room for a response."""

@@ -86,12 +86,14 @@ class Scale:
 
 
 def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
-    """Return the raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement where there is one verifier.
+    """Return the raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one verifier, no MC dropout at rate 0.
 
     Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would make every disagreement
     larger than its scale.
     """
-    parts = {"token_entropy": measured.token_entropy, "mc_dropout": measured.mc_dropout}
+    parts = {"token_entropy": measured.token_entropy}
+    if measured.mc_dropout is not None:
+        parts["mc_dropout"] = measured.mc_dropout
     if len(measured.greedy_scores) > 1:
         centred = centred_scores(measured.greedy_scores, measured.sample_scores[:, :, :samples], deviation)
         parts["verifier_disagreement"] = disagreement(centred)
@@ -111,7 +113,8 @@ def weighted_mean(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np
     """
     total = sum(weights[name] for name in parts)
     if total <= 0:
-        raise UserError("weight_*: only parts with weight 0 are left: with one verifier there is no disagreement to weigh")
+        absent = "with one verifier there is no disagreement to weigh, and at uncertainty_dropout_rate 0 no MC dropout"
+        raise UserError(f"weight_*: only parts with weight 0 are left: {absent}")
     return np.sum([weights[name] * values for name, values in parts.items()], axis=0) / total
 
 
