@@ -33,7 +33,7 @@ from anchora.model.pins import from_folder
 from anchora.model.processes import any_process, interruptible_steps
 from anchora.model.seeds import derived_seed
 from anchora.regret.batches import Layout, layout_for
-from anchora.regret.buffer import Anchor, Case, buffer_line, read_buffer, responses_of
+from anchora.regret.buffer import Anchor, Buffer, Case, buffer_line, read_buffer, responses_of
 from anchora.run.errors import UserError
 from anchora.run.files import new_file, write_json
 from anchora.run.logs import log_figures, log_params, say
@@ -73,7 +73,7 @@ def main() -> None:
     pairs = weigh(buffer.cases, params)
     if params.case_weight == "calibrated" and not has_chosen_right(buffer.cases):
         say(f"round {args.round}: too few calibration prompts have known answers; cases are weighed by the rank of their certainty")
-    anchors, held_out_anchors = split_anchors(buffer.anchors, params)
+    anchors, held_out_anchors = split_anchors(buffer, params)
     pretrained = from_folder(Path(params.output_dir) / args.after)
     model, tokenizer = load_trainable(pretrained, params)
     checkpoints = Checkpoints()
@@ -93,6 +93,7 @@ def main() -> None:
     log_figures(curve.pop("tokens_per_second"), params.log_dir)
     write_curves(args.round, curve, pairs)
     metrics = round_figures(curve, kept_step, stopped_at, pairs, kl_saved)
+    metrics["anchors"] = len(anchors)
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {metrics['steps']} updates kept, forward KL {metrics['kl_forward']:.3f} nats a sequence")
     if metrics["kl_saved"] < LEAST_KEPT * metrics["kl_forward"]:
@@ -102,12 +103,17 @@ def main() -> None:
         )
 
 
-def split_anchors(anchors: Sequence[Anchor], params: UpdatePolicyParams) -> tuple[list[Anchor], list[Anchor]]:
-    """Return the anchors to train on, and the held-out ones; raises UserError where either are needed and there are none."""
-    trained = [anchor for anchor in anchors if not anchor["held_out"]]
-    held_out = [anchor for anchor in anchors if anchor["held_out"]]
+def split_anchors(buffer: Buffer, params: UpdatePolicyParams) -> tuple[list[Anchor], list[Anchor]]:
+    """Return the anchors to train on, and the held-out ones; raises UserError where either are needed and there are none.
+
+    An anchor whose prompt has become a case rests for the round: it may hold the very response that the case rejects, and would
+    pull up what DPO pushes down.
+    """
+    cases = {case["id"] for case in buffer.cases}
+    trained = [anchor for anchor in buffer.anchors if not anchor["held_out"] and anchor["id"] not in cases]
+    held_out = [anchor for anchor in buffer.anchors if anchor["held_out"]]
     if params.anchor_weight > 0 and not trained:
-        raise UserError("the buffer holds no anchors: every prompt is a case; lower anchor_weight to 0 or raise regret_threshold")
+        raise UserError("the buffer holds no anchor to train on: all prompts are cases; set anchor_weight to 0 or raise regret_threshold")
     if not held_out:
         raise UserError("the buffer holds no anchor to measure the KL on; raise regret_threshold or anchor_count, or add regret prompts")
     return trained, held_out
