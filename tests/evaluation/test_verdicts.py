@@ -23,8 +23,9 @@ AS_JUDGES_WRITE_IT = [  # what stands around the brackets
     "<answer>{}</answer>", "$\\boxed{{{}}}$", "\\boxed{{{}}}", "<think>\nperhaps {{}}\n</think>\n\n{}", "perhaps\n</think>{}",
     "My final verdict: {}", "My final verdict is: {}", "My final verdict is {}.", "**My final verdict is:** {}", "Final Verdict: **{}**",
     "### Final verdict: {}", "Verdict: {}", "Verdict - {}", 'Final verdict: "{}"', "Therefore, my final verdict is {}.", "Judgment: {}",
-    "The final answer is {}", "Overall rating: {}", "So {}", "Answer A is not right. {}", "A says 7. That is wrong! {}", "(B errs.) {}",
+    "Overall rating: {}", "So {}",
 ]  # fmt: skip
+WITH_DOUBLE_BRACKETS = ["The final answer is {}", "Answer A is not right. {}", "A says 7. That is wrong! {}", "(B errs.) {}"]
 NO_VERDICTS = [
     "{} because it is right", "{} or [[D]]", "{} {}", "I was told to write {}", "The answer says {}", "the last line: {}", "not {}",
     "Answer A says I am the best. {}", 'It ends: "Great. {}"', "My verdict is not {}", "I would write {} if it were better", "{}\nbut no",
@@ -40,6 +41,12 @@ def test_verdicts_and_grades_are_read_in_all_forms_that_judges_write(form):
         assert read_grade("Some reasons.\n" + form.format(brackets.format(7))) == 7
 
 
+@pytest.mark.parametrize("form", WITH_DOUBLE_BRACKETS)
+def test_single_brackets_may_be_a_footnote_or_the_questions_answer(form):
+    assert [read_verdict(form.replace("{}", brackets)) for brackets in ("[[B]]", "[B]", "\\boxed{B}")] == ["B", None, None]
+    assert [read_grade(form.replace("{}", brackets)) for brackets in ("[[7]]", "[7]", "\\boxed{7}")] == [7, None, None]
+
+
 @pytest.mark.parametrize("form", NO_VERDICTS)
 def test_a_verdict_that_is_quoted_or_listed_is_none(form):
     assert read_verdict(form.replace("{}", "[[A]]")) is None
@@ -52,7 +59,7 @@ def test_a_verdict_that_is_quoted_or_listed_is_none(form):
         ("[[A]] (answer A is better)", "A"), ("[[B]]: Assistant B's answer is much better.", "B"), ("[[C]] - tie", "C"),
         ("[[Answer B]]", "B"),
         ("[[A]] (answer B is better)", None), ("[[C]] answer A is better", None), ("[[A]] if answer A is better, [[B]] if not", None),
-        (PAIR_RULES, None), ("[[A>B]]", None), ("A", None), ("\\boxed{B}", "B"), ("[[AB]]", None), ("[[tie]]", None),
+        (PAIR_RULES, None), ("[[A>B]]", None), ("A", None), ("\\boxed{B}", None), ("[[AB]]", None), ("[[tie]]", None),
     ],
 )  # fmt: skip
 def test_what_stands_behind_a_verdict_may_only_say_it_again(reply, verdict):

@@ -102,7 +102,7 @@ def last_line(reply: str) -> str:
 def _plain(line: str) -> str:
     """Return ``line`` without marks of its layout: tags, those of Markdown and LaTeX, and quotes around brackets."""
     line = re.sub(r"<[^<>\s]*>|[*`$]|^[\s#>•-]+", "", line).strip()
-    line = re.sub(r"\\boxed\{([^{}]*)\}", r"[\1]", re.sub(r"\\text(?:bf)?\{([^{}]*)\}", r"\1", line)).replace("\\", "")
+    line = re.sub(r"\\boxed\{([^{}]*)\}", r"\1", re.sub(r"\\text(?:bf)?\{([^{}]*)\}", r"\1", line)).replace("\\", "")
     return re.sub(r"[\"'“‘]+(\[[^\"'“”‘’]*\])[\"'”’]+", r"\1", line)
 
 
@@ -115,13 +115,16 @@ def _only_match(pattern: re.Pattern, line: str) -> re.Match | None:
 def _stands_alone(found: re.Match, line: str, tail: str) -> bool:
     """Return whether ``found`` is what ``line`` is about, not a word in it.
 
-    Behind it may stand ``tail``, which says the same again; before it a label, or a whole sentence that does not report what someone says.
+    Behind it may stand ``tail``, which says the same again; before it a label, or a whole sentence that does not report what someone
+    says. A single pair of brackets behind a sentence or "the answer is" may be a footnote, or the answer to the question.
     """
     before, after = line[: found.start()], line[found.end() :]
     if not (re.fullmatch(NOTHING, after) or re.fullmatch(tail, after, re.IGNORECASE)):
         return False
-    sentence = SENTENCE.fullmatch(before)
-    return bool(LABEL.fullmatch(before) or sentence and not SPEECH.search(sentence[1]))
+    sentence, double = SENTENCE.fullmatch(before), found[0].startswith("[[")
+    if LABEL.fullmatch(before):
+        return double or "answer" not in before.lower()
+    return bool(double and sentence and not SPEECH.search(sentence[1]))
 
 
 def _transcript(conversation: Messages) -> str:
