@@ -21,8 +21,9 @@ from anchora.correctness.references import sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder, model_identity
+from anchora.model.prompts import Messages, chat_template_of, renders_alike
 from anchora.model.seeds import derived_seed
-from anchora.run.files import first_process, new_folder, read_jsonl, write_json, write_jsonl
+from anchora.run.files import first_process, new_file, new_folder, read_jsonl, write_json, write_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
@@ -64,6 +65,7 @@ def main() -> None:
         if first_process():  # copyfile: the cache's files are read-only and shared
             shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
         write_json(partial / "uncertainty.json", exported)
+        add_chat_template(partial, tokenizer, [row["prompt"] for row in rows], params)
     case_responses = generate(
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
         responses_at_once=params.responses_at_once(), seed=derived_seed(params.seed, "regret cases"),
@@ -73,6 +75,19 @@ def main() -> None:
     answers += [(case["id"], response) for case, (response,) in zip(cases, case_responses, strict=True)]
     write_jsonl("data/responses/final.jsonl", ({"id": prompt_id, "text": response.text} for prompt_id, response in answers))
     say(f"exported {policy} to {Path(params.output_dir) / 'ugrr_final'}")
+
+
+def add_chat_template(folder: Path, tokenizer, prompts: list[Messages], params: ExportParams) -> None:
+    """Write ``prompt_template`` as the chat template of a policy that has none, so that a server renders what it was trained on."""
+    if tokenizer.chat_template:
+        return
+    chat_template = chat_template_of(tokenizer, params.prompt_template)
+    talk = [{"role": "system", "content": "Be brief."}, *prompts[0], {"role": "assistant", "content": "Yes."}, *prompts[-1]]
+    if not renders_alike(tokenizer, chat_template, params.prompt_template, [*prompts, talk]):
+        say("export: no chat template renders prompt_template to the same tokens with this tokenizer; serve it as plain completions")
+        return
+    with new_file(folder / "chat_template.jinja") as partial:
+        partial.write_text(chat_template, encoding="utf-8")
 
 
 def calibration_figures(rows: list[dict], measured: Measured, correct: list[bool | None], scale: Scale, params: ExportParams) -> dict:

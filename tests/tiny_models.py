@@ -1,7 +1,11 @@
 """Four architectures, small, with random weights, rows of tokens for them, and what sampling asks of their tokenizer."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -33,3 +37,19 @@ MODELS = {
 
 END = SimpleNamespace(pad_token_id=0, eos_token_id=2, decode=lambda ids, **_: str(ids))
 PAIRS = [([5, 6, 7], [8, 9, 2]), ([11, 12, 13, 14, 15], [16, 2]), ([3], [4, 5, 6, 7, 2])]
+
+
+def mistral_tokenizer_folder(path: Path) -> Path:
+    """A tiny Mistral with the real Mistral v3 tokenizer, as its repository on the hub lays it out."""
+    mistral_common = pytest.importorskip("mistral_common")
+    files = Path(mistral_common.__file__).parent / "data"
+    config = MistralConfig(
+        vocab_size=32768, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    torch.manual_seed(0)
+    MistralForCausalLM(config).save_pretrained(path)
+    shutil.copyfile(files / "mistral_instruct_tokenizer_240323.model.v3", path / "tokenizer.model")
+    (path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "LlamaTokenizer", "add_bos_token": true, "add_eos_token": false, "bos_token": "<s>", "eos_token": "</s>"}'
+    )
+    return path

@@ -3,8 +3,10 @@
 import copy
 
 import pytest
+from tiny_models import mistral_tokenizer_folder
+from transformers import AutoTokenizer
 
-from anchora.model.prompts import encode_prompt, encode_response, token_texts
+from anchora.model.prompts import chat_template_of, encode_prompt, encode_response, renders_alike, token_texts
 from anchora.run.errors import UserError
 
 
@@ -49,3 +51,36 @@ def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(UserError, match="refuses the turns system, user of the prompt 'Hello.': System role not supported"):
         encode_prompt(tokenizer, [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello."}], "")
+
+
+TEMPLATES = [
+    "### Instruction:\n{prompt}\n\n### Response:\n",
+    'Q: "{prompt}"\\n {{x}} {% y %}\nA:',
+    "{prompt}",
+    "\U0001f642 {prompt} \u05e9 {prompt}",
+]
+TALKS = [
+    [{"role": "user", "content": "2 + 2?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " {{ 2 }}\n"}, {"role": "assistant", "content": "4"},
+     {"role": "user", "content": "caf\u00e9"}],
+]  # fmt: skip
+
+
+@pytest.fixture(params=["byte-level BPE", "Mistral's"])
+def without_chat_template(request, policy, tmp_path):
+    """A tokenizer that has no chat template, with and without a BOS token before every text."""
+    tokenizer = copy.deepcopy(policy[1])
+    if request.param == "Mistral's":
+        tokenizer = AutoTokenizer.from_pretrained(mistral_tokenizer_folder(tmp_path))
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_prompt_template_becomes_a_chat_template_of_the_same_tokens(without_chat_template, template):
+    tokenizer = without_chat_template
+    chat_template = chat_template_of(tokenizer, template)
+    assert renders_alike(tokenizer, chat_template, template, TALKS)
+    assert not renders_alike(tokenizer, chat_template + "x", template, TALKS)
+    tokenizer.chat_template, before = chat_template, [encode_prompt(tokenizer, talk, template) for talk in TALKS]
+    assert [encode_prompt(tokenizer, talk, "unused {prompt}") for talk in TALKS] == before

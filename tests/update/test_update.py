@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import math
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, params_as
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from tiny_models import mistral_tokenizer_folder
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import update_policy
 from anchora.kl.forward import forward_kl
@@ -274,22 +274,6 @@ def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
     merged, _ = load_policy(from_folder(tmp_path / "merged"), params_as(PolicyParams))
     assert response_logps(merged, pair, policy[1].pad_token_id, 512)[0] == pytest.approx(adapted, abs=1e-4)
     assert sum(adapted) != pytest.approx(sum(case["chosen"]["reference_logps"]), abs=1e-3)
-
-
-def mistral_tokenizer_folder(path: Path) -> Path:
-    """A tiny Mistral with the real Mistral v3 tokenizer, as its repository on the hub lays it out."""
-    mistral_common = pytest.importorskip("mistral_common")
-    files = Path(mistral_common.__file__).parent / "data"
-    config = MistralConfig(
-        vocab_size=32768, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
-    )
-    torch.manual_seed(0)
-    MistralForCausalLM(config).save_pretrained(path)
-    shutil.copyfile(files / "mistral_instruct_tokenizer_240323.model.v3", path / "tokenizer.model")
-    (path / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "LlamaTokenizer", "add_bos_token": true, "add_eos_token": false, "bos_token": "<s>", "eos_token": "</s>"}'
-    )
-    return path
 
 
 def test_a_policy_with_the_real_mistral_tokenizer_takes_an_update(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from jinja2 import TemplateError
 
 from anchora.run.errors import UserError
@@ -53,6 +55,33 @@ def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> li
     if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text they are given
         ids.pop()
     return ids
+
+
+def chat_template_of(tokenizer, template: str) -> str:
+    """Return ``template`` as a chat template that renders messages as ``encode_prompt`` does for a tokenizer without one.
+
+    Servers render prompts by nothing else. They add no special tokens to what is rendered, so that it begins with the BOS token
+    where the tokenizer puts one before a text.
+    """
+    ids = tokenizer("a")["input_ids"]
+    begins = "{{ bos_token }}" if ids and ids[0] == tokenizer.bos_token_id else ""
+    parts = " ~ message['content'] ~ ".join(json.dumps(text, ensure_ascii=False) for text in template.split("{prompt}"))
+    ending = "eos_token" if tokenizer.eos_token else '"\\n"'
+    return (
+        begins + "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ " + parts + " }}"
+        "{% elif message['role'] == 'assistant' %}{{ message['content'] ~ " + ending + " }}"
+        "{% else %}{{ message['content'] ~ \"\\n\" }}{% endif %}{% endfor %}"
+    )
+
+
+def renders_alike(tokenizer, chat_template: str, template: str, conversations: list[Messages]) -> bool:
+    """Return whether a chat template gives the token ids of ``encode_prompt`` for conversations, with a tokenizer that has none."""
+    for messages in conversations:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
+        if list(tokenizer(text, add_special_tokens=False)["input_ids"]) != _encode_by_text_template(tokenizer, messages, template):
+            return False
+    return True
 
 
 def token_texts(tokenizer, ids: list[int]) -> list[str]:
