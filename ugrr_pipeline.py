@@ -32,9 +32,11 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "stages"))
 
 from anchora.evaluation.tables import comparison, summary_table  # noqa: E402
-from anchora.run.files import UserError, new_file, parse_yaml, read_json, read_yaml  # noqa: E402
+from anchora.run.errors import UserError  # noqa: E402
+from anchora.run.files import new_file, parse_yaml, read_json, read_yaml  # noqa: E402
+from anchora.run.logs import say  # noqa: E402
 from anchora.run.params import refuse_unknown, validate  # noqa: E402
-from anchora.run.stage import run_stage, say  # noqa: E402
+from anchora.run.stage import run_stage  # noqa: E402
 from parameters.by_stage import PARAMS_BY_STAGE  # noqa: E402
 from parameters.params_file import params_text  # noqa: E402
 

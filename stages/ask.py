@@ -18,16 +18,19 @@ import numpy as np
 
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder, identity
+from anchora.model.pins import from_folder, model_identity
 from anchora.model.prompts import encode_prompt
-from anchora.run.files import UserError, read_json
+from anchora.model.seeds import derived_seed
+from anchora.run.errors import UserError
+from anchora.run.files import read_json
+from anchora.run.logs import say
 from anchora.run.params import read_params
-from anchora.run.stage import run_stage, say
+from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 
 
 def main() -> None:
@@ -45,7 +48,7 @@ def main() -> None:
     shipped = read_json(path / "uncertainty.json")
     params = params.model_copy(update=shipped["settings"])
     scale = Scale.load(path / "uncertainty.json", params)
-    model, tokenizer = load_policy(folder(path), params)
+    model, tokenizer = load_policy(from_folder(path), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])
     prompt = [{"role": "user", "content": args.prompt}]
     length, room = len(encode_prompt(tokenizer, prompt, params.prompt_template)), params.room()
@@ -53,7 +56,7 @@ def main() -> None:
         raise UserError(f"the prompt has {length} tokens; {path} was exported for at most {room} (max_length - max_new_tokens)")
     measured = measure(
         model, tokenizer, [prompt], verifiers, params,
-        seed=params.seed, samples=params.samples_per_prompt if verifiers else 1,
+        seed=derived_seed(params.seed, "ask"), samples=params.samples_per_prompt if verifiers else 1,
     )  # fmt: skip
     parts = {name: values for name, values in scale.raw_parts(measured).items() if name in scale.parts}
     answer = {"response": measured.greedy[0].text, **judgement(parts, scale, shipped)}
@@ -63,8 +66,8 @@ def main() -> None:
 def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[dict[str, str]]:
     """Return the ensemble that the policy was exported with, or none where it is not there, or is another by now."""
     try:
-        verifiers = member_sources(params.output_dir, params.verifiers)
-        return verifiers if [identity(pretrained) for pretrained in verifiers] == exported else []
+        verifiers = ensemble_members(params.output_dir, params.verifiers)
+        return verifiers if [model_identity(pretrained) for pretrained in verifiers] == exported else []
     except (UserError, OSError):  # a folder that is gone or was changed
         return []
 

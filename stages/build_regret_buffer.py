@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
-from anchora.model.logps import check_head, response_logps
+from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_response, token_texts
 from anchora.regret.batches import layout_for
 from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer
@@ -33,12 +34,14 @@ from anchora.regret.chosen_right import chosen_correctness, chosen_right_probabi
 from anchora.regret.params import BuildRegretBufferParams
 from anchora.regret.replay import priorities
 from anchora.regret.responses import ScoredPrompt, read_scored_prompts
-from anchora.run.files import UserError, read_json, read_jsonl, write_json
+from anchora.run.errors import UserError
+from anchora.run.files import read_json, read_jsonl, write_json
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.sampling.responses import end_tokens
 from anchora.uncertainty.reliability import auroc
-from anchora.verifiers.ensemble import member_sources, score_ensemble
+from anchora.verifiers.ensemble import ensemble_members, score_ensemble
 
 
 def main() -> None:
@@ -54,7 +57,7 @@ def main() -> None:
     calibration_prompts = read_scored_prompts(f"data/responses/calibration_round{args.round}.jsonl")
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     number_format = training_dtype(params.use_bf16, params.lora_rank)  # that of update_policy
-    reference, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params, number_format)
+    reference, tokenizer = load_policy(from_folder(Path(params.output_dir) / "sft"), params, number_format)
     with autocast(params.use_bf16):
         check_head(reference, tokenizer.pad_token_id)
 
@@ -103,7 +106,7 @@ def scored_known(responses: Sequence[dict], prompts: Sequence[ScoredPrompt], tok
     rows = [row for row in rows if len(by_id[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
     if not rows:
         return []
-    members = member_sources(params.output_dir, params.verifiers)
+    members = ensemble_members(params.output_dir, params.verifiers)
     scores = score_ensemble(members, [(by_id[row["id"]]["prompt"], row["response"]) for row in rows], params)  # (members, rows)
     return [
         {

@@ -13,26 +13,27 @@ from pathlib import Path
 
 import numpy as np
 
+from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
-from anchora.model.logps import check_head
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.run.files import write_json
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure_calibration
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 
 
 def main() -> None:
     params = read_params(MeasureParams)
     log_params(params)
     use_machine(params)
-    model, tokenizer = load_policy(folder(Path(params.output_dir) / "sft"), params)
+    model, tokenizer = load_policy(from_folder(Path(params.output_dir) / "sft"), params)
     check_head(model, tokenizer.pad_token_id)
-    verifiers = member_sources(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params.verifiers)
     rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     scale = Scale.from_calibration(measured, params.weights())
     write_json(Path(params.output_dir) / "calibration.json", {**scale.as_json(), "correct": correct})

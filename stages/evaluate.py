@@ -28,11 +28,12 @@ from anchora.evaluation.scoring_judge import ScoringJudge, judge_by_scores, win_
 from anchora.kl.reverse import policy_states, reverse_kl
 from anchora.model.loading import load_policy, load_tokenizer
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.run.files import read_json, read_jsonl, write_json
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
-from anchora.verifiers.ensemble import member_sources
+from anchora.run.stage import run_stage
+from anchora.verifiers.ensemble import ensemble_members
 
 
 def main() -> None:
@@ -43,13 +44,13 @@ def main() -> None:
 
     output_dir = Path(params.output_dir)
     policy_path, baseline_path = Path(args.policy or output_dir / "ugrr_final"), Path(args.baseline or output_dir / "sft")
-    model, tokenizer = load_policy(folder(policy_path), params)
+    model, tokenizer = load_policy(from_folder(policy_path), params)
     sets = evaluation_sets(tokenizer, params)
     policy = answer(policy_path, model, tokenizer, sets, params)
-    baseline_tokenizer = load_tokenizer(folder(baseline_path), params)
+    baseline_tokenizer = load_tokenizer(from_folder(baseline_path), params)
     states = policy_states(model, tokenizer, baseline_tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model  # so that a GPU holds one of the two at a time
-    model, tokenizer = load_policy(folder(baseline_path), params)
+    model, tokenizer = load_policy(from_folder(baseline_path), params)
     baseline = answer(baseline_path, model, tokenizer, sets, params) if args.baseline else read_answers(output_dir / "sft_answers.json")
     kl = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model, states
@@ -90,7 +91,7 @@ def scoring_judge(params: EvaluateParams) -> ScoringJudge:
     """Locate the kept-out judge and the ensemble, with the deviations that calibration measured."""
     output_dir = Path(params.output_dir)
     deviation = np.array(read_json(output_dir / "calibration.json")["deviation"])
-    return ScoringJudge(folder(output_dir / "judge"), member_sources(params.output_dir, params.verifiers), deviation)
+    return ScoringJudge(from_folder(output_dir / "judge"), ensemble_members(params.output_dir, params.verifiers), deviation)
 
 
 def judged_sets(sets: dict[str, list[dict]], policy: Answers, baseline: Answers, judge: ScoringJudge, params: EvaluateParams) -> dict:

@@ -20,15 +20,17 @@ import numpy as np
 from anchora.correctness.references import sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder, identity
+from anchora.model.pins import from_folder, model_identity
+from anchora.model.seeds import derived_seed
 from anchora.run.files import first_process, new_folder, read_jsonl, write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.measure import Measured, measure_calibration
 from anchora.uncertainty.reliability import abstention_threshold, labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 from parameters.export import ExportParams
 
 SETTINGS = (  # on which the scale depends: whoever asks this model must measure in the same way
@@ -47,13 +49,13 @@ def main() -> None:
 
     policy = Path(params.output_dir) / args.after
     cases = regret_cases(int(args.after.removeprefix("round")))
-    model, tokenizer = load_policy(folder(policy), params)
+    model, tokenizer = load_policy(from_folder(policy), params)
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
-    verifiers = member_sources(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params.verifiers)
     rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     exported = {
         "settings": {name: getattr(params, name) for name in SETTINGS},
-        "verifiers": [identity(pretrained) for pretrained in verifiers],
+        "verifiers": [model_identity(pretrained) for pretrained in verifiers],
         "weights": scale.weights,
         **scale.as_json(),
         **calibration_figures(rows, measured, correct, scale, params),
@@ -64,7 +66,8 @@ def main() -> None:
         write_json(partial / "uncertainty.json", exported)
     case_responses = generate(
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
-        responses_at_once=params.responses_at_once(), seed=params.seed, stop_strings=params.stop_strings, label="regret cases",
+        responses_at_once=params.responses_at_once(), seed=derived_seed(params.seed, "regret cases"),
+        stop_strings=params.stop_strings, label="regret cases",
     )  # fmt: skip
     answers = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
     answers += [(case["id"], response) for case, (response,) in zip(cases, case_responses, strict=True)]

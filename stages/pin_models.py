@@ -12,9 +12,11 @@ import re
 from pathlib import Path
 
 from anchora.model.pins import folder_hash
-from anchora.run.files import UserError, write_json
+from anchora.run.errors import UserError
+from anchora.run.files import write_json
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from parameters.pin_models import PinModelsParams
 
 ALIASES = {
@@ -41,10 +43,10 @@ def main() -> None:
 
 
 def pin(name: str, key: str) -> dict[str, str]:
-    """``{path, sha256}`` of a local folder, or ``{repo, revision}`` of a hub id with its commit.
+    """Return a model's pin: ``{path, sha256}`` of a local folder, or ``{repo, revision}`` of a hub id with its commit.
 
-    Raises UserError, naming the parameter, for a folder that holds no model and for a hub id
-    without a commit of 40 hex digits.
+    ``key`` is the parameter that gives ``name``. Raises UserError, naming it, for a folder that holds no model and for a hub
+    id without a commit of 40 hex digits.
     """
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():

@@ -18,13 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from anchora.data import formats
 from anchora.data.reading import read_rows
 from anchora.data.splits import flip_side, prompt_id, question_id, question_ids, split_share, unique_rows
-from anchora.run.files import UserError, write_json, write_jsonl
+from anchora.run.errors import UserError
+from anchora.run.files import write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from parameters.prepare_data import PrepareDataParams
 
 
@@ -107,12 +110,13 @@ def main() -> None:
 
 def read_splits(params: PrepareDataParams) -> Splits:
     """Read every file into the split that it is meant for; each row gets the ``id`` of its prompt."""
+    problem_row = partial(formats.gsm8k_row, reading=params.answer_reading)
     rows = {
         "sft": read_rows(params.sft_data_path, formats.sft_row),
         "preferences": read_rows(params.preference_data_path, formats.preference_row),
         "judge": [],
         "prompts": read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True),
-        "calibration": read_rows(params.calibration_path, formats.gsm8k_row, may_be_empty=True),
+        "calibration": read_rows(params.calibration_path, problem_row, may_be_empty=True),
         "evaluation": read_evaluation(params),
     }
     return Splits({name: [{**row, "id": prompt_id(row["prompt"])} for row in split] for name, split in rows.items()})
@@ -121,7 +125,7 @@ def read_splits(params: PrepareDataParams) -> Splits:
 def read_evaluation(params: PrepareDataParams) -> list[dict]:
     """Read GSM8K, AlpacaEval and MT-Bench as rows with the name of their set; AlpacaEval and MT-Bench may be empty files."""
     evaluation_sets = (
-        ("gsm8k", params.gsm8k_path, formats.gsm8k_row),
+        ("gsm8k", params.gsm8k_path, partial(formats.gsm8k_row, reading=params.answer_reading)),
         ("alpaca_eval", params.alpaca_eval_path, formats.alpaca_eval_row),
         ("mt_bench", params.mt_bench_path, formats.mt_bench_row),
     )

@@ -20,8 +20,9 @@ from anchora.evaluation.model_card import model_card
 from anchora.evaluation.rounds_params import RoundsParams
 from anchora.evaluation.tables import HEADER, comparison_rows, headline, summary_table
 from anchora.run.files import new_file, read_json, read_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 
 PAGE = Path("stages/report_page")
 

@@ -19,15 +19,17 @@ import numpy as np
 from anchora.correctness.references import correctness, sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
+from anchora.model.seeds import derived_seed
 from anchora.regret.regret import regrets
 from anchora.run.files import read_jsonl, write_json, write_jsonl
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
+from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import Measured, measure, within_length
 from anchora.uncertainty.reliability import auroc
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 from parameters.score_uncertainty import ScoreUncertaintyParams
 
 
@@ -40,15 +42,15 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    model, tokenizer = load_policy(folder(Path(params.output_dir) / args.after), params)
+    model, tokenizer = load_policy(from_folder(Path(params.output_dir) / args.after), params)
     all_prompts = read_jsonl("data/prepared/prompts.jsonl")
     prompts = within_length(tokenizer, all_prompts, params)
     calibration_rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
     measured = measure(
         model, tokenizer, [row["prompt"] for row in prompts + calibration_rows],
-        member_sources(params.output_dir, params.verifiers), params,
-        seed=params.seed + 1 + args.round, samples=params.samples_per_prompt,
+        ensemble_members(params.output_dir, params.verifiers), params,
+        seed=derived_seed(params.seed, "round", args.round), samples=params.samples_per_prompt,
     )  # fmt: skip
     rows = scored_rows(prompts + calibration_rows, measured, scale, params.regret_penalty)
     rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :]

@@ -16,17 +16,22 @@ from pathlib import Path
 import datasets
 from trl import SFTConfig, SFTTrainer
 
-from anchora.model.checkpoints import Checkpoints
-from anchora.model.loading import add_lora, check_positions, compile_layers, load_causal, merged, save_policy
-from anchora.model.logps import check_head
+from anchora.model.capabilities import check_head
+from anchora.model.layers import compile_layers
+from anchora.model.loading import check_positions, load_causal_lm, save_policy
+from anchora.model.lora import add_lora, merge_lora
 from anchora.model.machine import autocast, device, training_dtype, use_machine
-from anchora.model.pins import source_of
+from anchora.model.pins import Pretrained, from_pin_file
 from anchora.model.prompts import encode_prompt, encode_response
-from anchora.run.files import UserError, read_jsonl, write_json
+from anchora.model.seeds import derived_seed
+from anchora.run.errors import UserError
+from anchora.run.files import read_jsonl, write_json
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
-from anchora.training.sharding import gathered
-from anchora.training.trainer import WholeUpdates, train, trainer_settings
+from anchora.run.stage import run_stage
+from anchora.training.checkpoints import Checkpoints
+from anchora.training.sharding import gather_full_model
+from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.dropout import check_dropout
 from parameters.sft import SftParams
 
@@ -37,9 +42,8 @@ def main() -> None:
     use_machine(params)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    data, pin = Path("data/prepared/sft.jsonl"), Path(params.output_dir) / "pins" / "policy.json"
-    source = source_of(pin)
-    model, tokenizer = load_base(source, params)
+    pretrained = from_pin_file(Path(params.output_dir) / "pins" / "policy.json")
+    model, tokenizer = load_base(pretrained, params)
     model.to(device())
     with autocast(params.use_bf16):  # what scoring could not serve is told before hours of training, not after
         check_head(model, tokenizer.pad_token_id)
@@ -48,61 +52,40 @@ def main() -> None:
     model = with_lora(model, params)
     if params.compile_layers:
         compile_layers(model)
-    rows, dropped = encode_rows(tokenizer, read_jsonl(data), params)
-    sources = [row.pop("source") for row in rows]
-    checkpoints = Checkpoints()
-    order = WholeUpdates([len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, params.seed)
-    settings = SFTConfig(
-        **trainer_settings(params, checkpoints, order, params.sft_learning_rate, params.sft_epochs),
-        max_length=params.max_length,
-        packing=False,
-    )
-    trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer)
-    trainer.order = order
-    loss = train(trainer, checkpoints, sources)
-    model = gathered(trainer.accelerator.unwrap_model(trainer.model), lambda: with_lora(load_base(source, params)[0], params))
-    model = merged(model)
+    rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params)
+    trainer, loss = fine_tune(model, tokenizer, rows, params)
+    model = gather_full_model(trainer.accelerator.unwrap_model(trainer.model), lambda: with_lora(load_base(pretrained, params)[0], params))
+    model = merge_lora(model)
     model.config = config  # without what training sets there for itself: no cache, and of mixtures of experts the router's scores
     save_policy(Path(params.output_dir) / "sft", model, tokenizer)
-    tokens = sum(len(row["input_ids"]) for row in rows)
-    write_json(
-        "metrics/sft.json",
-        {
-            "sft": {
-                "loss": round(loss, 6),
-                "examples": len(rows),
-                "dropped_overlong": dropped,
-                "mean_tokens": round(tokens / len(rows), 2),
-                "steps": trainer.state.global_step,
-            }
-        },
-    )
+    figures = {
+        "loss": round(loss, 6),
+        "examples": len(rows),
+        "dropped_overlong": dropped,
+        "mean_tokens": round(sum(len(row["input_ids"]) for row in rows) / len(rows), 2),
+        "steps": trainer.state.global_step,
+    }
+    write_json("metrics/sft.json", {"sft": figures})
     say(f"sft: {len(rows)} examples, mean loss {loss:.4f}")
 
 
-def load_base(source: dict[str, str], params: SftParams) -> tuple:
-    """The base model, which must read ``max_length`` tokens, and its tokenizer."""
-    model, tokenizer = load_causal(source, params, training_dtype(params.use_bf16, params.lora_rank))
-    check_positions(model, params.max_length, source)
+def load_base(pretrained: Pretrained, params: SftParams) -> tuple:
+    """Load the base model, which must read ``max_length`` tokens, and its tokenizer."""
+    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
+    check_positions(model, params.max_length, pretrained)
     return model, tokenizer
 
 
 def with_lora(model, params: SftParams):
-    """``model`` to be trained, with fresh LoRA adapters if asked for."""
-    return add_lora(model, params.lora_rank, params.lora_alpha, params.seed)
-
-
-class OrderedSFTTrainer(SFTTrainer):
-    """SFTTrainer with an order of its own for the examples: that of ``WholeUpdates``."""
-
-    order: WholeUpdates
-
-    def _get_train_sampler(self, train_dataset=None):
-        return self.order
+    """Return ``model`` to be trained, with fresh LoRA adapters if asked for."""
+    return add_lora(model, params.lora_rank, params.lora_alpha, derived_seed(params.seed, "sft adapters"))
 
 
 def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[dict], int]:
-    """Token ids, labels (-100 on the prompt) and source of each example, and how many were too long."""
+    """Return each example's ``input_ids``, ``labels`` (-100 on the prompt) and ``source``, and how many were too long.
+
+    Raises UserError for an example longer than ``max_length``, unless ``overlong_prompts`` is drop, and where none is left.
+    """
     encoded, dropped = [], 0
     for row in rows:
         prompt = encode_prompt(tokenizer, row["prompt"], params.prompt_template)
@@ -120,6 +103,32 @@ def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[di
     if not encoded:
         raise UserError(f"data/prepared/sft.jsonl: all {len(rows)} examples are longer than max_length = {params.max_length}")
     return encoded, dropped
+
+
+class OrderedSFTTrainer(SFTTrainer):
+    """SFTTrainer that takes the examples in the order of a ``LengthGroupedSampler``."""
+
+    order: LengthGroupedSampler
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.order
+
+
+def fine_tune(model, tokenizer, rows: list[dict], params: SftParams) -> tuple[OrderedSFTTrainer, float]:
+    """Train ``model`` in place on the rows of ``encode_rows``; return its trainer and the mean loss over all updates."""
+    checkpoints = Checkpoints()
+    order = LengthGroupedSampler(
+        [len(row["input_ids"]) for row in rows], params.batch_size * params.grad_accum_steps, derived_seed(params.seed, "sft")
+    )
+    settings = SFTConfig(
+        **trainer_settings(params, checkpoints, order, params.sft_learning_rate, params.sft_epochs),
+        max_length=params.max_length,
+        packing=False,
+    )
+    examples = datasets.Dataset.from_list([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
+    trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=examples, processing_class=tokenizer)
+    trainer.order = order
+    return trainer, train(trainer, checkpoints, [row["source"] for row in rows])
 
 
 if __name__ == "__main__":

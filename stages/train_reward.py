@@ -9,7 +9,6 @@ metrics/reward/<member>.json; a member below verifier_accuracy_floor stops the p
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import datasets
@@ -19,19 +18,23 @@ from torch.nn import functional
 from trl import RewardConfig, RewardTrainer
 
 from anchora.data.splits import question_id, split_share
-from anchora.model.checkpoints import Checkpoints
 from anchora.model.machine import use_machine
-from anchora.model.pins import source_of
-from anchora.run.files import UserError, first_process, new_folder, read_jsonl, write_json
+from anchora.model.pins import from_pin_file
+from anchora.model.seeds import derived_seed
+from anchora.run.errors import UserError
+from anchora.run.files import first_process, new_folder, read_jsonl, write_json
+from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_params, run_stage, say
-from anchora.training.sharding import gathered, layers_to_cut
-from anchora.training.trainer import WholeUpdates, train, trainer_settings
+from anchora.run.stage import run_stage
+from anchora.training.checkpoints import Checkpoints
+from anchora.training.sharding import gather_full_model, layer_classes_to_shard
+from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.reliability import brier, expected_calibration_error
-from anchora.verifiers.ensemble import encode_pair, load_verifier, pad_inputs, pair_limit, score_pairs
+from anchora.verifiers.pairs import encode_pair, max_pair_length, pad_inputs
+from anchora.verifiers.scoring import load_verifier, score_pairs
 from parameters.train_reward import TrainRewardParams
 
-CUT_WARNING = 0.05  # share of a verifier's inputs that may be too long for it before a run says so
+TRUNCATION_WARNING = 0.05  # share of a verifier's inputs that may be too long for it before a run says so
 
 
 def main() -> None:
@@ -45,53 +48,34 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    seed = member_seed(args.member, params.seed)
-    training, held_out = pairs_of(args, seed, params)
+    seed = derived_seed(params.seed, "member", args.member)
+    training, held_out = split_pairs(args, seed, params)
     torch.manual_seed(seed)  # before the new head is drawn
-    source = source_of(Path(params.output_dir) / "pins" / f"{args.pin}.json")
-    model, tokenizer = load_verifier(source, params, num_labels=1)
-    model._no_split_modules = layers_to_cut(model)
-    model.train()
-    limit = pair_limit(model, params.max_length)
-    pairs = encode(training, tokenizer, limit, params.prompt_template)
-    longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
-    checkpoints, order = Checkpoints(), WholeUpdates(longest, params.batch_size * params.grad_accum_steps, seed)
-    settings = RewardConfig(
-        **trainer_settings(params, checkpoints, order, params.reward_learning_rate, params.reward_epochs),
-        max_length=None,
-        remove_unused_columns=False,
-    )
-    cut = float(np.mean([len(ids) >= limit for side in ("chosen_ids", "rejected_ids") for ids in pairs[side]]))
-    trainer = SoftRewardTrainer(
-        model=model,
-        args=settings,
-        train_dataset=pairs,
-        processing_class=tokenizer,
-        data_collator=PairCollator(tokenizer, model),
-    )
-    trainer.order = order
-    train(trainer, checkpoints, [row["source"] for row in training])
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it is measured as it will score: without autocast
-    model = gathered(model, lambda: load_verifier(source, params, num_labels=1)[0]).eval()
-    report = {**held_out_report(model, tokenizer, held_out, params), "inputs_cut": round(cut, 4)}
+    pretrained = from_pin_file(Path(params.output_dir) / "pins" / f"{args.pin}.json")
+    model, tokenizer = load_verifier(pretrained, params, num_labels=1)
+    limit = max_pair_length(model, params.max_length)
+    pairs = encode_pairs(training, tokenizer, limit, params.prompt_template)
+    fine_tune(model, tokenizer, pairs, [row["source"] for row in training], seed, params)
+    model = gather_full_model(model, lambda: load_verifier(pretrained, params, num_labels=1)[0]).eval()
+
+    truncated = float(np.mean([len(ids) >= limit for side in ("chosen_ids", "rejected_ids") for ids in pairs[side]]))
+    report = {**held_out_report(model, tokenizer, held_out, params), "inputs_cut": round(truncated, 4)}
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
     say(f"verifier {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs")
-    if cut > CUT_WARNING:
-        say(f"verifier {args.member}: {cut:.0%} of its inputs fill its {limit} tokens; what is longer loses the start of its prompt")
-    if report["accuracy"] < params.verifier_accuracy_floor:
-        raise UserError(
-            f"member {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs is below "
-            f"verifier_accuracy_floor = {params.verifier_accuracy_floor}: its word would be chance. Give it more pairs, more "
-            f"reward_epochs or another {'judge' if args.pin == 'judge' else 'reward'}_model_name"
-        )
+    if truncated > TRUNCATION_WARNING:
+        say(f"verifier {args.member}: {truncated:.0%} of its inputs fill its {limit} tokens; what is longer loses the start of its prompt")
+    check_accuracy(report, args, params)
     with new_folder(Path(params.output_dir) / args.out) as partial:
         if first_process():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
 
 
-def pairs_of(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> tuple[list[dict], list[dict]]:
-    """The pairs that this member is trained on, its own share where it is one of the ensemble, and those that measure it."""
+def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> tuple[list[dict], list[dict]]:
+    """Read the pairs that this member is trained on, its own share if it is one of the ensemble, and those that measure it.
+
+    Pairs are split by question, not by row. Raises UserError where one of the two is empty.
+    """
     rows = read_jsonl(f"data/prepared/{args.data}.jsonl")
     held_out = [row for row in rows if split_share(question_id(row), "held out") < params.heldout_share]
     training = [row for row in rows if split_share(question_id(row), "held out") >= params.heldout_share]
@@ -106,13 +90,11 @@ def pairs_of(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> 
     return training, held_out
 
 
-def member_seed(member: str, seed: int) -> int:
-    """A seed of its own for every member."""
-    return int(hashlib.sha256(f"{seed}:{member}".encode()).hexdigest()[:7], 16)
+def encode_pairs(rows: list[dict], tokenizer, limit: int, template: str) -> datasets.Dataset:
+    """Encode pairs to RewardTrainer's columns ``chosen_ids`` and ``rejected_ids``, and a ``label`` of 0.5 to 1.
 
-
-def encode(rows: list[dict], tokenizer, limit: int, template: str) -> datasets.Dataset:
-    """Pairs as token ids in RewardTrainer's columns; ``label`` is how sure it is that chosen is better."""
+    The label is the probability that chosen is better; the response that the row's own label prefers is chosen.
+    """
     encoded = []
     for row in rows:
         first, second = (encode_pair(tokenizer, row["prompt"], row[side], limit, template) for side in ("response_a", "response_b"))
@@ -127,8 +109,31 @@ def encode(rows: list[dict], tokenizer, limit: int, template: str) -> datasets.D
     return datasets.Dataset.from_list(encoded)
 
 
+def fine_tune(model, tokenizer, pairs: datasets.Dataset, locations: list[str], seed: int, params: TrainRewardParams) -> None:
+    """Train ``model`` in place on encoded pairs; ``locations`` name their rows in the data for errors."""
+    model._no_split_modules = layer_classes_to_shard(model)
+    model.train()
+    longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
+    checkpoints, order = Checkpoints(), LengthGroupedSampler(longest, params.batch_size * params.grad_accum_steps, seed)
+    settings = RewardConfig(
+        **trainer_settings(params, checkpoints, order, params.reward_learning_rate, params.reward_epochs),
+        max_length=None,
+        remove_unused_columns=False,
+    )
+    trainer = SoftRewardTrainer(
+        model=model,
+        args=settings,
+        train_dataset=pairs,
+        processing_class=tokenizer,
+        data_collator=PairCollator(tokenizer, model),
+    )
+    trainer.order = order
+    train(trainer, checkpoints, locations)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it is measured as it will score: without autocast
+
+
 class PairCollator:
-    """Chosen rows first, then rejected ones, as RewardTrainer expects; with token types for encoders."""
+    """Pads chosen inputs, then rejected ones, to one batch as RewardTrainer expects; with token types for encoders."""
 
     def __init__(self, tokenizer, model) -> None:
         self.tokenizer, self.model = tokenizer, model
@@ -140,10 +145,13 @@ class PairCollator:
 
 
 class SoftRewardTrainer(RewardTrainer):
-    """RewardTrainer for labels that may be fractions: cross-entropy against the label (Bradley-Terry)."""
+    """RewardTrainer for labels that may be fractions: cross-entropy against the label (Bradley-Terry).
 
-    centre_weight = 0.01  # keeps scores near 0: Eisenstein et al. 2023, equation 4
-    order: WholeUpdates
+    It takes the examples in the order of a ``LengthGroupedSampler``.
+    """
+
+    center_rewards_coefficient = 0.01  # keeps scores near 0: Eisenstein et al. 2023, equation 4
+    order: LengthGroupedSampler
 
     def _get_train_sampler(self, train_dataset=None):
         return self.order
@@ -153,12 +161,12 @@ class SoftRewardTrainer(RewardTrainer):
         scores = model(**inputs).logits.squeeze(-1).float()
         chosen, rejected = scores.chunk(2)
         loss = functional.binary_cross_entropy_with_logits(chosen - rejected, label)
-        loss = loss + self.centre_weight * (chosen + rejected).square().mean()
+        loss = loss + self.center_rewards_coefficient * (chosen + rejected).square().mean()
         return (loss, {"logits": scores}) if return_outputs else loss
 
 
 def held_out_report(model, tokenizer, rows: list[dict], params: TrainRewardParams) -> dict:
-    """Accuracy, ECE and Brier score of P(A preferred) on pairs that were not trained on."""
+    """Measure a verifier on pairs that it was not trained on: accuracy, and ECE and Brier score of its P(A preferred)."""
     pairs = [(row["prompt"], row[side]) for side in ("response_a", "response_b") for row in rows]
     scores = score_pairs(model, tokenizer, pairs, params)
     difference = scores[: len(rows)] - scores[len(rows) :]
@@ -171,6 +179,16 @@ def held_out_report(model, tokenizer, rows: list[dict], params: TrainRewardParam
         "brier": round(brier(probability, label), 4),
         "pairs": len(rows),
     }
+
+
+def check_accuracy(report: dict, args: argparse.Namespace, params: TrainRewardParams) -> None:
+    """Raise UserError for a member whose held-out accuracy is below ``verifier_accuracy_floor``."""
+    if report["accuracy"] < params.verifier_accuracy_floor:
+        raise UserError(
+            f"member {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs is below "
+            f"verifier_accuracy_floor = {params.verifier_accuracy_floor}: its word would be chance. Give it more pairs, more "
+            f"reward_epochs or another {'judge' if args.pin == 'judge' else 'reward'}_model_name"
+        )
 
 
 if __name__ == "__main__":

@@ -24,18 +24,23 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from anchora.kl.forward import forward_kl
-from anchora.model.checkpoints import Checkpoints
-from anchora.model.loading import add_lora, compile_layers, load_causal, merged, save_policy
+from anchora.model.layers import compile_layers
+from anchora.model.loading import load_causal_lm, save_policy
 from anchora.model.logps import response_logps
+from anchora.model.lora import add_lora, merge_lora
 from anchora.model.machine import autocast, device, training_dtype, use_machine
-from anchora.model.pins import folder
-from anchora.model.processes import any_process, whole_steps
+from anchora.model.pins import from_folder
+from anchora.model.processes import any_process, interruptible_steps
+from anchora.model.seeds import derived_seed
 from anchora.regret.batches import Layout, layout_for
 from anchora.regret.buffer import Anchor, Case, buffer_line, read_buffer, responses_of
-from anchora.run.files import UserError, new_file, write_json
+from anchora.run.errors import UserError
+from anchora.run.files import new_file, write_json
+from anchora.run.logs import log_figures, log_params, say
 from anchora.run.params import read_params
-from anchora.run.stage import log_figures, log_params, run_stage, say
-from anchora.training.sharding import gathered
+from anchora.run.stage import run_stage
+from anchora.training.checkpoints import Checkpoints
+from anchora.training.sharding import gather_full_model
 from anchora.update.pairs import Pairs, has_chosen_right, weigh
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.state import RoundState
@@ -69,7 +74,7 @@ def main() -> None:
     if params.case_weight == "calibrated" and not has_chosen_right(buffer.cases):
         say(f"round {args.round}: too few calibration prompts have known answers; cases are weighed by the rank of their certainty")
     anchors, held_out_anchors = split_anchors(buffer.anchors, params)
-    pretrained = folder(Path(params.output_dir) / args.after)
+    pretrained = from_folder(Path(params.output_dir) / args.after)
     model, tokenizer = load_trainable(pretrained, params)
     checkpoints = Checkpoints()
     with autocast(params.use_bf16):
@@ -78,9 +83,9 @@ def main() -> None:
         if args.after == "sft":
             check_reference(model, rows, layout, params)
         data = ReplayData(pairs, anchors, held_out_anchors, layout)
-        curve, kept_step, stopped_at = replay(model, data, params, params.seed + args.round, checkpoints)
+        curve, kept_step, stopped_at = replay(model, data, params, derived_seed(params.seed, "update", args.round), checkpoints)
 
-    model = merged(gathered(model, lambda: load_trainable(pretrained, params)[0]))
+    model = merge_lora(gather_full_model(model, lambda: load_trainable(pretrained, params)[0]))
     with autocast(params.use_bf16):
         torch.compiler.set_stance("force_eager")  # merged layers are others: not worth compiling for one measurement
         kl_saved = forward_kl(ResponseLogps(model), held_out_anchors, layout) if params.lora_rank else None
@@ -110,11 +115,11 @@ def split_anchors(anchors: Sequence[Anchor], params: UpdatePolicyParams) -> tupl
 
 def load_trainable(pretrained: dict[str, str], params: UpdatePolicyParams) -> tuple:
     """Load the policy to train, with fresh LoRA adapters if asked for, and its tokenizer; dropout stays off, as in the reference."""
-    model, tokenizer = load_causal(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
+    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    return add_lora(model, params.lora_rank, params.lora_alpha, params.seed), tokenizer
+    return add_lora(model, params.lora_rank, params.lora_alpha, derived_seed(params.seed, "update adapters")), tokenizer
 
 
 def check_reference(model, rows: Sequence[Case | Anchor], layout: Layout, params: UpdatePolicyParams) -> None:
@@ -152,7 +157,7 @@ def replay(
     else:
         start, state.figures = 0, [{"step": 0, "kl_forward": forward_kl(model, data.held_out_anchors, data.layout)}]
     bar = tqdm(range(start + 1, steps + 1), initial=start, total=steps, desc="update", unit="step", mininterval=2, disable=None)
-    with closing(whole_steps(bar, lambda step: state.save(step, checkpoints))) as whole_step:
+    with closing(interruptible_steps(bar, lambda step: state.save(step, checkpoints))) as whole_step:
         for step in whole_step:
             for group in optimizer.param_groups:
                 group["lr"] = params.update_learning_rate * schedule(step, steps)

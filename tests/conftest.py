@@ -139,7 +139,8 @@ def configured(folder: Path, *presets: str, **changes) -> Path:
         text.width = 200
         values = text.load(path)
         values.update(changes)
-        text.dump(values, path)
+        text.dump(values, folder / "params.partial")
+        (folder / "params.partial").replace(path)  # at once: a stage may be reading it
     return folder
 
 
@@ -161,9 +162,28 @@ def policy():
     """The demo's base policy and its tokenizer."""
     from anchora.model.loading import load_policy
     from anchora.model.params import PolicyParams
-    from anchora.model.pins import folder
+    from anchora.model.pins import from_folder
 
-    return load_policy(folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))
+    return load_policy(from_folder(ROOT / "models" / "base" / "policy"), params_as(PolicyParams))
+
+
+def scoring_params(**changes):
+    """The parameters by which verifiers score, for short pairs."""
+    from anchora.model.params import ScoringParams
+
+    return params_as(ScoringParams, **{"max_length": 128} | changes)
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    """The demo's base encoder as a verifier with a new head, and its tokenizer."""
+    import torch
+
+    from anchora.model.pins import from_folder
+    from anchora.verifiers.scoring import load_verifier
+
+    torch.manual_seed(0)
+    return load_verifier(from_folder(ROOT / "models" / "base" / "encoder"), scoring_params(), num_labels=1)
 
 
 @pytest.fixture(params=["mistral", "llama", "qwen2", "gpt2"])

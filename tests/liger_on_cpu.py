@@ -19,8 +19,9 @@ from liger_kernel.ops import rms_norm
 from tiny_models import MODELS, PAIRS
 from triton.runtime import interpreter
 
-from anchora.model.loading import use_liger
-from anchora.model.logps import collate, sequence_logps
+from anchora.model.batches import collate
+from anchora.model.layers import use_liger
+from anchora.model.logps import sequence_logps
 from anchora.uncertainty.dropout import dropout_information
 
 

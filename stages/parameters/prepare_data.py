@@ -2,10 +2,11 @@
 
 from pydantic import Field, model_validator
 
+from anchora.correctness.params import AnswerReadingParams
 from anchora.run.params import ProjectPath, SeedParams, StageParams
 
 
-class PrepareDataParams(StageParams, SeedParams):
+class PrepareDataParams(StageParams, SeedParams, AnswerReadingParams):
     sft_data_path: ProjectPath = Field(
         "data/sft.json",
         description="Prompts with completions for SFT: JSON, JSON Lines, CSV, Parquet, or a pointer {hub, revision, split}.",

@@ -46,7 +46,7 @@ def update_ours(pairs, args) -> dict:
     """Optimiser steps over the pairs, a batch at a time; the first batch warms up and is not counted."""
     from accelerate import Accelerator
 
-    from anchora.model.loading import compile_layers
+    from anchora.model.layers import compile_layers
     from anchora.model.machine import autocast
     from anchora.regret.batches import layout_for
     from anchora.update.pairs import weigh
@@ -96,9 +96,9 @@ def sft_ours(pairs, args) -> dict:
     from theirs import Clock, word_tokenizer
     from trl import SFTConfig
 
-    from anchora.model.checkpoints import Checkpoints
-    from anchora.model.loading import compile_layers
-    from anchora.training.trainer import WholeUpdates, trainer_settings
+    from anchora.model.layers import compile_layers
+    from anchora.training.checkpoints import Checkpoints
+    from anchora.training.trainer import LengthGroupedSampler, trainer_settings
     from parameters.sft import SftParams
     from sft import OrderedSFTTrainer
 
@@ -107,7 +107,7 @@ def sft_ours(pairs, args) -> dict:
     starts = [number * length % (len(stream) - length) for number in range(rows * updates)]
     texts = [stream[start : start + length] for start in starts]
     params = settings(SftParams, args, batch_size=rows, grad_accum_steps=1)
-    order = WholeUpdates([length] * len(texts), rows, seed=0)
+    order = LengthGroupedSampler([length] * len(texts), rows, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(**trainer_settings(params, Checkpoints(folder), order, 1e-5, epochs=1), max_length=length, packing=False)
         data = Dataset.from_list([{"input_ids": text, "labels": text} for text in texts])

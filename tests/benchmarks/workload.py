@@ -40,7 +40,8 @@ def build_policy(params=None):
     """A policy with random weights, on a GPU in bfloat16: with ``params``, to be trained by them."""
     from transformers import MistralForCausalLM
 
-    from anchora.model.loading import add_lora, use_liger
+    from anchora.model.layers import use_liger
+    from anchora.model.lora import add_lora
 
     torch.manual_seed(0)
     with torch.device("cuda" if on_gpu() else "cpu"):

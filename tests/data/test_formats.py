@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anchora.data import formats
 from anchora.data.reading import read_rows
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 USER = [{"role": "user", "content": "2 + 2?"}]
 PAIR = {"prompt": "2 + 2?", "response_a": "4", "response_b": "5"}

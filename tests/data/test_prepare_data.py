@@ -6,7 +6,8 @@ import pytest
 from conftest import configured
 
 import prepare_data
-from anchora.run.files import UserError, read_json, read_jsonl
+from anchora.run.errors import UserError
+from anchora.run.files import read_json, read_jsonl
 
 
 @pytest.fixture
@@ -74,11 +75,11 @@ def test_no_conversation_asks_what_calibration_took_from_the_sft_prompts(project
     assert left_out()["sft_in_calibration"] > 5
 
 
-@pytest.mark.parametrize("answer", ["#### A12", "#### none", "12", "#### 1. Peel\n3 onions"])
+@pytest.mark.parametrize("answer", ["#### A12", "#### none", "#### 7:30", "#### 5 or 6", "12", "#### 1. Peel\n3 onions"])
 def test_a_reference_whose_answer_cannot_be_read_is_refused(project, answer):
     """Every response to it would count as wrong."""
     write("gsm8k.jsonl", [{"question": "How many?", "answer": answer}])
-    with pytest.raises(UserError, match=r"gsm8k.jsonl:1: field 'answer': expected a number after ####"):
+    with pytest.raises(UserError, match=r"gsm8k.jsonl:1: field 'answer': expected exactly one number after ####"):
         prepare_data.main()
 
 

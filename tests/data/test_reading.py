@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anchora.data import formats
 from anchora.data.reading import read_rows
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 USER = [{"role": "user", "content": "2 + 2?"}]
 ROW = {"prompt": "a", "completion": "b"}

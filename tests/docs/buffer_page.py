@@ -16,7 +16,7 @@ TEXT = """# The regret buffer
 
 <!-- made by tests/docs/buffer_page.py from stages/anchora/regret/buffer.py: edit those -->
 
-What is in `data/regret_buffer/round<k>.jsonl`, and how do I read it with pandas?
+**What is in `data/regret_buffer/round<k>.jsonl`, and how do I read it with pandas?**
 
 In every round k the policy answers prompts, and `build_regret_buffer` keeps the answers worth learning from.
 That is the regret buffer, one file a round. `update_policy` then trains on it.
@@ -28,11 +28,16 @@ Each line is one JSON object, a row. There are three kinds, which the field `kin
 | `anchor` | {anchor_is} |
 | `known` | {known_is} |
 
+A prompt becomes a case when its uncertainty is above the `uncertainty_quantile` of its round or its regret is above
+`regret_threshold`, and a pair can be made of it. The words are explained below.
+
 Rows are sorted by `kind` (anchors, cases, known responses), then by `id`. The same rows give the same bytes.
 Beside these files stands `data/regret_buffer/sft.jsonl`, from `prepare_data`: the responses that came with your data, before
 they are scored. Its rows hold `id`, `response` and `from` (`reference` or `preferred`).
 
 ## Words
+
+**Policy** is the language model that is trained. The SFT policy is what supervised fine-tuning made of it, where round 0 starts.
 
 **Greedy response, samples.** For each prompt the policy gives one response by always taking the likeliest token. That is the
 greedy one, which the method judges. It also draws several samples at `temperature`, as users would.

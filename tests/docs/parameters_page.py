@@ -22,12 +22,14 @@ from parameters.params_file import PARTS, defaults, keys_of  # noqa: E402
 PAGE = ROOT / "docs" / "parameters.md"
 HEAD = """# Parameters
 
-**What can I set, to what, and what does it do?** This page lists every key of `params.yaml`, in the order of that file (whose
+**What can I set, to what, and what does it do?**
+
+This page lists every key of `params.yaml`, in the order of that file (whose
 lists stand last): its default, which is the demo's value, what it may be, what it means, and which stages rerun when it
 changes. The stages behind them rerun where their results differ. "New ones" says that a stage stands once for every item of
 a list: only new items run.
 
-Change a value in `params.yaml`, by `dvc exp run -S key=value`, or several by a file of your own:
+Change a value in `params.yaml`, by `dvc exp run -S kl_beta_max=16`, or several by a file of your own:
 
 ```
 python ugrr_pipeline.py configure --config my.yaml    # the keys and values of my.yaml, the rest stays

@@ -12,8 +12,8 @@ from anchora.evaluation import judge_client
 from anchora.evaluation.api_judge import judge_by_api
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.verdicts import pair_question
-from anchora.run import stage
-from anchora.run.files import UserError
+from anchora.run import errors, logs
+from anchora.run.errors import UserError
 
 CANARY = "canary-5f0c1e7a9b"
 
@@ -104,7 +104,7 @@ def test_a_lasting_failure_is_one_line_and_keeps_other_replies(server, failure, 
     server.failures = list(failure)
     with pytest.raises(UserError, match="a-judge at http://127.0.0.1.*verdicts so far are kept") as error:
         judge_client.ask_all([question(0), question(1)], params)
-    shown = stage.printable(stage.explain(error.value))
+    shown = logs.printable(errors.explain(error.value))
     assert "\n" not in shown and CANARY not in shown
     server.failures.clear()
     assert len(judge_client.ask_all([question(0), question(1)], params)) == 2

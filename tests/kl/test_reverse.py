@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from anchora.evaluation.drift import drift_figures
 from anchora.kl.reverse import ReverseKL, policy_states, reverse_kl
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 TOKENIZER = SimpleNamespace(get_vocab=lambda: {"a": 0}, pad_token_id=0)
 BUDGET = 64  # tokens in a batch

@@ -14,11 +14,13 @@ from tiny_models import END, MODELS, PAIRS, SIZES
 from transformers import AutoConfig, MistralConfig, MistralForCausalLM
 
 from anchora.model import machine
-from anchora.model.loading import load_causal, save_policy
-from anchora.model.logps import can_share_prompts, check_head, collate, sequence_logps
+from anchora.model.batches import collate
+from anchora.model.capabilities import can_share_prompts, check_head
+from anchora.model.loading import load_causal_lm, save_policy
+from anchora.model.logps import sequence_logps
 from anchora.model.params import PolicyParams
-from anchora.model.pins import folder
-from anchora.run.files import UserError
+from anchora.model.pins import from_folder
+from anchora.run.errors import UserError
 from anchora.sampling.responses import generate
 from anchora.uncertainty.dropout import check_dropout, dropout_information
 
@@ -46,14 +48,14 @@ def pair(request, monkeypatch):
 def test_log_probs_and_gradients_are_those_of_sdpa(pair):
     """Of rows of unlike lengths, so that the kernels get them without their padding, and of one row alone."""
     for rows in (PAIRS, PAIRS[1:2]):
-        found = []
+        results = []
         for model in pair:
             model.zero_grad()
             logps = sequence_logps(model, collate(rows, 0, "cpu"))
             (logps * torch.arange(1, len(logps) + 1)).sum().backward()
             gradient = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
-            found.append((logps.detach(), gradient / gradient.abs().max()))
-        for ours, theirs in zip(*found, strict=True):
+            results.append((logps.detach(), gradient / gradient.abs().max()))
+        for ours, theirs in zip(*results, strict=True):
             assert (ours - theirs).abs().max() < 1e-5  # log-probs are taken in float32
 
 
@@ -74,7 +76,7 @@ def test_mc_dropout_is_that_of_sdpa(pair):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_samples_and_their_entropies_are_those_of_sdpa(pair, temperature):
-    """Prompts of 1 to 6 tokens, padded on the left; 40 tokens, so that responses leave the batch between two looks."""
+    """Prompts of 1 to 6 tokens, padded on the left; 40 tokens, so that finished responses leave the batch on the way."""
     prompts = [prompt + response[:1] for prompt, response in PAIRS] + [[9]]
     settings = {"samples": 2, "temperature": temperature, "max_new_tokens": 40, "responses_at_once": 8, "seed": 0}
     theirs, ours = (generate(model, END, prompts, **settings) for model in pair)
@@ -83,12 +85,12 @@ def test_samples_and_their_entropies_are_those_of_sdpa(pair, temperature):
         assert row.entropies == pytest.approx(expected.entropies, abs=1e-5)
 
 
-def test_the_parameter_decides_what_a_policy_attends_by_and_is_not_saved(monkeypatch, tmp_path):
+def test_attn_implementation_chooses_the_attention_and_is_not_saved(monkeypatch, tmp_path):
     emulate(monkeypatch, strict=True)
-    base = folder(ROOT / "models" / "base" / "policy")
-    for asked, found in (("auto", "sdpa"), ("sdpa", "sdpa"), ("eager", "eager"), ("flash_attention_2", "flash_attention_2")):
-        model, tokenizer = load_causal(base, params_as(PolicyParams, use_bf16=True, attn_implementation=asked))
-        assert model.config._attn_implementation == found
+    base = from_folder(ROOT / "models" / "base" / "policy")
+    for setting, expected in (("auto", "sdpa"), ("sdpa", "sdpa"), ("eager", "eager"), ("flash_attention_2", "flash_attention_2")):
+        model, tokenizer = load_causal_lm(base, params_as(PolicyParams, use_bf16=True, attn_implementation=setting))
+        assert model.config._attn_implementation == expected
     check_head(model, tokenizer.pad_token_id)
     save_policy(tmp_path / "saved", model, tokenizer)
     assert "flash" not in (tmp_path / "saved" / "config.json").read_text()
@@ -100,7 +102,7 @@ def test_flash_attention_wants_bfloat16():
         params_as(PolicyParams, attn_implementation="flash_attention_2")
 
 
-def test_flash_attention_that_cannot_be_had_is_refused_before_a_model_is_loaded(monkeypatch):
+def test_missing_flash_attention_is_refused_before_a_model_is_loaded(monkeypatch):
     """Without a GPU, or without the package; transformers would ask the hub for a kernel, or end in many lines."""
     with pytest.raises(UserError, match="^attn_implementation: flash_attention_2, but .* GPU .*: set it to auto$"):
         machine.use_machine(params_as(PolicyParams, device="cpu", **FLASH))
@@ -118,8 +120,8 @@ def test_no_stage_hands_the_kernels_float32(ran, tmp_path):
     first_round = ["--round", "0", "--after", "sft"]
     for stage, arguments in {"sft": [], "build_regret_buffer": first_round, "update_policy": first_round}.items():
         command = [sys.executable, "tests/flash_on_cpu.py", f"stages/{stage}.py", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        finished = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.long

@@ -10,10 +10,9 @@ import pytest
 from conftest import ROOT, params_as
 from pydantic import ValidationError
 
-from anchora.model import loading as models
-from anchora.model import machine
+from anchora.model import layers, machine
 from anchora.model.params import PolicyParams
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.update.params import UpdatePolicyParams
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("liger_kernel", "triton"))
@@ -22,14 +21,14 @@ INSTALLED = all(importlib.util.find_spec(name) for name in ("liger_kernel", "tri
 @pytest.mark.skipif(not INSTALLED, reason="pip install liger-kernel==0.8.5 triton==3.9.0, to run its kernels by Triton's interpreter")
 def test_log_probs_gradients_and_dropout_are_the_same_with_liger():
     """4 layers: two RMSNorms and an MLP each, and the last RMSNorm, are 13 modules replaced; the rotary embedding is a function."""
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "liger_on_cpu.py")],
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found.keys() == {"mistral", "llama", "qwen2"}
-    for name, differences in found.items():
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    by_model = json.loads(finished.stdout.splitlines()[-1])
+    assert by_model.keys() == {"mistral", "llama", "qwen2"}
+    for name, differences in by_model.items():
         assert differences.pop("replaced") == 13, name
         assert differences.pop("dropout") < 1e-3, name  # a small difference of two entropies
         assert max(differences.values()) < 1e-5, (name, differences)
@@ -50,4 +49,4 @@ def test_liger_that_is_not_installed_is_named(monkeypatch, policy):
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     with pytest.raises(UserError, match="^liger_kernels: true, but .*liger_kernel.*pip install liger-kernel"):
-        models.use_liger(policy[0], {"pretrained_model_name_or_path": "demo"})
+        layers.use_liger(policy[0], {"pretrained_model_name_or_path": "demo"})

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from anchora.model import processes as parallel
-from anchora.run.stage import _on_signal
+from anchora.run.signals import on_signal
 
 
 def test_parts_are_done_once(tmp_path, monkeypatch):
@@ -22,8 +22,8 @@ def test_parts_are_done_once(tmp_path, monkeypatch):
         return part.upper()
 
     with pytest.raises(KeyboardInterrupt):
-        parallel.shared_out("abc", work)
-    assert parallel.shared_out("abc", work) == ["A", "B", "C"]
+        parallel.map_across_processes("abc", work)
+    assert parallel.map_across_processes("abc", work) == ["A", "B", "C"]
     assert done == ["a", "b", "killed", "c"]
 
 
@@ -33,21 +33,21 @@ def test_processes_go_in_step_through_parts_that_they_share(processes, monkeypat
     done: list[list[str]] = []
     for turn in ("alone", "together"):
         for process in range(processes):
-            monkeypatch.setattr(parallel, "place", lambda process=process: (process, processes))
+            monkeypatch.setattr(parallel, "rank_and_world_size", lambda process=process: (process, processes))
             if turn == "alone":
-                monkeypatch.setattr(parallel, "of_all", lambda value: done.append(value) or [value] * processes)
-                parallel.in_step("abc", str.upper)
+                monkeypatch.setattr(parallel, "all_gather", lambda value: done.append(value) or [value] * processes)
+                parallel.map_in_lockstep("abc", str.upper)
             else:
-                monkeypatch.setattr(parallel, "of_all", lambda value: done)
-                assert parallel.in_step("abc", str.upper) == ["A", "B", "C"]
+                monkeypatch.setattr(parallel, "all_gather", lambda value: done)
+                assert parallel.map_in_lockstep("abc", str.upper) == ["A", "B", "C"]
     assert {len(some) for some in done} == {-(-3 // processes)}
 
 
 def test_a_signal_in_the_step_that_breaks_off_a_loop_stops_the_stage():
     """As where the KL budget ends a round: the loop is left by break, and the signal must not be lost with it."""
-    with pytest.raises(KeyboardInterrupt), contextlib.closing(parallel.whole_steps(range(5), lambda step: None)) as whole_step:
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(parallel.interruptible_steps(range(5), lambda step: None)) as whole_step:
         for step in whole_step:
             if step == 2:
-                _on_signal(signal.SIGTERM, None)
+                on_signal(signal.SIGTERM, None)
                 break
     assert step == 2

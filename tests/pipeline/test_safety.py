@@ -7,7 +7,7 @@ import signal
 import pytest
 from conftest import ROOT, copy_of, dvc, start_repro, wait_for
 
-from anchora.model import checkpoints as checkpoint
+from anchora.training import checkpoints as checkpoint
 
 POISON = b"cos\nsystem\n(S'touch poisoned'\ntR."
 
@@ -38,7 +38,7 @@ def test_a_poisoned_checkpoint_does_not_run(ran, tmp_path):
     for found in folder.glob(".scratch/sft/*/checkpoint-*"):
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
             (found / name).write_bytes(POISON)
-        (found / "whole").write_text(checkpoint.contents_hash(found))
+        (found / "whole").write_text(checkpoint.checkpoint_hash(found))
     output = dvc(folder, "repro", "sft", check=False)
     assert not (folder / "poisoned").exists()
     assert "sft: error: " in output and "Traceback" not in output

@@ -15,7 +15,7 @@ from dvc.utils.hydra import apply_overrides
 
 from anchora.evaluation.judge_params import JudgeParams
 from anchora.model.params import ComputeParams, PolicyParams
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.run.params import read_params, validate
 from anchora.training.params import LoraParams, TrainingParams
 from anchora.uncertainty.params import MeasureParams

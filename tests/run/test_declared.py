@@ -6,8 +6,8 @@ import time
 import pytest
 from conftest import configured, copy_of, start_repro, wait_for
 
-from anchora.run.declared import declaration, look
-from anchora.run.files import UserError
+from anchora.run.declared import declaration, declared_inputs
+from anchora.run.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +28,9 @@ def test_declarations_are_what_dvc_itself_makes_of_them(ran, monkeypatch):
 
 def test_an_edit_under_way_is_noticed(ran, monkeypatch, tmp_path):
     monkeypatch.chdir(copy_of(ran, tmp_path))
-    before = look("update_policy@0")
-    before.check_unmoved()
-    before.check_older(time.time())
+    before = declared_inputs("update_policy@0")
+    before.check_unchanged()
+    before.check_unchanged_since(time.time())
     module = tmp_path / "stages" / "anchora" / "update" / "losses.py"
     source = module.read_text()
     module.unlink()  # the copy may share its bytes
@@ -38,32 +38,32 @@ def test_an_edit_under_way_is_noticed(ran, monkeypatch, tmp_path):
     time.sleep(0.05)  # the clock of files may lag behind
     module.write_text(source + "# edited\n")
     with pytest.raises(UserError, match=r"stages/anchora/update/losses.py was changed while update_policy@0 was running"):
-        before.check_unmoved()
+        before.check_unchanged()
     with pytest.raises(UserError, match=r"stages/anchora/update/losses.py was changed while update_policy@0 was starting"):
-        look("update_policy@0").check_older(started)
+        declared_inputs("update_policy@0").check_unchanged_since(started)
     module.write_text(source)
-    before.check_unmoved()
+    before.check_unchanged()
     configured(tmp_path, anchor_weight=2.0)
     with pytest.raises(UserError, match="params.yaml: anchor_weight was changed"):
-        before.check_unmoved()
-    assert look("update_policy@0").fingerprint() != before.fingerprint()
+        before.check_unchanged()
+    assert declared_inputs("update_policy@0").fingerprint() != before.fingerprint()
 
 
 def test_what_dvcignore_leaves_out_is_no_edit(ran, monkeypatch, tmp_path):
     monkeypatch.chdir(copy_of(ran, tmp_path))
-    before, fingerprint = look("calibrate_uncertainty"), look("calibrate_uncertainty").fingerprint()
+    before, fingerprint = declared_inputs("calibrate_uncertainty"), declared_inputs("calibrate_uncertainty").fingerprint()
     left = tmp_path / "models" / "verifiers" / ".0.999.partial"
     left.mkdir()
     (left / "model.safetensors").write_text("cut")
-    before.check_unmoved()
+    before.check_unchanged()
     configured(tmp_path, output_dir="./models/")
-    respelt = look("calibrate_uncertainty").fingerprint()
+    respelt = declared_inputs("calibrate_uncertainty").fingerprint()
     weights = tmp_path / "models" / "verifiers" / "0" / "model.safetensors"
     changed = weights.read_bytes()[:-1] + b"x"
     weights.unlink()
     weights.write_bytes(changed)
     (tmp_path / "dvc.lock").unlink()
-    assert len({fingerprint, respelt, look("calibrate_uncertainty").fingerprint()}) == 3
+    assert len({fingerprint, respelt, declared_inputs("calibrate_uncertainty").fingerprint()}) == 3
 
 
 def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):

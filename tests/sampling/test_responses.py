@@ -9,7 +9,8 @@ from transformers.cache_utils import DynamicLayer
 
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.benchmarks import answer_turns
-from anchora.model.logps import collate, hidden_states, over_logits
+from anchora.model.batches import collate
+from anchora.model.logps import hidden_states, map_logits
 from anchora.model.prompts import encode_prompt
 from anchora.sampling import responses as sampling
 from anchora.sampling.cache import PreallocatedLayer
@@ -24,7 +25,7 @@ def test_recorded_entropy_is_that_of_the_raw_distribution(policy):
     for response in [response for responses in rows for response in responses]:
         batch = collate([(prompt, response.ids)], tokenizer.pad_token_id, "cpu")
         with torch.no_grad():
-            entropies = over_logits(
+            entropies = map_logits(
                 model.get_output_embeddings(),
                 hidden_states(model, batch),
                 lambda logits: torch.distributions.Categorical(logits=logits).entropy(),

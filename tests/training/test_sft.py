@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from anchora.model.loading import load_policy
 from anchora.model.params import PolicyParams
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.sampling.responses import generate
 
 pytestmark = pytest.mark.slow
@@ -29,11 +29,11 @@ def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tm
     configured(tmp_path, base_model_name="data/experts", lora_rank=2, use_bf16=True, gradient_checkpointing=True)
     for stage in ("pin_models", "sft"):
         command = [sys.executable, f"stages/{stage}.py"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        finished = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
     config = MixtralConfig.from_pretrained(tmp_path / "models" / "sft")
     assert config.use_cache and not config.output_router_logits and config.dtype == torch.bfloat16
-    model, tokenizer = load_policy(folder(tmp_path / "models" / "sft"), params_as(PolicyParams, use_bf16=True))
+    model, tokenizer = load_policy(from_folder(tmp_path / "models" / "sft"), params_as(PolicyParams, use_bf16=True))
     prompts = [tokenizer("What is 3 + 4?")["input_ids"], tokenizer("5 + 6?")["input_ids"]]
     for (response,) in generate(model, tokenizer, prompts, max_new_tokens=20, responses_at_once=2, seed=0):
         assert response.ids and all(math.isfinite(value) for value in response.entropies)

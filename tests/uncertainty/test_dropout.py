@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from anchora.model import processes
-from anchora.model.loading import decoder_layers
-from anchora.model.logps import collate
-from anchora.run.files import UserError
+from anchora.model.batches import collate
+from anchora.model.layers import decoder_layers
+from anchora.run.errors import UserError
 from anchora.uncertainty import dropout
 from anchora.uncertainty.dropout import InjectedDropout, check_dropout, dropout_information, mutual_information
 from anchora.uncertainty.measure import measure

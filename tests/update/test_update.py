@@ -15,16 +15,16 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 
 import update_policy
 from anchora.kl.forward import forward_kl
-from anchora.model.checkpoints import Checkpoints
 from anchora.model.loading import load_policy, save_policy
 from anchora.model.logps import response_logps as all_logps
 from anchora.model.machine import autocast
 from anchora.model.params import PolicyParams
-from anchora.model.pins import folder
+from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_prompt, encode_response
 from anchora.regret.batches import layout_for
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.sampling.responses import generate
+from anchora.training.checkpoints import Checkpoints
 from anchora.update.pairs import weigh
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.step import ResponseLogps, pair_terms
@@ -259,7 +259,7 @@ def test_a_models_own_dropout_stays_off_under_gradient_checkpointing(policy):
 def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
     params = settings(lora_rank=4, update_learning_rate=0.005, kl_budget=100.0)
     save_policy(tmp_path / "base", *policy)
-    model, _ = update_policy.load_trainable(folder(tmp_path / "base"), params)
+    model, _ = update_policy.load_trainable(from_folder(tmp_path / "base"), params)
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert trained and all("lora_" in name for name in trained)
     layout = layout_of(model, policy[1], buffer, params)
@@ -271,7 +271,7 @@ def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
     pair = [(case["prompt_ids"], case["chosen"]["ids"])]
     adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]
     save_policy(tmp_path / "merged", model, policy[1])
-    merged, _ = load_policy(folder(tmp_path / "merged"), params_as(PolicyParams))
+    merged, _ = load_policy(from_folder(tmp_path / "merged"), params_as(PolicyParams))
     assert response_logps(merged, pair, policy[1].pad_token_id, 512)[0] == pytest.approx(adapted, abs=1e-4)
     assert sum(adapted) != pytest.approx(sum(case["chosen"]["reference_logps"]), abs=1e-3)
 
@@ -293,7 +293,7 @@ def mistral_tokenizer_folder(path: Path) -> Path:
 
 
 def test_a_policy_with_the_real_mistral_tokenizer_takes_an_update(tmp_path):
-    model, tokenizer = load_policy(folder(mistral_tokenizer_folder(tmp_path)), params_as(PolicyParams))
+    model, tokenizer = load_policy(from_folder(mistral_tokenizer_folder(tmp_path)), params_as(PolicyParams))
     template = yaml.safe_load((ROOT / "params.yaml").read_text())["prompt_template"]
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "Work out 3 + 4."}], template)
     assert prompt.count(tokenizer.bos_token_id) == 1 and prompt[0] == tokenizer.bos_token_id

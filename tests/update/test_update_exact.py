@@ -14,11 +14,11 @@ from torch._dynamo.utils import counters
 from trl import DPOConfig, DPOTrainer
 
 import update_policy
-from anchora.model.checkpoints import Checkpoints
-from anchora.model.loading import add_lora
 from anchora.model.logps import response_logps
+from anchora.model.lora import add_lora
 from anchora.regret.batches import Layout
-from anchora.run import stage
+from anchora.run import signals
+from anchora.training.checkpoints import Checkpoints
 from anchora.update.pairs import weigh
 from anchora.update.step import QUARTILES, OptimizerBatch, ResponseLogps, anchor_terms, pair_terms, update
 
@@ -192,7 +192,7 @@ def test_a_stopped_update_goes_on_from_the_very_step(policy, buffer, plain, tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         return one_step(accelerator, model, optimizer, step, *others)
 
-    before = signal.signal(signal.SIGTERM, stage._on_signal)
+    before = signal.signal(signal.SIGTERM, signals.on_signal)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(update_policy, "update", signalled)
         run(policy, buffer, settings(**TWENTY), checkpoints=tmp_path)

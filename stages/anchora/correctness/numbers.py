@@ -1,78 +1,248 @@
-"""Read the number that a response gives as its answer: ``READINGS`` holds a way for each value of ``answer_reading``."""
+"""Read the numbers of a text as people and models write them.
+
+What is read as one number:
+
+- digits of any script; thousands grouped by a comma, a point, an apostrophe, ``_`` or a space (``12 500``), in threes, the Indian
+  way (``1,50,000``) or in fours; a decimal point or a decimal comma;
+- with a sign and a currency before the digits; a percent sign behind them changes nothing (``10%`` is 10), nor does a unit;
+- fractions (``3/4``, ``\\frac{3}{4}``, ``\u00bd``), mixed numbers (``2 1/2``), exponents and powers (``1e3``, ``3 \\times 10^4``).
+
+A composite is no single number, and none of its parts stands for it: dates, times, ratios, roots, ``24/7``, version numbers.
+
+One separator alone can be meant in two ways. Before three digits a comma groups and a point is decimal (``1,234`` is 1234,
+``1.234`` is 1.234); before any other number of digits a comma is decimal (``3,50``). Several commas that group in no known way
+part a list (``1,2,3``). References and responses are read by the same rules.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from decimal import Decimal, InvalidOperation, localcontext
+import unicodedata
+from decimal import Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
+from fractions import Fraction
 
-SEPARATOR = re.compile(r"\{,\}|\\[,!]|,\\!")  # of thousands, as TeX writes it
-EQUATION = re.compile(r"(?:[\s\d.,$*+/^()x\u00d7\u00f7\u2212-]*=)+")  # a calculation up to its last equals sign
-MARK = re.compile(r"####|\\boxed\{|the answer is:?", re.IGNORECASE)  # behind it stands the answer
-NUMBER = re.compile(
-    r"""(?<![^\W_])(?<![^\W_]_)(?<!\d\.)  # not inside a word or a longer number
-    (?P<sign>[-\u2212][ ]?)?\$?[ ]?
-    (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?
-    (?P<fraction>(?<!\.)\.\d+)?         # no last dot of several
-    (?P<exponent>[eE][+-]?\d{1,3}(?![\w.]*\d))?
-    (?:\s?/\s?(?P<divisor>\d+(?:\.\d+)?)(?![\d/]))?
+# Active codes of ISO 4217, then abbreviations that stand before amounts.
+CURRENCIES = set(
+    """
+    AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CLP CNY COP CRC CUP
+    CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD
+    JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN
+    NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN
+    SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
+    RMB RM Rs Rp Kr kr Fr Tk Ksh KSh
+    """.split()
+)
+
+MINUS = "\u2212\u2013\ufe63\uff0d-"  # minus, en dash, small, wide and plain hyphen; the last one last, as it parts ranges in a class
+TEX_SEPARATOR = re.compile(r"\{,\}|\\[,!]|,\\!")  # of thousands, as TeX writes it
+SUPERSCRIPTS = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-", strict=True))
+SUPERSCRIPT = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
+SEPARATORS = str.maketrans("\u066b\u066c\uff0c", ".,,")  # Arabic decimal point and comma, the wide comma
+SIGNS = "".join(chr(code) for code in range(0x24, 0x20C1) if unicodedata.category(chr(code)) == "Sc")  # of currencies
+
+SLASH = r"[ ]?[/\u2044\u2215][ ]?"
+POWER = rf"[ ]?\^[ ]?[{{(]?[ ]?(?P<NAME>[+{MINUS}]?\d+)(?!\d)[ ]?[}})]?"
+ARGUMENT = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?\w)"  # of a TeX command
+RUN = r"\d+(?:[.,\u066b\u066c\uff0c]\d+)*"
+SPACED = r"[1-9]\d{0,2}(?P<gap>[ _'\u2019\u00a0\u2007\u2009\u202f])\d{3}(?:(?P=gap)\d{3})*(?!\d|(?P=gap)\d)(?:[.,]\d+)?"
+
+IN_A_WORD = re.compile(r"[^\W_]_\{?$|\w_$")  # x_1: a subscript
+IN_AN_EXPONENT = re.compile(r"\^[ ]?[{(]?[+-]?$")  # of what is no number: 25 cm^2
+DIVIDED = re.compile(r"[^\W_]/$|[)}\]][ ]?/[ ]?$")  # (3 + 4)/2: the divisor of what is no number
+NUMBER_ALONE = re.compile(rf"[ {MINUS}]*{RUN}[ ]*")
+LETTERS = re.compile(r"[^\W\d_]+$")
+CURRENCY = re.compile(rf"(?:\\?[{SIGNS}]|(?<![^\W\d_])(?:{'|'.join(sorted(CURRENCIES, key=len, reverse=True))}))[ ]?$")
+
+CANDIDATE = re.compile(r"\d|(?<![^\W_])(?<!\.)\.\d|[\u00bc-\u00be\u2150-\u215e\u221a]|\\[dtc]?frac|\\sqrt|sqrt[ ]?\(")
+COMPOSITE = re.compile(
+    rf"""
+    \d+(?:\.\d+)?(?:[:\uff1a]\d+)+                                       # 7:30, 2:1
+    |\d+(?:{SLASH}\d+){{2,}}|24/7(?![\d/])                               # 3/4/2020, an idiom
+    |(?:\d{{4}}-\d\d?-\d\d?|\d\d?-\d\d?-\d{{4}})(?![\d-])                # 2020-04-03
+    |(?:{RUN}[ ]?)?(?:\\sqrt(?:\[[^\]]*\])?[ ]?{ARGUMENT}|\u221a[ ]?\(?\d[\d.]*|sqrt[ ]?\([^()]*\))
+    |{RUN}[ ]?(?:\\pi(?![a-z])|\u03c0|(?:\u00b1|\\pm)[ ]?{RUN})
+    """,
+    re.VERBOSE,
+)
+FRACTION = re.compile(
+    rf"""
+    (?:(?P<whole>\d+)(?P<space>[ ]?))?
+    (?:\\[dtc]?frac[ ]?(?P<tex_over>{ARGUMENT})[ ]?(?P<tex_under>{ARGUMENT})
+      |(?P<vulgar>[\u00bc-\u00be\u2150-\u215e])
+      |(?<=[ ])(?P<over>\d+){SLASH}(?P<under>\d+)(?![\d/]|[.,]\d))
+    """,
+    re.VERBOSE,
+)
+PLAIN = re.compile(
+    rf"""
+    (?P<digits>{SPACED}|{RUN}|\.\d+)
+    (?:(?P<exponent>[eE][+-]?\d{{1,3}})(?![\w.]*\d))?
+    (?:[ ]?(?:x|\u00d7|\*|\u00b7|\u22c5|\\times|\\cdot)[ ]?10{POWER.replace("NAME", "tens")}|{POWER.replace("NAME", "power")})?
+    (?P<unread_power>[ ]?\^(?![ ]?\{{?[ ]?\\circ))?
+    (?:{SLASH}(?P<divisor>{RUN})(?![\d/]))?
     """,
     re.VERBOSE,
 )
 
 
-def last_number(text: str) -> Decimal | None:
-    """Return the last number in ``text``, or None where it has none.
+def numbers(text: str) -> list[Decimal | None]:
+    """Return the numbers of ``text`` in order; None stands for a composite."""
+    text, place = plain_marks(text), 0
+    found: list[Decimal | None] = []
+    while candidate := CANDIDATE.search(text, place):
+        start = candidate.start()
+        before = text[max(0, start - 6) : start]
+        if IN_A_WORD.search(before) or IN_AN_EXPONENT.search(before) or (before[-1:].isalpha() and not _may_precede(text, start)):
+            place = _skip(text, start)
+        elif DIVIDED.search(before):
+            place = _skip(text, start)
+            found.append(None)
+        else:
+            values, place = _read_at(text, start)
+            found += values
+    return found
 
-    Reads thousands separators, TeX's too, currency and percent signs, exponents, simple fractions and both
-    minus signs. A minus counts as a sign where it does not stand between two numbers and is no dash or
-    bullet: one with a space behind it must begin the text, or follow one of ``= ( [ : #``.
+
+def _skip(text: str, start: int) -> int:
+    """Return the place behind the digits at ``start``, or behind one letter."""
+    skipped = re.match(RUN, text[start : start + 500])
+    return start + (skipped.end() if skipped else 1)
+
+
+def only_number(text: str) -> Decimal | None:
+    """Return the number of a text that holds exactly one, whatever stands around it; else None."""
+    found = numbers(text)
+    return found[0] if len(found) == 1 else None
+
+
+def plain_marks(text: str) -> str:
+    """Return ``text`` with TeX's thousands separators as commas, and superscripts as powers (``10\u2076`` as ``10^6``)."""
+    text = TEX_SEPARATOR.sub(",", text)
+    return SUPERSCRIPT.sub(lambda digits: "^" + "".join(SUPERSCRIPTS[digit] for digit in digits[0]), text)
+
+
+def _may_precede(text: str, start: int) -> bool:
+    """Return whether digits at ``start`` are a number though a letter stands before them.
+
+    So they are behind scripts without upper and lower case, which put no space there (\u7b54\u3048\u306f12), and behind a currency
+    (USD150); behind other letters they belong to a name (A12, v1.2).
     """
-    number, text = None, SEPARATOR.sub(",", text)
-    for match in NUMBER.finditer(text):
-        if match["digits"] or match["fraction"]:
-            value = _value(match, text)
-            number = value if value is not None else number
-    return number
+    word = LETTERS.search(text[max(0, start - 12) : start])
+    return word is None or word[0] in CURRENCIES or word[0][-1].lower() == word[0][-1].upper()
 
 
-def anchored_number(text: str) -> Decimal | None:
-    """Return the number that ``text`` marks as its answer: the first one after its last mark, or None without a mark.
+def _read_at(text: str, start: int) -> tuple[list[Decimal | None], int]:
+    """Read the number that begins at ``start``: its value, or those of a list, and the place behind it."""
+    if composite := COMPOSITE.match(text, start):
+        return [None], composite.end()
+    fraction, plain = FRACTION.match(text, start), PLAIN.match(text, start)
+    if fraction and not (fraction["over"] and int(fraction["over"]) >= int(fraction["under"])):  # "3 5/2" is a number and a fraction
+        values, end = [_fraction(fraction)], fraction.end()
+    elif plain:
+        values, end = _values_of_run(plain["digits"], plain["gap"]), plain.end()
+        if len(values) == 1:
+            values = [_with_suffixes(values[0], plain)]
+    else:
+        return [], start + 1
+    first = values[0]
+    if first is not None and _is_negative(text[max(0, start - 16) : start], start > 16):
+        values[0] = -first
+    return values, end
 
-    Where a calculation follows the mark (``5 * 4 = 20``) it is the result of that. Marks are ``####`` (GSM8K),
-    "the answer is" and ``\\boxed{`` (MATH).
+
+def _is_negative(before: str, more: bool) -> bool:
+    """Return whether the text before a number, its last characters, ends with its minus.
+
+    No sign is a minus in ``7 - 5`` or COVID-19, a dash, or a bullet; ``more`` says that text was cut off.
     """
-    marks = list(MARK.finditer(text))
-    if not marks:
+    before = CURRENCY.sub("", before)
+    bare = before.rstrip(" ")
+    if not bare or bare[-1] not in MINUS or len(before) - len(bare) > 1:
+        return False
+    left = bare[:-1]
+    if before != bare:  # a space behind the minus
+        return (not more and not left.strip()) or left.rstrip(" ").endswith(("=", "(", "[", ":", "#"))
+    if left[-1:].isalpha() and left[-1].lower() != left[-1].upper():
+        return False
+    stripped = left.rstrip()
+    return not stripped or not (stripped[-1].isdigit() or stripped[-1] in ")]%")
+
+
+def _values_of_run(digits: str, gap: str | None) -> list[Decimal | None]:
+    """Read digits with separators: one value, several of a list, or None where they are no number (a version, a date)."""
+    digits = (digits.replace(gap, "") if gap else digits).translate(SEPARATORS)
+    points, commas = digits.count("."), digits.count(",")
+    if points + commas == 0 or (points == 1 and not commas):
+        return [_decimal(digits)]
+    if points and commas:
+        decimal, group = (".", ",") if digits.rindex(".") > digits.rindex(",") else (",", ".")
+        whole, _, fraction = digits.rpartition(decimal)
+        if decimal not in whole and _groups(whole.split(group)):
+            return [_decimal(whole.replace(group, "") + "." + fraction)]
+        return [value for part in digits.split(",") for value in _values_of_run(part, None)]
+    if points:
+        return [_decimal(digits.replace(".", "")) if _groups(digits.split("."), threes_alone=True) else None]
+    if _groups(digits.split(",")):
+        return [_decimal(digits.replace(",", ""))]
+    return [_decimal(digits.replace(",", "."))] if commas == 1 else [_decimal(part) for part in digits.split(",")]
+
+
+def _groups(parts: list[str], threes_alone: bool = False) -> bool:
+    """Return whether the parts of a number group it: by threes, in twos before the last three (India), or by fours."""
+    first, *others, last = parts
+    if first.startswith("0"):
+        return False
+    if len(first) <= 3 and all(len(part) == 3 for part in (*others, last)):
+        return True
+    if threes_alone or not others:
+        return False
+    indian = len(first) <= 2 and all(len(part) == 2 for part in others) and len(last) == 3
+    return indian or (len(first) <= 4 and all(len(part) == 4 for part in (*others, last)))
+
+
+def _with_suffixes(value: Decimal | None, found: re.Match) -> Decimal | None:
+    """Return ``value`` with its exponent, power and divisor; None for a power or a divisor that cannot be read."""
+    if value is None or found["unread_power"] or len(found["tens"] or found["power"] or "") > 4:
         return None
-    rest = SEPARATOR.sub(",", text[marks[-1].end() :])
-    calculation = EQUATION.match(rest)
-    rest = rest[calculation.end() :] if calculation else rest
-    first = next((match for match in NUMBER.finditer(rest) if match["digits"] or match["fraction"]), None)
-    return None if first is None else last_number(rest[: first.end()])
+    with localcontext() as context:
+        context.prec = 50
+        try:
+            if found["exponent"]:
+                value = value.scaleb(int(found["exponent"][1:]))
+            if found["tens"]:
+                value = value.scaleb(_integer(found["tens"]))
+            if found["power"]:
+                value = value ** _integer(found["power"])
+            if found["divisor"]:
+                (divisor, *others) = _values_of_run(found["divisor"], None)
+                value = None if others or not divisor else value / divisor
+        except (InvalidOperation, Overflow, DivisionByZero):
+            return None
+    return value
 
 
-READINGS: dict[str, Callable[[str], Decimal | None]] = {"last": last_number, "anchored": anchored_number}
+def _fraction(found: re.Match) -> Decimal | None:
+    """Return the value of a fraction or a mixed number; None where a part of it is no number."""
+    if found["vulgar"]:
+        over, under = Fraction(unicodedata.numeric(found["vulgar"])).limit_denominator(100).as_integer_ratio()
+        parts: list[Decimal | None] = [Decimal(over), Decimal(under)]
+    else:
+        texts = (found["tex_over"].strip("{} "), found["tex_under"].strip("{} ")) if found["tex_over"] else (found["over"], found["under"])
+        parts = [only_number(text) if NUMBER_ALONE.fullmatch(text) else None for text in texts]
+    over_part, under_part = parts
+    if over_part is None or not under_part:
+        return None
+    with localcontext() as context:
+        context.prec = 50
+        return Decimal(found["whole"] or 0) + over_part / under_part
 
 
-def _value(match: re.Match, text: str) -> Decimal | None:
-    """Return the number that ``NUMBER`` matched in ``text``; None where it is beyond what Decimal holds."""
-    digits = (match["digits"] or "0").replace(",", "")
+def _integer(text: str) -> int:
+    return int(re.sub(f"[{MINUS}]", "-", text))
+
+
+def _decimal(digits: str) -> Decimal | None:
     try:
-        with localcontext() as context:
-            context.prec = 50
-            value = Decimal(digits + (match["fraction"] or "") + (match["exponent"] or ""))
-            if match["divisor"]:
-                divisor = Decimal(match["divisor"])
-                value = value / divisor if divisor else value
+        return Decimal(digits)
     except InvalidOperation:
         return None
-    return -value if match["sign"] and _is_sign(match["sign"], text[: match.start()]) else value
-
-
-def _is_sign(minus: str, before: str) -> bool:
-    """Return whether a minus after the text ``before`` makes a number negative: it is neither ``7 - 5``, nor a dash, nor a bullet."""
-    if minus.endswith(" "):
-        return not before.strip() or before.rstrip(" ").endswith(("=", "(", "[", ":", "#"))
-    stripped = before.rstrip()
-    return not stripped or not (stripped[-1].isdigit() or stripped[-1] in ")]%")

@@ -8,8 +8,8 @@ from anchora.run.params import Parameters
 
 
 class AnswerReadingParams(Parameters):
-    answer_reading: Literal["last", "anchored"] = Field(
+    answer_reading: Literal["last", "anchored", "math"] = Field(
         "last",
-        description="Which number of a response is its answer: last takes its last number, anchored the one after ####, after "
-        '"the answer is" or in \\boxed.',
+        description="What a response gives as its answer: last is its last number; anchored is the number after ####, after "
+        '"the answer is" or in \\boxed; math is the marked or last expression, in LaTeX or not, compared by the library math-verify.',
     )

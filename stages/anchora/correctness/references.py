@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+import re
 
-from anchora.correctness.numbers import READINGS, last_number
+from anchora.correctness.numbers import CURRENCIES, only_number
+from anchora.correctness.readings import READINGS, expression, marked_answer
+
+WORDS = re.compile(r"(?<![\\A-Za-z])[^\W\d_]+")  # but not TeX's commands
 
 
 def correctness(rows: list[dict], responses: list[str], reading: str) -> list[bool | None]:
     """Return whether the response to each row is right; None where the row's ``reference`` gives no answer.
 
-    Right means that the number of the response, as ``READINGS[reading]`` reads it, equals the reference's.
+    Right means that the answer of the response, as ``READINGS[reading]`` reads it, is the same as the reference's.
     """
-    read, answers = READINGS[reading], [reference_answer(row.get("reference") or "") for row in rows]
-    return [None if answer is None else read(text) == answer for answer, text in zip(answers, responses, strict=True)]
+    way, answers = READINGS[reading], [reference_answer(row.get("reference") or "", reading) for row in rows]
+    return [None if answer is None else way.right(answer, text) for answer, text in zip(answers, responses, strict=True)]
 
 
 def sampled_correctness(rows: list[dict], samples: list[list[str]], reading: str) -> list[list[bool | None]]:
@@ -21,12 +24,18 @@ def sampled_correctness(rows: list[dict], samples: list[list[str]], reading: str
     return [correctness([row] * len(texts), texts, reading) for row, texts in zip(rows, samples, strict=True)]
 
 
-def reference_answer(reference: str) -> Decimal | None:
-    """Return the number that a reference gives as its answer: behind ``####`` in its last line, or the whole of it; else None.
+def reference_answer(reference: str, reading: str) -> object | None:
+    """Return what a reference gives as its answer, for ``READINGS[reading].same``; None where it gives none.
 
-    A number somewhere in a text is not its answer, nor is that of a heading of Markdown's fourth level, or COVID-19.
+    Its answer stands behind ``####`` in its last line, or is all of it. It must be exactly one number, whatever unit stands beside
+    it; for ``math`` any expression, which a box may hold, too. A number somewhere in a text is no answer, nor is that of a heading
+    of Markdown's fourth level, or COVID-19.
     """
     if "####" in reference:
         last = reference.rsplit("####", 1)[1].strip()
-        return last_number(last) if "\n" not in last else None
-    return last_number(reference) if len(reference.split()) == 1 and not any(map(str.isalpha, reference)) else None
+        if "\n" in last:
+            return None
+        return expression(f"#### {last}") if reading == "math" else only_number(last)
+    if reading == "math" and marked_answer(reference) is not None:
+        return expression(reference)
+    return only_number(reference) if all(word in CURRENCIES for word in WORDS.findall(reference)) else None

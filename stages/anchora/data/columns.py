@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from anchora.data.json_rows import DECODER
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 LISTS = ("messages", "conversations", "history")  # of these a text that begins with a bracket is a list
 TEXT_OR_MESSAGES = ("prompt", "completion", "chosen", "rejected", "response_a", "response_b")

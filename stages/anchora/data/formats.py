@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from anchora.correctness.readings import marked_answer
 from anchora.correctness.references import reference_answer
 from anchora.data.columns import BESIDE_AN_INSTRUCTION, IN_A_MESSAGE, read_columns, refuse_unread
 from anchora.model.prompts import Messages
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -99,16 +100,20 @@ def prompt_row(row: dict, location: str) -> dict:
     raise UserError(f"{location}: field 'prompt' is missing; the row has {_field_names(row)}")
 
 
-def gsm8k_row(row: dict, location: str) -> dict:
+def gsm8k_row(row: dict, location: str, reading: str = "last") -> dict:
     """Return ``prompt``, ``reference`` and ``source`` of a problem with a known answer, in the format of GSM8K (openai/gsm8k).
 
-    It has ``question`` and ``answer``, whose last line gives the number behind ``####``.
+    It has ``question`` and ``answer``, whose last line gives exactly one number behind ``####``. Where ``reading`` is math that
+    may be any expression, and the answer may hold it in ``\\boxed{}`` instead (MATH's solutions).
     """
     prompt = [{"role": "user", "content": _text(row, "question", location)}]
     reference = _text(row, "answer", location)
-    if "####" not in reference or reference_answer(reference) is None:
+    marked = "####" in reference or (reading == "math" and marked_answer(reference) is not None)
+    if not marked or reference_answer(reference, reading) is None:
         last = reference.strip().splitlines()[-1]
-        raise UserError(f"{location}: field 'answer': expected a number after ####, in the last line; found {last[-60:]!r}")
+        expected = "an expression after #### or in \\boxed{}" if reading == "math" else "exactly one number after ####"
+        more = "" if reading == "math" else "; answer_reading: math reads expressions"
+        raise UserError(f"{location}: field 'answer': expected {expected}, in the last line{more}; found {last[-60:]!r}")
     return {"prompt": prompt, "reference": reference, "source": location}
 
 

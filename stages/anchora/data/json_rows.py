@@ -12,7 +12,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 SPACE = re.compile(r"[ \t\n\r]*")  # what JSON takes for white space
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character that is written as two escapes

@@ -16,7 +16,7 @@ import datasets
 import pandas as pd
 
 from anchora.data.json_rows import json_rows
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 SMALL = 2**16  # bytes

@@ -13,7 +13,7 @@ from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.rounding import rounded
 from anchora.evaluation.verdicts import grade_question, pair_question, read_grade, read_verdict, verdict_points
 from anchora.evaluation.win_rates import win_rate_metrics
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
 from anchora.model.prompts import Messages
 
 
@@ -25,7 +25,7 @@ def judge_by_api(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, p
     """
     if not rows:
         return {}
-    (judged,) = shared_out([(rows, policy, baseline)], lambda _, part: _ask_judge(*part, params))  # by one process of the stage
+    (judged,) = map_across_processes([(rows, policy, baseline)], lambda _, part: _ask_judge(*part, params))  # by one process of the stage
     points = np.array([np.mean(turns) if turns else np.nan for turns in judged["points"]], dtype=float)  # (rows,)
     readable = ~np.isnan(points)
     metrics = {"judge": params.judge_model, "malformed": judged["malformed"], **judged["usage"]}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.model.prompts import Messages, encode_prompt
-from anchora.run.stage import say
+from anchora.model.seeds import derived_seed
+from anchora.run.logs import say
 from anchora.sampling.responses import generate
 
 TurnAnswers = list[list[str]]  # for each row of a set, the answer to each of its turns
@@ -45,7 +46,8 @@ def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label
                 )
             responses = generate(
                 model, tokenizer, [ids[-room:] for ids in prompt_ids], temperature=temperature,
-                max_new_tokens=params.max_new_tokens, seed=params.seed + 2000, responses_at_once=params.responses_at_once(),
+                max_new_tokens=params.max_new_tokens, seed=derived_seed(params.seed, "judged sets"),
+                responses_at_once=params.responses_at_once(),
                 stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
             )  # fmt: skip
             for index, (response,) in zip(group, responses, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from anchora.correctness.numbers import READINGS
+from anchora.correctness.readings import READINGS
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.harness import flexible_match, strict_match
 from anchora.evaluation.policy_answers import Answers
@@ -42,7 +42,7 @@ def _metrics_of_one(answers: Answers, rows: list[dict], reading: str) -> dict:
         "sampled_accuracy": answers.sampled.mean(),
         "harness_strict": np.mean([strict_match(*pair) for pair in pairs]),
         "harness_flexible": np.mean([flexible_match(*pair) for pair in pairs]),
-        "extraction_failures": sum(READINGS[reading](response.text) is None for response in answers.greedy),
+        "extraction_failures": sum(READINGS[reading].read(response.text) is None for response in answers.greedy),
         "truncations": sum(not response.finished for response in answers.greedy),
         "mean_tokens": np.mean([len(response.ids) for response in answers.greedy]),
     }

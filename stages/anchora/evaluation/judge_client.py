@@ -19,8 +19,9 @@ from typing import Any
 
 from anchora.evaluation.judge_params import JudgeParams
 from anchora.model.prompts import Messages
-from anchora.run.files import UserError, new_file, read_json
-from anchora.run.stage import lasting_folder, say
+from anchora.run.errors import UserError
+from anchora.run.files import new_file, read_json
+from anchora.run.logs import project_folder, say
 
 KEY_VARIABLE = "ANCHORA_JUDGE_API_KEY"
 CACHE_FOLDER = ".judge_cache"
@@ -102,7 +103,7 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     """
     from openai import OpenAIError
 
-    client, cache = JudgeClient(params), lasting_folder(CACHE_FOLDER)
+    client, cache = JudgeClient(params), project_folder(CACHE_FOLDER)
     files = [cache / f"{question_hash(question, params)}.json" for question in questions]
     unanswered = {file: question for file, question in zip(files, questions, strict=True) if not file.is_file()}
     distinct = len(set(files))

@@ -10,13 +10,14 @@ import numpy as np
 from anchora.correctness.references import correctness, sampled_correctness
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.benchmarks import answer_turns
+from anchora.model.seeds import derived_seed
 from anchora.regret.regret import regrets
 from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.sampling.responses import Response
 from anchora.uncertainty.measure import measure, measure_calibration, within_length
 from anchora.uncertainty.reliability import fit_correctness, labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import member_sources
+from anchora.verifiers.ensemble import ensemble_members
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     calibration = labelled_answers(*calibration_answers(path, model, tokenizer, scale, params))
     rows, reading = sets["gsm8k"], params.answer_reading
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], member_sources(params.output_dir, params.verifiers), params,
-        seed=params.seed + 1000, samples=max(params.samples_per_prompt, params.evaluation_samples),
+        model, tokenizer, [row["prompt"] for row in rows], ensemble_members(params.output_dir, params.verifiers), params,
+        seed=derived_seed(params.seed, "evaluation"), samples=max(params.samples_per_prompt, params.evaluation_samples),
     )  # fmt: skip
     uncertainty = scale.uncertainty(measured)
     sample_regrets = regrets(measured.greedy_scores, measured.sample_scores[:, :, : scale.samples], scale.deviation, params.regret_penalty)
@@ -111,6 +112,6 @@ def calibration_answers(path: Path, model, tokenizer, scale: Scale, params: Answ
         return exported["calibration_uncertainty"], exported["calibration_correct"]
     if path == Path(params.output_dir) / "sft":
         return scale.combine(scale.parts).tolist(), read_json(Path(params.output_dir) / "calibration.json")["correct"]
-    verifiers = member_sources(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params.verifiers)
     _, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     return scale.uncertainty(measured).tolist(), correct

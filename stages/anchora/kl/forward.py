@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from anchora.kl.estimators import kl_estimates
-from anchora.model.processes import in_step
+from anchora.model.processes import map_in_lockstep
 from anchora.regret.batches import Layout, anchor_reference_logps, collate_rows, micro_batch_indices
 from anchora.regret.buffer import Anchor
 
@@ -25,4 +25,4 @@ def forward_kl(model, anchors: Sequence[Anchor], layout: Layout) -> float:
         batch, reference_logps = collate_rows(rows, layout, device), anchor_reference_logps(rows, device)
         return kl_estimates(reference_logps - model(batch))["k3"].sum().item()
 
-    return sum(in_step(micro_batch_indices(anchors, layout), divergence)) / len(anchors)
+    return sum(map_in_lockstep(micro_batch_indices(anchors, layout), divergence)) / len(anchors)

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from anchora.kl.estimators import full_kl, kl_estimates
-from anchora.model.logps import check_head, collate, hidden_states, over_logits, token_budget_batches, token_logps
-from anchora.model.processes import place, shared_out
+from anchora.model.batches import collate, token_budget_batches
+from anchora.model.capabilities import check_head
+from anchora.model.logps import hidden_states, map_logits, token_logps
+from anchora.model.processes import map_across_processes, rank_and_world_size
 
 Sample = tuple[list[int], list[int]]  # prompt ids, and ids of one response that the policy sampled
 
@@ -47,7 +49,7 @@ def policy_states(model, tokenizer, reference_tokenizer, samples: Sequence[Sampl
     if tokenizer.get_vocab() != reference_tokenizer.get_vocab():
         return None
     check_head(model, tokenizer.pad_token_id)
-    batches, (process, processes) = sample_batches(samples, budget), place()
+    batches, (process, processes) = sample_batches(samples, budget), rank_and_world_size()
     states = {}
     for number in range(process, len(batches), processes):
         batch = collate([samples[i] for i in batches[number]], tokenizer.pad_token_id, model.device)
@@ -79,14 +81,14 @@ def reverse_kl(policy: PolicyStates | None, reference, tokenizer, samples: Seque
     def divergences(number: int, indices: list[int]) -> tuple[list[float], float, int]:
         batch = collate([samples[i] for i in indices], tokenizer.pad_token_id, reference.device)
         states, reference_states = policy.of_batch[number].to(reference.device), hidden_states(reference, batch)
-        values = over_logits(policy.head, states, divergence, reference_states)
-        policy_logps = over_logits(policy.head, states, sampled_logps, batch.targets)
-        reference_logps = over_logits(reference_head, reference_states, sampled_logps, batch.targets)
+        values = map_logits(policy.head, states, divergence, reference_states)
+        policy_logps = map_logits(policy.head, states, sampled_logps, batch.targets)
+        reference_logps = map_logits(reference_head, reference_states, sampled_logps, batch.targets)
         k3 = kl_estimates(policy_logps - reference_logps)["k3"]
         return [part.sum().item() for part in batch.split(values)], k3.sum().item(), len(batch.targets)
 
     sequence, k3, tokens = np.zeros(len(samples)), 0.0, 0
-    for indices, (sums, k3_sum, count) in zip(batches, shared_out(batches, divergences), strict=True):
+    for indices, (sums, k3_sum, count) in zip(batches, map_across_processes(batches, divergences), strict=True):
         sequence[indices] = sums
         k3, tokens = k3 + k3_sum, tokens + count
     return ReverseKL(sequence, k3, tokens)

@@ -1,4 +1,4 @@
-"""The device and the number formats that a stage computes with."""
+"""The device and the number formats that a stage computes with, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from datetime import timedelta
 import torch
 
 from anchora.model.params import ComputeParams
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
-PATIENCE = timedelta(days=7)  # of processes for each other: one may ask a judge for hours
+PROCESS_GROUP_TIMEOUT = timedelta(days=7)  # processes wait for one that asks a judge, for hours
 
 
 def use_machine(params: ComputeParams) -> None:
-    """Hold the machine against what the parameters ask for, before a model is loaded.
+    """Set up torch as the parameters ask, and refuse what the machine lacks; called before a model is loaded.
 
-    ``cpu_threads`` decides in which parts sums are taken, so that OMP_NUM_THREADS and the number of cores change
-    no byte. ``deterministic`` takes algorithms that repeat on a GPU where there are such and warns where not; cuBLAS
-    then chooses workspaces that repeat. Raises UserError where ``device: cuda`` or ``liger_kernels`` finds no GPU,
+    ``cpu_threads`` decides in which parts sums are taken, so that OMP_NUM_THREADS and the number of cores change no byte.
+    ``deterministic`` takes algorithms that repeat on a GPU where there are such, and warns where there are none; cuBLAS then
+    chooses workspaces that repeat. Raises UserError where ``device: cuda`` or ``liger_kernels`` finds no GPU,
     ``attn_implementation: flash_attention_2`` no flash-attn for one, and ``use_bf16`` a GPU that lacks bfloat16.
     """
     torch.set_num_threads(params.cpu_threads)
@@ -46,7 +46,7 @@ def use_machine(params: ComputeParams) -> None:
 
 
 def check_flash_attention(gpu: bool) -> None:
-    """Raise UserError where FlashAttention 2 cannot be had; transformers would look for a kernel on the hub instead."""
+    """Raise UserError where there is no GPU or no flash-attn; transformers would look for a kernel on the hub instead."""
     from transformers.utils import is_flash_attn_2_available
 
     if not gpu:
@@ -59,22 +59,22 @@ def check_flash_attention(gpu: bool) -> None:
 
 
 def device() -> torch.device:
-    """The GPU if there is one, of several processes each its own; else the CPU."""
+    """Return the GPU if there is one, for each of several processes its own; else the CPU. The first call starts the process group."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
+        return PartialState(cpu=not torch.cuda.is_available(), timeout=PROCESS_GROUP_TIMEOUT).device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def autocast(use_bf16: bool) -> torch.autocast:
-    """bfloat16 arithmetic within the block, for reference and update alike, if it is asked for.
+    """Return a context that computes in bfloat16 if ``use_bf16``; reference log-probs and update both run under it.
 
-    Without autocast's cache, which would keep the first step's bfloat16 copy of every weight to the end of the block.
+    Autocast's cache is off: it would keep the first step's bfloat16 copy of every weight to the end of the block.
     """
     return torch.autocast(device().type, dtype=torch.bfloat16, enabled=use_bf16, cache_enabled=False)
 
 
 def training_dtype(use_bf16: bool, lora_rank: int) -> torch.dtype:
-    """bfloat16 for frozen weights under LoRA; weights that are trained stay in float32."""
+    """Return the dtype of a model to train: bfloat16 where LoRA freezes its weights, float32 where they are trained themselves."""
     return torch.bfloat16 if use_bf16 and lora_rank else torch.float32

@@ -5,47 +5,53 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from anchora.run.declared import contents
-from anchora.run.files import UserError, read_json
+from anchora.run.declared import file_sha256
+from anchora.run.errors import UserError
+from anchora.run.files import read_json
+
+Pretrained = dict[str, str]  # keyword arguments of from_pretrained: pretrained_model_name_or_path, for a hub id also revision
 
 
-def folder(path: str | Path) -> dict[str, str]:
-    """The ``from_pretrained`` arguments of a model that an earlier stage wrote."""
+def from_folder(path: str | Path) -> Pretrained:
+    """Return the ``from_pretrained`` arguments of a model folder, such as one that an earlier stage wrote."""
     return {"pretrained_model_name_or_path": str(path)}
 
 
-def source_of(pin: str | Path) -> dict[str, str]:
-    """The ``from_pretrained`` arguments of a pin file: a local folder, or a hub id at its revision."""
-    return pinned(read_json(pin))
+def from_pin_file(path: str | Path) -> Pretrained:
+    """Return the ``from_pretrained`` arguments of the model that a pin file names. Raises what ``from_pin`` raises."""
+    return from_pin(read_json(path))
 
 
-def pinned(value: dict[str, str]) -> dict[str, str]:
-    """The same of what a pin file holds. Raises UserError for a folder whose files are no longer those that were pinned."""
-    if "repo" in value:
-        return {"pretrained_model_name_or_path": value["repo"], "revision": value["revision"]}
-    if folder_hash(value["path"]) != value["sha256"]:
+def from_pin(pin: dict[str, str]) -> Pretrained:
+    """Return the ``from_pretrained`` arguments of a pin: ``{path, sha256}`` of a folder, or ``{repo, revision}`` of a hub id.
+
+    Raises UserError for a folder whose files are no longer those that were pinned.
+    """
+    if "repo" in pin:
+        return {"pretrained_model_name_or_path": pin["repo"], "revision": pin["revision"]}
+    if folder_hash(pin["path"]) != pin["sha256"]:
         raise UserError(
-            f"model {value['path']}: its files have changed since they were pinned; run `dvc repro --force --single-item pin_models`, "
+            f"model {pin['path']}: its files have changed since they were pinned; run `dvc repro --force --single-item pin_models`, "
             "then `dvc repro`"
         )
-    return folder(value["path"])
+    return from_folder(pin["path"])
 
 
-def name_of(source: dict[str, str]) -> str:
-    """What to call a model in a message."""
-    name = source["pretrained_model_name_or_path"]
-    return f"{name}@{source['revision']}" if "revision" in source else name
+def model_name(pretrained: Pretrained) -> str:
+    """Return what a message calls a model: its folder, or its hub id and commit."""
+    name = pretrained["pretrained_model_name_or_path"]
+    return f"{name}@{pretrained['revision']}" if "revision" in pretrained else name
 
 
-def identity(source: dict[str, str]) -> str:
-    """What tells a model from any other: the hash of its files, or its hub id and commit."""
-    return name_of(source) if "revision" in source else folder_hash(source["pretrained_model_name_or_path"])
+def model_identity(pretrained: Pretrained) -> str:
+    """Return what tells a model from any other: the hash of its folder's files, or its hub id and commit."""
+    return model_name(pretrained) if "revision" in pretrained else folder_hash(pretrained["pretrained_model_name_or_path"])
 
 
 def folder_hash(path: str | Path) -> str:
-    """One hash over the names and contents of the files of a model folder."""
+    """Hash the names and contents of a model folder's files, subfolders left out; 64 hex digits."""
     total = hashlib.sha256()
     for file in sorted(Path(path).iterdir()):
         if file.is_file():
-            total.update(f"{file.name}\0{contents(file)}\n".encode())
+            total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
     return total.hexdigest()

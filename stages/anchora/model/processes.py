@@ -1,4 +1,4 @@
-"""Work in parts: shared by several processes, and kept part by part for a run that is killed; steps that all end together."""
+"""Share a stage's work among its processes, end their training loops together, and keep results for a run that is killed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch.distributed
 
-from anchora.model.checkpoints import scratch
 from anchora.run.files import new_file
-from anchora.run.stage import steps
+from anchora.run.scratch import scratch_folder
+from anchora.run.signals import defer_signals
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
@@ -20,56 +20,57 @@ Result = TypeVar("Result")
 _calls = itertools.count()
 
 
-def place() -> tuple[int, int]:
-    """Which of this stage's processes this one is, and how many there are."""
+def rank_and_world_size() -> tuple[int, int]:
+    """Return this process's rank and the number of the stage's processes; 0 and 1 where no launcher started them."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def of_all(value: Result) -> list[Result]:
-    """``value`` of every process of this stage, in the order of the processes; all get the same list."""
-    everyone = [value] * place()[1]
-    if len(everyone) > 1:
-        torch.distributed.all_gather_object(everyone, value)
-    return everyone
+def all_gather(value: Result) -> list[Result]:
+    """Return every process's ``value``, by rank; all processes get the same list. The value must be picklable."""
+    values = [value] * rank_and_world_size()[1]
+    if len(values) > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def any_process(value: bool) -> bool:
-    """Whether ``value`` holds in one of the processes of this stage: all get the same answer."""
-    return any(of_all(value))
+    """Return whether ``value`` is true on one of the processes; all get the same answer."""
+    return any(all_gather(value))
 
 
 def wait_for_all() -> None:
-    """Go on when every process of this stage has come this far."""
+    """Wait until every process has come this far."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
-def whole_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Generator[Item, None, None]:
-    """The items of a training loop, of which a signal to any process lets the current one end and be saved.
+def interruptible_steps(items: Iterable[Item], save: Callable[[Item], None]) -> Generator[Item, None, None]:
+    """Yield the items of a training loop. A signal to any process lets the step under way end, saves it, and stops the stage.
 
-    A loop that may break closes this itself (``contextlib.closing``): a signal in its last step is lost otherwise.
+    ``save`` gets the item of that step; KeyboardInterrupt follows it. A loop that may break must close the generator itself
+    (``contextlib.closing``): a signal in its last step is lost otherwise.
     """
-    with steps() as stop_asked:
+    with defer_signals() as stop_requested:
         for item in items:
             yield item
-            if any_process(stop_asked()):
+            if any_process(stop_requested()):
                 save(item)
                 raise KeyboardInterrupt
 
 
-def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> list[Result]:
-    """``work(number, part)`` for every part, in order; of n processes each does every n-th part.
+def map_across_processes(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> list[Result]:
+    """Return ``work(number, part)`` for every part, in order; of n processes each does every n-th part.
 
-    Results are plain values that JSON can hold. Each is written to the stage's scratch folder, from
-    which a run that was killed takes it again: a stage must make the same calls in the same order, and
-    results must not depend on who does a part or when (seed them by its number).
+    Results are plain values that JSON can hold. Each is written to the stage's scratch folder, from which a run that was
+    killed takes it again: a stage must make the same calls in the same order, and results must not depend on who does a part
+    or when (seed them by its number).
     """
     call = next(_calls)
 
-    def done_once(number: int) -> Result:
-        if (folder := scratch()) is None:
+    def result_of(number: int) -> Result:
+        if (folder := scratch_folder()) is None:
             return work(number, parts[number])
         file = folder / f"parts-{call}" / f"{number}.json"
         if not file.is_file():
@@ -78,21 +79,22 @@ def shared_out(parts: Sequence[Part], work: Callable[[int, Part], Result]) -> li
                 partial.write_text(json.dumps(result), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
-    process, processes = place()
-    return in_order([done_once(number) for number in range(process, len(parts), processes)], len(parts))
+    rank, world_size = rank_and_world_size()
+    return gather_in_order([result_of(number) for number in range(rank, len(parts), world_size)], len(parts))
 
 
-def in_step(parts: Sequence[Part], work: Callable[[Part], Result]) -> list[Result]:
-    """``work(part)`` for every part, in order; of n processes each does every n-th part, all of them equally many.
+def map_in_lockstep(parts: Sequence[Part], work: Callable[[Part], Result]) -> list[Result]:
+    """Return ``work(part)`` for every part, in order, from equally many calls on each of n processes.
 
-    For passes through a model that is held in parts, which all processes take part in: one with a part less repeats one.
+    For passes through a sharded model, which all processes must take part in. Each does every n-th part; one that has a part
+    less than others repeats one.
     """
-    process, processes = place()
-    rounds = -(-len(parts) // processes)
-    return in_order([work(parts[(process + number * processes) % len(parts)]) for number in range(rounds)], len(parts))
+    rank, world_size = rank_and_world_size()
+    rounds = -(-len(parts) // world_size)
+    return gather_in_order([work(parts[(rank + number * world_size) % len(parts)]) for number in range(rounds)], len(parts))
 
 
-def in_order(mine: list[Result], count: int) -> list[Result]:
-    """The results of all ``count`` parts, in order, from those of this process and of the others: of n each has every n-th."""
-    done = of_all(mine)
-    return [done[number % len(done)][number // len(done)] for number in range(count)]
+def gather_in_order(own: list[Result], count: int) -> list[Result]:
+    """Return the results of all ``count`` parts in order, where ``own`` are those of this process: every n-th, from its rank on."""
+    by_rank = all_gather(own)
+    return [by_rank[number % len(by_rank)][number // len(by_rank)] for number in range(count)]

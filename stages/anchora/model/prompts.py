@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from jinja2 import TemplateError
 
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 
-# Stands before chat templates that tell the date, for prompts must not change overnight: the day that Llama 3's fall back on.
-SAME_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+# Prompts must not change overnight, so that a chat template which tells the date tells this one, Llama 3's own default.
+FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
 
 
 def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
-    """Token ids of a prompt, up to where the response starts.
+    """Return the token ids of a prompt, up to where the response starts.
 
-    The tokenizer's own chat template is used when it has one; otherwise ``template``, a text with
-    ``{prompt}`` in it, is filled once per user turn, answers and system texts standing as they are.
-    Raises UserError where the chat template does not know such turns, and for a prompt of no tokens.
+    The tokenizer's own chat template is used when it has one. Otherwise ``template``, a text with ``{prompt}`` in it, is
+    filled once per user turn, while answers and system texts stand as they are. Raises UserError where the chat template
+    refuses the turns, and for a prompt of no tokens.
     """
-    by_model = getattr(tokenizer, "chat_template", None)
-    ids = _by_chat_template(tokenizer, messages) if by_model else _by_text(tokenizer, messages, template)
+    has_chat_template = getattr(tokenizer, "chat_template", None)
+    ids = _encode_by_chat_template(tokenizer, messages) if has_chat_template else _encode_by_text_template(tokenizer, messages, template)
     if not ids:  # a response's first token is predicted at the prompt's last one
         raise UserError(f"the prompt {messages[-1]['content'][:60]!r} has no token; give prompt_template some text of its own")
     return ids
 
 
-def _by_chat_template(tokenizer, messages: Messages) -> list[int]:
+def _encode_by_chat_template(tokenizer, messages: Messages) -> list[int]:
     chat_template = tokenizer.get_chat_template()
     if "strftime_now" in chat_template:
-        chat_template = SAME_DAY + chat_template
+        chat_template = FIXED_DATE + chat_template
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
     except TemplateError as error:
@@ -40,7 +40,7 @@ def _by_chat_template(tokenizer, messages: Messages) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _by_text(tokenizer, messages: Messages, template: str) -> list[int]:
+def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> list[int]:
     parts = []
     for message in messages:
         if message["role"] == "user":
@@ -56,26 +56,26 @@ def _by_text(tokenizer, messages: Messages, template: str) -> list[int]:
 
 
 def token_texts(tokenizer, ids: list[int]) -> list[str]:
-    """The text that each token adds, so that together they are the whole.
+    """Return the text that each token adds: joined, they are the decoded text of ``ids``, special tokens left out.
 
-    A character of several tokens comes with its last one; a special token adds nothing.
+    A character of several tokens comes with the last of them; a special token adds "".
     """
-    texts, start, done = [], 0, ""
+    texts, start, decoded = [], 0, ""
     for end in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[start:end], skip_special_tokens=True)
         if text.endswith("\ufffd"):  # the bytes of a character are not complete
             texts.append("")
             continue
-        texts.append(text.removeprefix(done))
+        texts.append(text.removeprefix(decoded))
         start = max(0, end - 4)  # a few tokens before, for tokenizers whose spaces depend on them
-        done = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+        decoded = tokenizer.decode(ids[start:end], skip_special_tokens=True)
     return texts
 
 
 def encode_response(tokenizer, text: str) -> list[int]:
-    """Token ids of a finished response, its end-of-sequence token included.
+    """Return the token ids of a finished response, its end-of-sequence token included.
 
-    The response is tokenised by itself, so that what is trained on starts at the same token boundary
-    as what is sampled.
+    The response is tokenised by itself, so that a response that is trained on starts at the same token boundary as one that
+    is sampled.
     """
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

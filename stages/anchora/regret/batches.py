@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from anchora.model.logps import Batch, can_share_prompts, collate, row_length, token_budget_batches
+from anchora.model.batches import Batch, collate, row_length, token_budget_batches
+from anchora.model.capabilities import can_share_prompts
 from anchora.regret.buffer import Anchor, Case, buffer_line
 
 

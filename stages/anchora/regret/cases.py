@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from anchora.correctness.numbers import READINGS, anchored_number, last_number
+from anchora.correctness.readings import READINGS, anchored_number, last_number
 from anchora.data.splits import split_share
 from anchora.regret.buffer import Anchor, Case, Chosen, Known, Origin
 from anchora.regret.params import BuildRegretBufferParams
@@ -156,10 +156,9 @@ def same_in_substance(first: str, second: str, reading: str) -> bool:
     """
     if first.strip() == second.strip():
         return True
-    if not all(reading == "anchored" or closes_with_number(text) for text in (first, second)):
+    if reading == "last" and not (closes_with_number(first) and closes_with_number(second)):
         return False
-    number = READINGS[reading](first)
-    return number is not None and number == READINGS[reading](second)
+    return bool(READINGS[reading].agree(first, second))
 
 
 def closes_with_number(text: str) -> bool:

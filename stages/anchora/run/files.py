@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and the errors a person can act on.
+"""Read and write files; what is written appears whole or not at all.
 
-DVC hard-links outs to its cache, so nothing here opens an existing file for writing: everything is
-written beside its place and moved there.
+DVC hard-links outs to its cache, so nothing here opens an existing file for writing: everything is written beside its
+place and moved there.
 """
 
 from __future__ import annotations
@@ -16,17 +16,13 @@ from pathlib import Path
 import yaml
 
 
-class UserError(Exception):
-    """What went wrong in one line that names the file, the row or the field, and what to do."""
-
-
 def first_process() -> bool:
-    """Whether this is the only process of its stage, or the first of those that a launcher started."""
+    """Return whether this is a stage's only process, or the first of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def partial_beside(path: Path) -> Path:
-    """Where this process writes what is to become ``path``; those of processes that were killed are removed."""
+def partial_path(path: Path) -> Path:
+    """Return where this process writes what is to become ``path``, and remove what killed processes left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.partial"):
         writer = left.name.removesuffix(".partial").rpartition(".")[2]
@@ -37,13 +33,13 @@ def partial_beside(path: Path) -> Path:
 
 @contextmanager
 def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
-    """A path to write to; it becomes ``path`` when the block ends well and is removed when not.
+    """Yield a path to write a file to, which becomes ``path`` when the block ends well, and is removed when it does not.
 
-    Of several processes of one stage, all of which have the same to write, the first one's is kept,
-    unless ``every_process`` has a file of its own.
+    Of several processes of one stage, which all write the same, the first one's file is kept. With ``every_process`` each
+    keeps its own: their paths must differ.
     """
     path = Path(path)
-    partial = partial_beside(path)
+    partial = partial_path(path)
     try:
         yield partial
         if every_process or first_process():
@@ -54,9 +50,12 @@ def new_file(path: str | Path, every_process: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """As ``new_file``, for a folder; whatever stood at ``path`` is gone afterwards."""
+    """Yield an empty folder to write to, which replaces ``path`` when the block ends well, and is removed when it does not.
+
+    Of several processes of one stage, which all write the same, the first one's folder is kept.
+    """
     path = Path(path)
-    partial = partial_beside(path)
+    partial = partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -69,18 +68,22 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value) -> None:
+    """Write ``value`` as indented JSON. Raises ValueError for a number that is not finite."""
     with new_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    """Write rows as JSON Lines, one a line."""
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if file.tell() == 0:
+            file.write("\n")  # DVC warns of files without a byte
 
 
 def parse_yaml(text: str):
-    """Plain values by libyaml, six times as fast as PyYAML's own parser, where PyYAML was built with it.
+    """Parse YAML to plain values, by libyaml where PyYAML was built with it: six times as fast as PyYAML's own parser.
 
     Every stage reads dvc.yaml, dvc.lock and params.yaml at its start and at its end.
     """
@@ -88,14 +91,16 @@ def parse_yaml(text: str):
 
 
 def read_yaml(path: str | Path):
+    """Read a YAML file to plain values."""
     return parse_yaml(Path(path).read_text(encoding="utf-8"))
 
 
 def read_json(path: str | Path):
+    """Read a JSON file that an earlier stage wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """The rows of a file that an earlier stage wrote."""
+    """Read the rows of a JSON Lines file that an earlier stage wrote."""
     with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        return [json.loads(line) for line in file if line != "\n"]

@@ -17,7 +17,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from anchora.run.declared import parameter_keys
-from anchora.run.files import UserError, read_yaml
+from anchora.run.errors import UserError
+from anchora.run.files import read_yaml
 
 MISSING = "missing; add it (docs/parameters.md has every parameter with its default)"
 

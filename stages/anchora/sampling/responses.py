@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from anchora.model.processes import shared_out
+from anchora.model.processes import map_across_processes
+from anchora.model.seeds import derived_seed
 from anchora.sampling.cache import prompt_cache, select_and_reserve
 
 SEGMENT = 16  # tokens between two looks for responses that have ended
@@ -74,7 +75,7 @@ def generate(
     bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
 
     def sample(number: int, shard: list[int]) -> list[dict]:
-        torch.manual_seed((seed * 100_003 + number) % 2**63)
+        torch.manual_seed(derived_seed(seed, "shard", number))
         drawn = generate_shard(
             model, tokenizer, [prompts[index] for index in shard], samples=samples, temperature=temperature, top_p=top_p,
             max_new_tokens=max_new_tokens, stop_strings=list(stop_strings),
@@ -83,7 +84,7 @@ def generate(
         return [response.row() for response in drawn]
 
     responses: list[list[Response]] = [[] for _ in prompts]
-    for shard, rows in zip(shards, shared_out(shards, sample), strict=True):
+    for shard, rows in zip(shards, map_across_processes(shards, sample), strict=True):
         for position, index in enumerate(shard):
             responses[index] = [Response(**row) for row in rows[position * samples : (position + 1) * samples]]
     bar.close()

@@ -1,7 +1,7 @@
 """What SFT and reward training share: settings, the order of the examples, progress and checkpoints.
 
-With n processes each update takes the same examples as with one: n divides grad_accum_steps, and the
-order of the examples is drawn for whole updates, not for a process.
+With n processes each update takes the same examples as with one: n divides grad_accum_steps, and the order of the examples
+is drawn for whole updates, not for a process.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from anchora.model.checkpoints import Checkpoints
 from anchora.model.processes import any_process, wait_for_all
-from anchora.run.files import UserError
-from anchora.run.stage import say, steps
+from anchora.model.seeds import derived_seed
+from anchora.run.errors import UserError
+from anchora.run.logs import say
+from anchora.run.signals import defer_signals
+from anchora.training.checkpoints import Checkpoints
 from anchora.training.params import TrainingParams
 
 SECONDS_BETWEEN_LINES = 5.0
 WARMUP_SHARE = 0.05  # of the updates; none where that is less than one, for a warm-up's first update has a learning rate of 0
 
 
-def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, order: WholeUpdates, learning_rate: float, epochs: float) -> dict:
-    """Keyword arguments of transformers' TrainingArguments and their heirs in TRL, for ``epochs`` passes over ``order``."""
+def trainer_settings(
+    params: TrainingParams, checkpoints: Checkpoints, order: LengthGroupedSampler, learning_rate: float, epochs: float
+) -> dict:
+    """Return keyword arguments of transformers' TrainingArguments, and of its heirs in TRL, for ``epochs`` passes over ``order``.
+
+    Raises UserError where the launcher's processes do not divide ``grad_accum_steps``.
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if params.grad_accum_steps % processes:
         raise UserError(f"grad_accum_steps: {params.grad_accum_steps} must be a multiple of the {processes} processes of the launcher")
@@ -41,9 +48,9 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, order: Wh
         "bf16": params.use_bf16,
         "use_cpu": not torch.cuda.is_available(),
         "lr_scheduler_type": "cosine",
-        "warmup_steps": WARMUP_SHARE if WARMUP_SHARE * epochs * order.updates_in_epoch() >= 1 else 0,
-        "seed": order.seed,
-        "data_seed": order.seed,
+        "warmup_steps": WARMUP_SHARE if WARMUP_SHARE * epochs * order.updates_per_epoch() >= 1 else 0,
+        "seed": order.seed % 2**32,  # as numpy wants it
+        "data_seed": order.seed % 2**32,
         "logging_nan_inf_filter": False,
         "logging_steps": 1,  # else a resumed run would report another mean loss
         "save_strategy": "no",  # CheckpointCallback saves
@@ -55,85 +62,90 @@ def trainer_settings(params: TrainingParams, checkpoints: Checkpoints, order: Wh
     }
 
 
-class WholeUpdates(torch.utils.data.Sampler):
-    """A new order for every epoch: examples of like length together, and whole updates only.
+class LengthGroupedSampler(torch.utils.data.Sampler):
+    """A new order of the examples for every epoch: those of like length together, and whole updates only.
 
-    Examples are drawn into groups, a quarter of an epoch or 50 updates' worth each, and sorted within them. What is left over at
-    the end of an epoch, less than one update, are the shortest of the last group, which is another one in every epoch.
+    ``lengths`` are the examples' tokens, ``update_size`` the examples of an update. Examples are drawn into groups, a quarter
+    of an epoch or 50 updates' worth each, and sorted within them. What is left over at the end of an epoch, less than one
+    update, are the shortest of the last group, which is another one in every epoch.
     """
 
     def __init__(self, lengths: list[int], update_size: int, seed: int):
         self.lengths, self.update_size, self.seed, self.epoch = lengths, update_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, whose order iteration gives; transformers calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.lengths) // self.update_size * self.update_size or len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        yield from self.of_epoch(self.epoch)
+        yield from self.epoch_indices(self.epoch)
 
-    def of_epoch(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 10_007 + epoch)
+    def epoch_indices(self, epoch: int) -> list[int]:
+        """Return the examples of an epoch, counted from 0, in order."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "epoch", epoch))
         return get_length_grouped_indices(self.lengths, self.update_size, generator=generator)[: len(self)]
 
-    def of_step(self, step: int) -> list[int]:
-        """The examples of update ``step``, counted from 1."""
-        place = (step - 1) % self.updates_in_epoch()
-        return self.of_epoch(self.epoch_of(step))[place * self.update_size : (place + 1) * self.update_size]
+    def step_indices(self, step: int) -> list[int]:
+        """Return the examples of update ``step``, counted from 1."""
+        update = (step - 1) % self.updates_per_epoch()
+        return self.epoch_indices(self.epoch_of_step(step))[update * self.update_size : (update + 1) * self.update_size]
 
-    def epoch_of(self, step: int) -> int:
-        return (step - 1) // self.updates_in_epoch()
+    def epoch_of_step(self, step: int) -> int:
+        """Return the epoch, counted from 0, of update ``step``, counted from 1."""
+        return (step - 1) // self.updates_per_epoch()
 
-    def updates_in_epoch(self) -> int:
+    def updates_per_epoch(self) -> int:
+        """Return the updates of an epoch, at least one."""
         return max(1, len(self) // self.update_size)
 
 
 class CheckpointCallback(TrainerCallback):
-    """Saves a checkpoint when one is due or the stage shall stop, marks it as whole, and tells how far training is.
+    """Saves a checkpoint when one is due or the stage is to stop, marks it as complete, and tells how far training is.
 
-    ``rows`` names the examples of an update, for the error that stops a training gone wrong.
+    ``locations_of_step`` names the examples of an update, for the error that stops a training gone wrong.
     """
 
-    def __init__(self, checkpoints: Checkpoints, stop_asked: Callable[[], bool], rows: Callable[[int], list[str]]):
-        self.checkpoints, self.stop_asked, self.rows, self.said_at = checkpoints, stop_asked, rows, time.monotonic()
-        self.stops = False
+    def __init__(self, checkpoints: Checkpoints, stop_requested: Callable[[], bool], locations_of_step: Callable[[int], list[str]]):
+        self.checkpoints, self.stop_requested, self.locations_of_step = checkpoints, stop_requested, locations_of_step
+        self.last_line_at, self.stopping = time.monotonic(), False
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.stops = any_process(self.stop_asked())
-        control.should_save = state.global_step < state.max_steps and (self.checkpoints.due() or self.stops)
+        self.stopping = any_process(self.stop_requested())
+        control.should_save = state.global_step < state.max_steps and (self.checkpoints.due() or self.stopping)
 
     def on_save(self, args, state, control, **kwargs):
         wait_for_all()  # each has written its part
         if state.is_world_process_zero:
-            self.checkpoints.mark_whole(state.global_step)
-        if self.stops:
+            self.checkpoints.mark_complete(state.global_step)
+        if self.stopping:
             raise KeyboardInterrupt
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for name in ("loss", "grad_norm"):
             if name in (logs or {}) and not math.isfinite(float(logs[name])):
-                raise not_finite(name, state, self.rows(state.global_step))
-        if args.disable_tqdm and "loss" in (logs or {}) and time.monotonic() - self.said_at >= SECONDS_BETWEEN_LINES:
+                raise not_finite_error(name, state, self.locations_of_step(state.global_step))
+        if args.disable_tqdm and "loss" in (logs or {}) and time.monotonic() - self.last_line_at >= SECONDS_BETWEEN_LINES:
             say(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}")
-            self.said_at = time.monotonic()
+            self.last_line_at = time.monotonic()
 
 
-def not_finite(name: str, state: TrainerState, rows: list[str]) -> UserError:
-    """The error for a figure of the newest update, of the examples ``rows``, that is not finite."""
+def not_finite_error(name: str, state: TrainerState, locations: list[str]) -> UserError:
+    """Make the error for a figure ``name`` of the newest update that is not finite; ``locations`` are its examples' rows."""
     return UserError(
         f"the {name} of step {state.global_step} (epoch {state.epoch:.2f}) is not finite; lower the learning rate or look "
-        f"at its rows: {', '.join(rows)}. No model was written; the last checkpoint is kept"
+        f"at its rows: {', '.join(locations)}. No model was written; the last checkpoint is kept"
     )
 
 
-def gradient_after(trainer) -> float:
-    """Norm of the gradient at the weights that the last update left, on the first of its batches.
+def final_gradient_norm(trainer) -> float:
+    """Return the norm of the gradient at the weights that the last update left, on the first batch of that update.
 
-    What is compiled is left aside, for one pass.
+    Layers that are compiled run uncompiled: it is one pass alone.
     """
-    indices = trainer.order.of_step(trainer.state.global_step)[: trainer.args.per_device_train_batch_size]
+    indices = trainer.order.step_indices(trainer.state.global_step)[: trainer.args.per_device_train_batch_size]
     inputs = trainer.data_collator([trainer.train_dataset[index] for index in indices])
     inputs = {name: tensor.to(trainer.args.device) for name, tensor in inputs.items()}
     with trainer.compute_loss_context_manager(), torch.compiler.set_stance("force_eager"):
@@ -143,25 +155,27 @@ def gradient_after(trainer) -> float:
     return float(norm)
 
 
-def train(trainer, checkpoints: Checkpoints, sources: list[str]) -> float:
-    """Train from the newest whole checkpoint on, or from the start; the mean loss over all updates.
+def train(trainer, checkpoints: Checkpoints, locations: list[str]) -> float:
+    """Train from the newest complete checkpoint on, or from the start; return the mean loss over all updates.
 
-    ``trainer.order`` is a ``WholeUpdates``; ``sources`` say where each example comes from. Raises UserError for a loss or a
-    gradient that is not finite, also where the last update of all has broken the model.
+    ``trainer.order`` is a ``LengthGroupedSampler``; ``locations`` say where each example comes from (``data/x.json:7``).
+    Raises UserError for a loss or a gradient that is not finite, also where the very last update has broken the model.
     """
     trainer.remove_callback(PrinterCallback)
-    found = checkpoints.newest()
-    if found is not None:
-        say(f"going on from step {checkpoints.step(found)}")
-        trainer.order.set_epoch(trainer.order.epoch_of(checkpoints.step(found) + 1))  # several processes' loaders do not pass it on
+    checkpoint = checkpoints.newest()
+    if checkpoint is not None:
+        step = checkpoints.step(checkpoint)
+        say(f"going on from step {step}")
+        trainer.order.set_epoch(trainer.order.epoch_of_step(step + 1))  # several processes' loaders do not pass it on
 
-    def rows(step: int) -> list[str]:
-        return [sources[index] for index in trainer.order.of_step(step)]
+    def locations_of_step(step: int) -> list[str]:
+        return [locations[index] for index in trainer.order.step_indices(step)]
 
-    with steps() as stop_asked:
-        trainer.add_callback(CheckpointCallback(checkpoints, stop_asked, rows))
-        trainer.train(resume_from_checkpoint=None if found is None else str(found))
-    if not math.isfinite(gradient_after(trainer)):
-        raise not_finite("grad_norm behind the last update", trainer.state, rows(trainer.state.global_step))
+    with defer_signals() as stop_requested:
+        trainer.add_callback(CheckpointCallback(checkpoints, stop_requested, locations_of_step))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if not math.isfinite(final_gradient_norm(trainer)):
+        last = trainer.state.global_step
+        raise not_finite_error("grad_norm behind the last update", trainer.state, locations_of_step(last))
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return sum(losses) / len(losses)

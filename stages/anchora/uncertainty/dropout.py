@@ -15,10 +15,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from anchora.model.loading import decoder_layers
-from anchora.model.logps import Batch, collate, over_logits, some_ids, token_budget_batches
-from anchora.model.processes import shared_out
-from anchora.run.files import UserError
+from anchora.model.batches import Batch, collate, token_budget_batches
+from anchora.model.capabilities import probe_ids
+from anchora.model.layers import decoder_layers
+from anchora.model.logps import map_logits
+from anchora.model.processes import map_across_processes
+from anchora.model.seeds import derived_seed
+from anchora.run.errors import UserError
 
 CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of the copies' states
 _adds_its_mlp: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # what adds_its_mlp said of each layer
@@ -102,7 +105,7 @@ def adds_its_mlp(model, layer) -> bool:
     Found by trying: the mlp's output is shifted by 1, and the layer's output must follow. Raises UserError for an mlp that takes
     more than the states, as BLOOM's takes the residual, or returns more, as gpt-oss's returns its router's scores.
     """
-    ids = some_ids(model, 8)[None]
+    ids = probe_ids(model, 8)[None]
 
     def layer_output(shift: float) -> torch.Tensor:
         def shifted(mlp, args, output):
@@ -130,7 +133,7 @@ def adds_its_mlp(model, layer) -> bool:
 @torch.no_grad()
 def check_dropout(model) -> None:
     """Raise UserError for a model whose last layers cannot be repeated: found by trying, at rate 0, on the last two layers."""
-    ids = some_ids(model, 16).view(2, 8)
+    ids = probe_ids(model, 16).view(2, 8)
     try:
         plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         with InjectedDropout(model, 0.0, 2 / len(decoder_layers(model)), copies=2, seed=0):
@@ -170,9 +173,9 @@ def dropout_information(
 
     def information(number: int, indices: list[int]) -> list[float]:
         batch = collate([pairs[i] for i in indices], pad_token_id, model.device)
-        return _information(model, batch, copies, rate, layer_share, seed * 100_003 + number)
+        return _information(model, batch, copies, rate, layer_share, derived_seed(seed, "batch", number))
 
-    for indices, values in zip(batches, shared_out(batches, information), strict=True):
+    for indices, values in zip(batches, map_across_processes(batches, information), strict=True):
         for index, value in zip(indices, values, strict=True):
             results[index] = value
     return results
@@ -190,7 +193,7 @@ def _information(model, batch: Batch, copies: int, rate: float, layer_share: flo
     by_position = states.view(rows, copies, width, -1).transpose(1, 2).flatten(0, 1)  # (rows * width, copies, hidden)
     predicting = by_position[batch.predicted_at]  # (tokens, copies, hidden)
     head = model.get_output_embeddings()
-    values = over_logits(head, predicting.mean(1), lambda logits, copy_states: among_candidates(head, logits, copy_states), predicting)
+    values = map_logits(head, predicting.mean(1), lambda logits, copy_states: among_candidates(head, logits, copy_states), predicting)
     return [part.mean().item() for part in batch.split(values)]
 
 

@@ -8,8 +8,10 @@ import numpy as np
 
 from anchora.correctness.references import correctness
 from anchora.model.prompts import Messages, encode_prompt
-from anchora.run.files import UserError, read_jsonl
-from anchora.run.stage import say
+from anchora.model.seeds import derived_seed
+from anchora.run.errors import UserError
+from anchora.run.files import read_jsonl
+from anchora.run.logs import say
 from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
@@ -63,14 +65,14 @@ def measure(
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
     common: dict = {
         "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings,
-        "responses_at_once": params.responses_at_once(), "seed": seed,
+        "responses_at_once": params.responses_at_once(), "seed": derived_seed(seed, "responses"),
     }  # fmt: skip
     greedy = [response for (response,) in generate(model, tokenizer, prompt_ids, label="greedy responses", **common)]
     sampled = generate(
         model, tokenizer, prompt_ids, samples=samples, temperature=params.temperature, top_p=params.top_p,
         label="samples", **common,
     )  # fmt: skip
-    mc_dropout = _mc_dropout(model, tokenizer, prompt_ids, greedy, params, seed)
+    mc_dropout = _mc_dropout(model, tokenizer, prompt_ids, greedy, params, derived_seed(seed, "dropout"))
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
     pairs += [(prompt, response.text) for prompt, responses in zip(prompts, sampled, strict=True) for response in responses]
     scores = score_ensemble(verifiers, pairs, params)
@@ -110,6 +112,7 @@ def measure_calibration(
     """
     rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], verifiers, params, seed=params.seed, samples=params.samples_per_prompt
-    )
+        model, tokenizer, [row["prompt"] for row in rows], verifiers, params,
+        seed=derived_seed(params.seed, "calibration"), samples=params.samples_per_prompt,
+    )  # fmt: skip
     return rows, measured, correctness(rows, [response.text for response in measured.greedy], params.answer_reading)

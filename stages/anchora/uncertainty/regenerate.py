@@ -7,8 +7,9 @@ from itertools import combinations
 
 import torch
 
-from anchora.correctness.numbers import READINGS
-from anchora.model.processes import shared_out
+from anchora.correctness.readings import READINGS
+from anchora.model.processes import map_across_processes
+from anchora.model.seeds import derived_seed
 from anchora.sampling.responses import generate_shard
 from anchora.uncertainty.dropout import InjectedDropout
 from anchora.uncertainty.params import MeasureParams
@@ -27,7 +28,7 @@ def regenerated_disagreement(model, tokenizer, prompt_ids: list[list[int]], para
     ]
 
     def regenerate(number: int, shard: list[int]) -> list[str]:
-        shard_seed = (seed * 100_003 + number) % 2**63
+        shard_seed = derived_seed(seed, "shard", number)
         with InjectedDropout(model, params.uncertainty_dropout_rate, params.uncertainty_dropout_layers, copies=1, seed=shard_seed):
             torch.manual_seed(shard_seed)
             responses = generate_shard(
@@ -37,7 +38,7 @@ def regenerated_disagreement(model, tokenizer, prompt_ids: list[list[int]], para
         return [response.text for response in responses]
 
     texts: list[list[str]] = [[] for _ in prompt_ids]
-    for shard, responses in zip(shards, shared_out(shards, regenerate), strict=True):
+    for shard, responses in zip(shards, map_across_processes(shards, regenerate), strict=True):
         for index, text in zip(shard, responses, strict=True):
             texts[index].append(text)
     return [mean_disagreement(responses, params.answer_reading) for responses in texts]
@@ -52,10 +53,10 @@ def mean_disagreement(responses: list[str], reading: str) -> float:
 def agreement(first: str, second: str, reading: str) -> float:
     """Return the agreement of two responses in [0, 1].
 
-    Where both give a number, as ``READINGS[reading]`` reads it, 1 for equal numbers and 0 for others. Otherwise the share of words
+    Where both give an answer, as ``READINGS[reading]`` reads it, 1 for the same one and 0 for others. Otherwise the share of words
     in common, in order (difflib's ratio).
     """
-    numbers = READINGS[reading](first), READINGS[reading](second)
-    if None not in numbers:
-        return float(numbers[0] == numbers[1])
+    same = READINGS[reading].agree(first, second)
+    if same is not None:
+        return float(same)
     return SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()

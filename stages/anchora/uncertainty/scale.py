@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anchora.run.files import UserError, read_json
+from anchora.run.errors import UserError
+from anchora.run.files import read_json
 from anchora.uncertainty.measure import Measured
 from anchora.uncertainty.params import MeasureParams
 

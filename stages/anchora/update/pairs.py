@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from anchora.model.seeds import derived_seed
 from anchora.regret.buffer import Case
 from anchora.regret.replay import importance_weights, ranks
 from anchora.update.losses import beta_scales, case_weights, gate, pair_betas
@@ -39,9 +40,10 @@ def weigh(cases: list[Case], params: UpdatePolicyParams) -> Pairs:
 
     Calibrated weights go by the probability that chosen is right; where some case lacks it, by certainty.
     """
+    seed = derived_seed(params.seed, "gate")
     rank = torch.tensor(ranks([case["uncertainty"] for case in cases]), dtype=torch.float32)
     low, high = params.betas()
-    beta = pair_betas(gate(rank, params.beta_mode, params.seed), low, high)
+    beta = pair_betas(gate(rank, params.beta_mode, seed), low, high)
     probability = torch.tensor([case["priority"] for case in cases], dtype=torch.float64)
     probability = probability / probability.sum() if params.replay == "regret" else torch.full_like(probability, 1 / len(cases))
     correction = torch.tensor(importance_weights(probability.numpy(), params.importance_correction), dtype=torch.float32)
@@ -52,7 +54,7 @@ def weigh(cases: list[Case], params: UpdatePolicyParams) -> Pairs:
         cases=cases,
         uncertainty_rank=rank,
         beta=beta,
-        weight=case_weights(gate(trust, params.beta_mode, params.seed), params.case_weight) * correction,
+        weight=case_weights(gate(trust, params.beta_mode, seed), params.case_weight) * correction,
         scale=beta_scales(beta, params.beta_scaling, (low + high) / 2),
         draw_probability=probability,
         reference_chosen_logps=torch.tensor([sum(case["chosen"]["reference_logps"]) for case in cases]),

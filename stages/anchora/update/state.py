@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from anchora.model.checkpoints import Checkpoints
 from anchora.run.files import first_process
-from anchora.training.sharding import cut, load_optimizer, local, optimizer_tensors, whole, whole_of_part
+from anchora.training.checkpoints import Checkpoints
+from anchora.training.sharding import full_from_shard, full_tensor, load_optimizer, local_shard, optimizer_tensors, shard
 
 
 class RoundState:
@@ -25,7 +25,7 @@ class RoundState:
         self.kept_weights = self.copy_weights()
 
     def copy_weights(self) -> list[torch.Tensor]:
-        return [local(weight.detach()).cpu().clone() for weight in self.weights]
+        return [local_shard(weight.detach()).cpu().clone() for weight in self.weights]
 
     def keep(self, step: int) -> None:
         """Keep the weights as they are after ``step``."""
@@ -35,7 +35,7 @@ class RoundState:
     def return_to_kept(self) -> None:
         """Put the kept weights back."""
         for weight, kept in zip(self.weights, self.kept_weights, strict=True):
-            local(weight).copy_(kept)
+            local_shard(weight).copy_(kept)
 
     def save(self, step: int, checkpoints: Checkpoints) -> None:
         """Write the checkpoint of ``step``. All processes give their shards, one keeps the full tensors."""
@@ -47,10 +47,10 @@ class RoundState:
     def tensors(self, step: int) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield all tensors that the rest of the round depends on, by name; the kept weights where they are older than ``step``."""
         for index, weight in enumerate(self.weights):
-            yield f"weight.{index}", whole(weight)
+            yield f"weight.{index}", full_tensor(weight)
         if self.kept_step < step:
             for index, (kept, weight) in enumerate(zip(self.kept_weights, self.weights, strict=True)):
-                yield f"snapshot.{index}", whole_of_part(kept, weight)
+                yield f"snapshot.{index}", full_from_shard(kept, weight)
         yield from optimizer_tensors(self.optimizer)
         yield "sampler", self.sampler.get_state()
 
@@ -62,10 +62,10 @@ class RoundState:
         tensors, values = checkpoint
         with torch.no_grad():
             for index, weight in enumerate(self.weights):
-                weight.copy_(cut(tensors[f"weight.{index}"], weight))
+                weight.copy_(shard(tensors[f"weight.{index}"], weight))
         load_optimizer(self.optimizer, tensors)
         self.sampler.set_state(tensors["sampler"])
         kept = [tensors.get(f"snapshot.{index}", tensors[f"weight.{index}"]) for index in range(len(self.weights))]
-        self.kept_weights = [local(cut(tensor, weight)).cpu() for tensor, weight in zip(kept, self.weights, strict=True)]
+        self.kept_weights = [local_shard(shard(tensor, weight)).cpu() for tensor, weight in zip(kept, self.weights, strict=True)]
         self.kept_step, self.figures = values["kept"], values["figures"]
         return values["step"]

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from anchora.kl.estimators import kl_estimates
-from anchora.model.logps import Batch, sequence_logps
+from anchora.model.batches import Batch
+from anchora.model.logps import sequence_logps
 from anchora.regret.batches import Layout, anchor_reference_logps, collate_rows, micro_batch_indices
 from anchora.regret.buffer import Anchor, Case, buffer_line
-from anchora.run.files import UserError
+from anchora.run.errors import UserError
 from anchora.update.losses import dpo_losses
 from anchora.update.pairs import Pairs
 from anchora.update.params import UpdatePolicyParams

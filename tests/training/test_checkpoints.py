@@ -2,7 +2,7 @@
 
 import torch
 
-from anchora.model.checkpoints import Checkpoints
+from anchora.training.checkpoints import Checkpoints
 
 
 def test_a_checkpoint_that_was_cut_is_passed_over(tmp_path):

@@ -1,0 +1,144 @@
+"""Read the answer that a response gives: ``READINGS`` holds a way for each value of ``answer_reading``.
+
+``last`` takes the last number of the text, ``anchored`` the number that the text marks as its answer, ``math`` the marked (or else
+the last) expression: numbers, LaTeX and words, compared by the library math-verify where they are no plain numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from operator import eq
+
+from anchora.correctness.numbers import CURRENCIES, numbers, only_number
+
+MARK = re.compile(r"####|\\boxed\{|the answer is:?", re.IGNORECASE)  # behind it stands the answer
+EQUATION = re.compile(r"(?:[\s\d.,$*+/^()x\u00d7\u00f7\u2212-]*=)+")  # a calculation up to its last equals sign
+FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\[(\[](.+?)\\[)\]]", re.DOTALL)
+WORDS = re.compile(r"(?:\\(?:text|textbf|mathrm|mbox)\{)?\s*([^\W\d_][^\W\d_ -]+(?:[ -][^\W\d_]+)*)\.?\s*\}?")
+TEX_OF_NUMBERS = re.compile(r"\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|\^\{[^{}]*\}|\\(?:times|cdot|[,!%$])|\\(?:text|mathrm)\{[^{}]*\}")
+PLAIN_NUMBER = re.compile(rf"(?:{'|'.join(sorted(CURRENCIES, key=len, reverse=True))}|\d|[^\w=<>(){{}}\[\];\\])*")
+LONG_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|ln|exp|sqrt|mod|pi)\b)[A-Za-z]{2,}(?![A-Za-z{])")
+PARSING_SECONDS = 5  # of math-verify for one expression
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to read answers: ``read`` gives the answer of a text or None, ``same`` says whether a reference's equals a response's."""
+
+    read: Callable[[str], object | None]
+    same: Callable[[object, object], bool] = eq
+
+    def right(self, reference: object, response: str) -> bool:
+        """Return whether a response gives the answer ``reference``."""
+        answer = self.read(response)
+        return answer is not None and self.same(reference, answer)
+
+    def agree(self, first: str, second: str) -> bool | None:
+        """Return whether two responses give the same answer, whichever of them comes first; None where one gives none."""
+        answers = self.read(first), self.read(second)
+        return None if None in answers else self.same(*answers) or self.same(*reversed(answers))
+
+
+def last_number(text: str) -> Decimal | None:
+    """Return the last number of ``text``; None where it has none, or ends with what is no single number.
+
+    A minus counts as a sign where it does not stand between two numbers and is no dash or bullet: one with a
+    space behind it must begin the text, or follow one of ``= ( [ : #``.
+    """
+    found = numbers(text)
+    return found[-1] if found else None
+
+
+def anchored_number(text: str) -> Decimal | None:
+    """Return the number that ``text`` marks as its answer: the first one after its last mark, or None without a mark.
+
+    Where a calculation follows the mark (``5 * 4 = 20``) it is the result of that. Marks are ``####`` (GSM8K),
+    "the answer is" and ``\\boxed{`` (MATH), which holds its answer up to its closing brace.
+    """
+    marked = marked_answer(text)
+    if marked is None:
+        return None
+    calculation = EQUATION.match(marked)
+    found = numbers(marked[calculation.end() :] if calculation else marked)
+    return found[0] if found else None
+
+
+def marked_answer(text: str) -> str | None:
+    """Return the text behind the last mark, of a box its content; None where ``text`` marks no answer."""
+    marks = list(MARK.finditer(text))
+    if not marks:
+        return None
+    rest = text[marks[-1].end() :]
+    return _up_to_closing_brace(rest) if marks[-1][0].endswith("{") else rest
+
+
+def expression(text: str) -> Decimal | str | tuple | None:
+    """Return the answer of ``text`` as a number, as words in lower case, or as what math-verify parses it to; None where it has none.
+
+    Taken is what the text marks, up to the end of its line and the formula in it if there is one; without a mark its last formula,
+    or else its last number. Of several boxes only the last one counts.
+    """
+    marked = marked_answer(text)
+    answer = text if marked is None else marked.strip().partition("\n")[0]
+    if formulas := FORMULA.findall(answer):
+        answer = next(part for part in formulas[-1] if part)
+    elif marked is None:
+        return last_number(text)
+    return _value(answer.strip().strip("$").strip())
+
+
+def _value(answer: str) -> Decimal | str | tuple | None:
+    number = only_number(answer)
+    if number is not None and (PLAIN_NUMBER.fullmatch(TEX_OF_NUMBERS.sub("1", answer)) or LONG_WORD.search(answer)):
+        return number  # a word beside it is its unit: math-verify would take it for a product of its letters
+    if words := WORDS.fullmatch(answer):
+        return words[1].lower()
+    return None if LONG_WORD.search(answer) else _parsed(answer)
+
+
+def same_expression(reference: object, response: object) -> bool:
+    """Return whether two answers of ``expression`` are equal: math-verify's word where they are not both numbers or both words."""
+    kinds = type(reference), type(response)
+    if kinds in ((Decimal, Decimal), (str, str)):
+        return reference == response
+    if str in kinds:
+        return False
+    gold, target = (_parsed(str(answer)) if isinstance(answer, Decimal) else answer for answer in (reference, response))
+    if not (isinstance(gold, tuple) and isinstance(target, tuple)):
+        return False
+    from math_verify import verify
+
+    return bool(verify(list(gold), list(target), timeout_seconds=_seconds()))
+
+
+@lru_cache(maxsize=20_000)
+def _parsed(answer: str) -> tuple | None:
+    from math_verify import parse
+
+    return tuple(parse(f"${answer}$", parsing_timeout=_seconds())) or None
+
+
+def _seconds() -> int | None:
+    """Return math-verify's time limit, which it keeps by an alarm signal: there is none outside of the main thread."""
+    return PARSING_SECONDS if threading.current_thread() is threading.main_thread() else None
+
+
+READINGS = {
+    "last": Reading(last_number),
+    "anchored": Reading(anchored_number),
+    "math": Reading(expression, same_expression),
+}
+
+
+def _up_to_closing_brace(text: str) -> str:
+    depth = 1
+    for place, letter in enumerate(text):
+        depth += (letter == "{") - (letter == "}")
+        if depth == 0:
+            return text[:place]
+    return text

@@ -1,0 +1,49 @@
+"""What a verifier reads: a prompt and a response as one line of token ids, and batches of such lines."""
+
+from __future__ import annotations
+
+import torch
+
+from anchora.model.prompts import Messages, encode_prompt, encode_response
+
+Pair = tuple[Messages, str]  # a prompt and a response to it
+
+
+def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, template: str) -> list[int]:
+    """Return the token ids of prompt and response; a pair too long loses the start of its prompt, and then that of its response.
+
+    An encoder reads ``[CLS] prompt [SEP] response [SEP]``, with its tokenizer's own marks between the two; a decoder reads
+    them as a policy would, by its chat template or ``template``.
+    """
+    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+        answer = encode_response(tokenizer, response)[-max_length:]
+        question = encode_prompt(tokenizer, prompt, template)
+        return question[max(0, len(question) + len(answer) - max_length) :] + answer
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    between = tokenizer("", "")["input_ids"][1:-1] or [sep]  # of an empty pair only the marks are left: RoBERTa has two
+    room = max_length - len(between) - 2
+    text = "\n\n".join(message["content"] for message in prompt)
+    question = tokenizer(text, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(response, add_special_tokens=False)["input_ids"][-room:]
+    question = question[max(0, len(question) + len(answer) - room) :]
+    return [cls, *question, *between, *answer, sep]
+
+
+def pad_inputs(tokenizer, model, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+    """Return the model's inputs for encoded pairs, (rows, width) int64 each, padded on the right; token types if it has them."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(model.config, "type_vocab_size", 0) > 1:  # 0 up to the first [SEP], 1 from there to the end
+        separators = (ids == tokenizer.sep_token_id).long()
+        inputs["token_type_ids"] = (separators.cumsum(1) - separators).clamp(max=1) * mask
+    return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def max_pair_length(model, max_length: int) -> int:
+    """Return the tokens of the longest pair that a verifier can read: ``max_length``, or fewer where it has fewer positions."""
+    positions = getattr(model.config, "max_position_embeddings", max_length)
+    if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # their positions start after the padding index
+    return min(max_length, positions)

@@ -1,0 +1,15 @@
+"""Pins: a model folder is what it was when it was pinned, or an error."""
+
+import pytest
+
+from anchora.model.pins import folder_hash, from_folder, from_pin
+from anchora.run.errors import UserError
+
+
+def test_a_verifier_that_was_changed_since_it_was_pinned_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    pin = {"path": str(tmp_path), "sha256": folder_hash(tmp_path)}
+    assert from_pin(pin) == from_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_labels": 1}')
+    with pytest.raises(UserError, match="have changed since they were pinned"):
+        from_pin(pin)

@@ -1,0 +1,51 @@
+"""Prompts and responses as token ids, by chat templates and without."""
+
+import copy
+
+import pytest
+
+from anchora.model.prompts import encode_prompt, encode_response, token_texts
+from anchora.run.errors import UserError
+
+
+def test_the_trained_and_the_sampled_response_start_at_the_same_token(policy):
+    _, tokenizer = policy
+    ids = encode_prompt(tokenizer, [{"role": "user", "content": "2?"}], "") + encode_response(tokenizer, "4 eggs")
+    chat = [{"role": "user", "content": "2?"}, {"role": "assistant", "content": "4 eggs"}]
+    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat, tokenize=False)
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_prompt_without_tokens_is_refused():
+    """The first token of a response is predicted at the prompt's last one: there would be none."""
+
+    class Bare:
+        eos_token, eos_token_id = "</s>", 2
+
+        def __call__(self, text):
+            return {"input_ids": list(text.encode())}
+
+    assert encode_prompt(Bare(), [{"role": "user", "content": "a"}], "{prompt}") == [97]
+    with pytest.raises(UserError, match="has no token"):
+        encode_prompt(Bare(), [{"role": "user", "content": ""}], "{prompt}")
+
+
+def test_the_texts_of_tokens_are_the_whole(policy):
+    tokenizer = policy[1]
+    for text in ("7 + 8 = 15. #### 15", " caf\u00e9 \U0001f642 \u05e9\u05dc\u05d5\u05dd", "a  b\n c"):
+        ids = encode_response(tokenizer, text)
+        pieces = token_texts(tokenizer, ids)
+        assert "".join(pieces) == tokenizer.decode(ids[:-1]) and len(pieces) == len(ids) and pieces[-1] == ""
+
+
+def test_a_chat_template_that_tells_the_date_tells_the_same_one_every_day(policy, monkeypatch):
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}"
+    assert tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": "?"}], "")).replace(" ", "") == "26Jul2024"
+
+
+def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(UserError, match="refuses the turns system, user of the prompt 'Hello.': System role not supported"):
+        encode_prompt(tokenizer, [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello."}], "")

