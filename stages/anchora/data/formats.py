@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from anchora.correctness.readings import marked_answer
 from anchora.correctness.references import reference_answer
+from anchora.data.columns import BESIDE_AN_INSTRUCTION, IN_A_MESSAGE, read_columns, refuse_unread
 from anchora.model.prompts import Messages
 from anchora.run.errors import UserError
 
@@ -26,6 +27,7 @@ def sft_row(row: dict, location: str) -> dict:
 
     An optional column ``system`` (LLaMA-Factory's) comes first in the prompt.
     """
+    row = read_columns(row, location)
     for field in ("messages", "conversations"):
         if row.get(field) is not None:
             messages = _messages(row[field], field, location)
@@ -61,6 +63,7 @@ def preference_row(row: dict, location: str) -> dict:
 
     An optional column ``system`` (LLaMA-Factory's) comes first in the prompt.
     """
+    row = read_columns(row, location)
     field = next((name for name in ("conversations", "prompt", "instruction") if row.get(name) is not None), None)
     if field is None:
         prompt = _implicit_prompt(row, location)
@@ -88,6 +91,7 @@ def prompt_row(row: dict, location: str) -> dict:
 
     An optional column ``system`` (LLaMA-Factory's) comes first in the prompt.
     """
+    row = read_columns(row, location)
     if row.get("instruction") is not None:
         return {"prompt": _instruction_prompt(row, location), "source": location}
     for field in ("prompt", "question", "messages", "conversations"):
@@ -150,6 +154,8 @@ def mt_bench_row(row: dict, location: str) -> dict:
 
 def _prompt(value, field: str, row: dict, location: str) -> Messages:
     """Read a prompt as text or as messages, which must end with the user's turn, and put its row's system text before it."""
+    if row.get("instruction") is None:
+        refuse_unread(row, BESIDE_AN_INSTRUCTION, location)
     if isinstance(value, list):
         messages = _messages(value, field, location)
     else:
@@ -162,7 +168,7 @@ def _prompt(value, field: str, row: dict, location: str) -> Messages:
 def _instruction_prompt(row: dict, location: str) -> Messages:
     """Read the prompt of ``instruction``, with its ``input`` below and its ``history`` and ``system`` before it."""
     text = _text(row, "instruction", location)
-    if row.get("input"):
+    if not _is_blank(row.get("input")):
         text = f"{text}\n\n{_text(row, 'input', location)}"
     return _with_system([*_history(row, location), {"role": "user", "content": text}], row, location)
 
@@ -180,15 +186,19 @@ def _implicit_prompt(row: dict, location: str) -> Messages:
 
 def _with_system(prompt: Messages, row: dict, location: str) -> Messages:
     """Put the text of the row's ``system`` column before a prompt, unless the prompt has a system message of its own."""
-    if not row.get("system") or prompt[0]["role"] == "system":
+    if _is_blank(row.get("system")) or prompt[0]["role"] == "system":
         return prompt
     return [{"role": "system", "content": _text(row, "system", location)}, *prompt]
 
 
 def _history(row: dict, location: str) -> Messages:
     """Read the pairs of instruction and response that an instruction follows on."""
-    messages = []
-    for turn in row.get("history") or []:
+    messages: Messages = []
+    if _is_blank(row.get("history")):
+        return messages
+    if not isinstance(row["history"], list):
+        raise UserError(f"{location}: field 'history': expected pairs of instruction and response, found {str(row['history'])[:60]!r}")
+    for turn in row["history"]:
         if not isinstance(turn, list) or len(turn) != 2:
             raise UserError(f"{location}: field 'history': expected pairs of instruction and response, found {str(turn)[:60]!r}")
         user, assistant = (_text({"history": text}, "history", location) for text in turn)
@@ -210,9 +220,19 @@ def _without_prompt(value, prompt: Messages, field: str, location: str):
     if not isinstance(value, list) or len(value) < 2:
         return value
     *before, last = (message for message in _messages(value, field, location) if message["role"] != "system")
-    if last["role"] != "assistant" or before != [message for message in prompt if message["role"] != "system"]:
-        raise UserError(f"{location}: field {field!r}: expected the prompt's messages and the assistant's answer to them")
-    return [last]
+    expected = [message for message in prompt if message["role"] != "system"]
+    if last["role"] == "assistant" and _texts(before) == _texts(expected):
+        return [last]
+    same = last["role"] == "assistant" and _texts(before, within=True) == _texts(expected, within=True)
+    raise UserError(
+        f"{location}: field {field!r}: expected the prompt's messages and the assistant's answer to them"
+        + ("; the messages differ from the prompt's in white space alone: write both alike" if same else "")
+    )
+
+
+def _texts(messages: Messages, within: bool = False) -> list[tuple[str, str]]:
+    """Return role and text of messages without the white space around them, or with any ``within`` them as one space."""
+    return [(message["role"], " ".join(message["content"].split()) if within else message["content"].strip()) for message in messages]
 
 
 def _messages(value, field: str, location: str) -> Messages:
@@ -223,10 +243,14 @@ def _messages(value, field: str, location: str) -> Messages:
     for message in value:
         if not isinstance(message, dict):
             raise UserError(f"{location}: field {field!r}: expected messages, found {type(message).__name__}")
+        refuse_unread(message, IN_A_MESSAGE, location)
         role = message.get("role") or message.get("from")
         content = message.get("content") if message.get("content") is not None else message.get("value")
         if not isinstance(role, str) or role not in ROLES:
-            raise UserError(f"{location}: field {field!r}: a message needs role (user, assistant, system) and content, found role {role!r}")
+            raise UserError(
+                f"{location}: field {field!r}: a message needs role (user, assistant, system) and content, found role {role!r}; take rows "
+                "with other roles out"
+            )
         if not isinstance(content, str):
             raise UserError(f"{location}: field {field!r}: a message of role {role!r} needs text as its content, found {content!r:.40}")
         messages.append({"role": ROLES[role], "content": content})
@@ -244,6 +268,11 @@ def _text(row: dict, field: str, location: str) -> str:
     if not value.strip():
         raise UserError(f"{location}: field {field!r}: expected text, found nothing")
     return value
+
+
+def _is_blank(value) -> bool:
+    """Tell whether an optional field has no value: it is missing, null, or a text without a letter."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _field_names(row: dict) -> str:

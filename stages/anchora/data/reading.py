@@ -1,4 +1,4 @@
-"""Data files as ``datasets`` reads them: JSON, JSON Lines, CSV, Parquet, or a pointer to a data set on the hub.
+"""Data files: JSON and JSON Lines, CSV, Parquet, or a pointer to a data set on the hub.
 
 Every row is read with its location, ``file:row`` with rows counted from 1, so that later errors can point at it.
 """
@@ -9,16 +9,17 @@ import csv
 import json
 import re
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import pandas as pd
 
+from anchora.data.json_rows import json_rows
 from anchora.run.errors import UserError
 
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+SMALL = 2**16  # bytes
 HUB_KEYS = {"hub", "revision", "split", "name"}
 NO_ROWS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\[\s*\])?\s*")  # white space or an empty list, maybe behind a byte order mark
 
@@ -32,62 +33,73 @@ def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: boo
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
-    if may_be_empty and NO_ROWS.fullmatch(Path(path).read_bytes()):
+    size = Path(path).stat().st_size
+    if may_be_empty and size <= SMALL and NO_ROWS.fullmatch(Path(path).read_bytes()):
         return []
-    if Path(path).stat().st_size == 0:
+    if size == 0:
         raise UserError(f"{path}: the file is empty; expected at least one row")
-    suffix = Path(path).suffix.lower()
-    if suffix not in READERS:
-        raise UserError(f"{path}: unknown kind of file {suffix!r}; expected one of {', '.join(READERS)}")
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: unknown kind of file {Path(path).suffix.lower()!r}; expected one of {', '.join(SUFFIXES)}")
+    rows = [convert(row, f"{path}:{number}") for number, row in enumerate(_rows(path), start=1)]
+    if not rows and not may_be_empty:
+        raise UserError(f"{path}: no rows; expected at least one")
+    return rows
+
+
+def _rows(path: str) -> Iterator[dict]:
+    """Yield the rows of a file, or of the data set that it points to, as they are stored; raises UserError for what cannot be read."""
+    kind = Path(path).suffix.lower()[1:]
+    pointer = _hub_pointer(path) if kind in ("json", "jsonl") else None
+    if kind in ("json", "jsonl") and not pointer:
+        yield from json_rows(path)
+        return
     datasets.disable_progress_bars()
     datasets.disable_caching()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it prints a failure before raising it
     with tempfile.TemporaryDirectory() as cache:
-        table = _load(path, READERS[suffix], cache)
-        if len(table) == 0 and not may_be_empty:
-            raise UserError(f"{path}: no rows; expected at least one")
-        return [convert(row, f"{path}:{number}") for number, row in enumerate(table, start=1)]
+        table = _load_pointer(path, pointer) if pointer else _load(path, kind, cache)
+        for batch in table.with_format("arrow").iter(batch_size=1000):  # pictures and sounds stay bytes
+            for row in batch.to_pylist():
+                yield {field: value or None for field, value in row.items()} if kind == "csv" else row  # an empty cell is no value
 
 
-def _load(path: str, reader: str, cache: str) -> datasets.Dataset:
-    """Load a file, or what it points to, by one of the READERS; raises UserError with the cause in one line."""
+def _load_pointer(path: str, pointer: dict) -> datasets.Dataset:
+    """Load the data set on the hub that a file points to; raises UserError with the cause in one line."""
     try:
-        pointer = _hub_pointer(path) if reader == "json" else None
-        if pointer:
-            return datasets.load_dataset(pointer["hub"], pointer.get("name"), revision=pointer["revision"], split=pointer["split"])
-        options = {}
-        if reader == "json":
-            _refuse_repeated_keys(path)
-        if reader == "csv":  # holds text: a column of numbers is not to become numbers
-            _refuse_uneven_rows(path)
-            columns = pd.read_csv(path, nrows=0).columns
-            options = {"features": datasets.Features(dict.fromkeys(columns, datasets.Value("string"))), "keep_default_na": False}
-        return datasets.load_dataset(reader, data_files=path, split="train", cache_dir=cache, **options)
+        return datasets.load_dataset(pointer["hub"], pointer.get("name"), revision=pointer["revision"], split=pointer["split"])
+    except Exception as error:
+        raise UserError(f"{path}: {pointer['hub']} cannot be loaded: {_cause(error)}") from None
+
+
+def _load(path: str, kind: str, cache: str) -> datasets.Dataset:
+    """Load a CSV or Parquet file; raises UserError with the cause in one line."""
+    try:
+        if kind == "parquet":
+            return datasets.load_dataset("parquet", data_files=path, split="train", cache_dir=cache)
+        _refuse_uneven_rows(path)
+        columns = dict.fromkeys(pd.read_csv(path, nrows=0).columns, datasets.Value("string"))  # text: no number is guessed
+        return datasets.load_dataset(
+            "csv", data_files=path, split="train", cache_dir=cache, features=datasets.Features(columns), keep_default_na=False
+        )
     except UserError:
         raise
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 at byte {_first_bad_byte(path)}; save the file as UTF-8") from None
     except Exception as error:
-        raise UserError(f"{path}: {_why_unreadable(path, reader, error)}") from None
+        raise UserError(f"{path}: cannot be read as {kind}: {_cause(error)}") from None
 
 
-def _refuse_repeated_keys(path: str) -> None:
-    """Raise UserError where a JSON object gives a key twice: which of the two was meant?"""
+def _first_bad_byte(path: str) -> int:
+    """Return the place of the first byte of a file that is no UTF-8; a file that is read in parts counts from its last one."""
+    try:
+        Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as bad:
+        return bad.start
+    return 0
 
-    def object_of(pairs: list[tuple]) -> dict:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{path}: field {key!r} stands twice in one row; keep one of them")
-        return dict(pairs)
 
-    with open(path, encoding="utf-8-sig") as file, suppress(json.JSONDecodeError, RecursionError):  # broken JSON is reported later
-        if file.read(64).lstrip().startswith("["):
-            file.seek(0)
-            json.load(file, object_pairs_hook=object_of)
-            return
-        file.seek(0)
-        for line in file:
-            if line.strip():
-                json.loads(line, object_pairs_hook=object_of)
+def _cause(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split())[:300]
 
 
 def _refuse_uneven_rows(path: str) -> None:
@@ -115,7 +127,7 @@ def _hub_pointer(path: str) -> dict | None:
         return None
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or "hub" not in value:
         return None
@@ -124,41 +136,3 @@ def _hub_pointer(path: str) -> dict | None:
     if not re.fullmatch(r"[0-9a-f]{40}", str(value["revision"])):
         raise UserError(f"{path}: revision {value['revision']!r} is no commit of 40 hex digits")
     return value
-
-
-def _why_unreadable(path: str, reader: str, error: Exception) -> str:
-    """Say in one line why a file cannot be read; for JSON with the line and column that a JSON parser stumbles over."""
-    content = Path(path).read_bytes()
-    if reader != "parquet":
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as bad:
-            return f"not UTF-8 at byte {bad.start}; save the file as UTF-8"
-    if reader == "json":
-        broken = _broken_json(text)
-        if broken:
-            return broken
-        if NO_ROWS.fullmatch(content):
-            return "no rows; expected at least one"
-    cause = error.__cause__ or error
-    return f"cannot be read as {reader}: {' '.join(str(cause).split())[:300]}"
-
-
-def _broken_json(text: str) -> str | None:
-    """Say what is wrong with a JSON text, a list or else one value a line; None if it is well-formed."""
-    if text.lstrip().startswith("["):
-        try:
-            json.loads(text)
-        except ValueError as error:
-            return f"broken JSON: {error}"
-        except RecursionError:
-            return "JSON nested too deeply; expected a list of rows"
-        return None
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            json.loads(line or "null")
-        except ValueError as error:
-            return f"broken JSON in line {number}: {error}"
-        except RecursionError:
-            return f"JSON nested too deeply in line {number}; expected a row"
-    return None
