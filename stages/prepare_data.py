@@ -77,28 +77,32 @@ def main() -> None:
 
     splits.give_way("calibration", to=["evaluation"], reason="calibration_in_evaluation")
     splits.leave_out_repeats("calibration", "calibration_duplicates")
-    examples = take_examples(rows["calibration"], params)
+    rows["examples"] = take_examples(rows["calibration"], params)
 
     splits.leave_out_repeats("sft", "sft_duplicates", "completion")
     splits.leave_out_repeats("preferences", "preference_duplicates", "response_a", "response_b")
     splits.leave_out_repeats("prompts", "regret_duplicates")
     splits.leave_out("preferences", "preferences_without_preference", prefers_neither)
 
-    splits.give_way("prompts", to=["evaluation", "calibration"], reason="regret_held_out")
-    splits.give_way("sft", to=["evaluation", "calibration", "prompts"], reason="sft_held_out")
-    splits.give_way("preferences", to=["evaluation", "calibration", "prompts"], reason="preferences_held_out")
+    splits.give_way("prompts", to=["evaluation", "calibration", "examples"], reason="regret_held_out")
+    for split in ("sft", "preferences"):
+        splits.give_way(split, to=["evaluation", "calibration", "examples", "prompts"], reason=f"{split}_held_out")
 
     if not has_calibration_file:
         rows["calibration"] = calibration_from_sft(splits, params.calibration_share)
-        splits.give_way("sft", to=["calibration"], reason="sft_in_calibration")
-        splits.give_way("preferences", to=["calibration"], reason="preferences_in_calibration")
+        for split in ("prompts", "sft", "preferences"):
+            splits.give_way(split, to=["calibration"], reason=f"{split}_in_calibration")
     known_responses: list[dict] = []
     if not has_regret_file:
         rows["prompts"], known_responses = regret_prompts_from_training_data(splits, params.regret_share)
+        for split in ("sft", "preferences"):
+            splits.give_way(split, to=["prompts"], reason=f"{split}_in_regret_prompts")
 
     divide_common_prompts(splits)
     rows["judge"] = splits.take_share("preferences", "judge", params.judge_share)
+    splits.give_way("preferences", to=["judge"], reason="preferences_in_judge")
 
+    examples = example_turns(rows.pop("examples"))
     for row in [*rows["calibration"], *(row for row in rows["evaluation"] if row["set"] == "gsm8k")]:
         row["prompt"] = examples + row["prompt"]
     for name in ("preferences", "judge"):
@@ -136,8 +140,8 @@ def read_evaluation(params: PrepareDataParams) -> list[dict]:
     return rows
 
 
-def take_examples(calibration: list[dict], params: PrepareDataParams) -> list[dict[str, str]]:
-    """Remove the first ``gsm8k_shots`` calibration rows; return them as the messages that stand before every other problem.
+def take_examples(calibration: list[dict], params: PrepareDataParams) -> list[dict]:
+    """Remove the first ``gsm8k_shots`` calibration rows, which stand solved before every other problem, and return them.
 
     Raises UserError where that leaves no row to calibrate on.
     """
@@ -145,11 +149,14 @@ def take_examples(calibration: list[dict], params: PrepareDataParams) -> list[di
         raise UserError(
             f"gsm8k_shots: {params.gsm8k_shots} of the {len(calibration)} problems of {params.calibration_path} leave none to calibrate on"
         )
-    messages: list[dict[str, str]] = []
-    for row in calibration[: params.gsm8k_shots]:
-        messages += [*row["prompt"], {"role": "assistant", "content": row["reference"]}]
+    examples = calibration[: params.gsm8k_shots]
     del calibration[: params.gsm8k_shots]
-    return messages
+    return examples
+
+
+def example_turns(examples: list[dict]) -> list[dict[str, str]]:
+    """Return solved problems as the turns of a conversation."""
+    return [message for row in examples for message in (*row["prompt"], {"role": "assistant", "content": row["reference"]})]
 
 
 def prefers_neither(pair: dict) -> bool:

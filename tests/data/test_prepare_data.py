@@ -1,9 +1,12 @@
 """Splits of small data files: disjoint, unmoved by more rows, and counted."""
 
 import json
+import random
 
 import pytest
 from conftest import configured
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import prepare_data
 from anchora.run.errors import UserError
@@ -173,3 +176,46 @@ def test_a_system_message_does_not_smuggle_a_held_out_question_into_training(pro
     write("preferences.json", [*preference_rows(300), {"prompt": "Problem 4?", "chosen": "4", "rejected": "5", **system}])
     prepare_data.main()
     assert left_out()["sft_held_out"] == 1 and left_out()["preferences_held_out"] == 1
+
+
+def turns(rows: list[dict]) -> set[str]:
+    """What the user asks in any turn of any row."""
+    return {" ".join(message["content"].split()) for row in rows for message in row["prompt"] if message["role"] == "user"}
+
+
+def questions_alone(rows: list[dict], examples: int) -> set[str]:
+    """What rows of a single question ask, behind so many examples."""
+    prompts = [[message for message in row["prompt"] if message["role"] != "system"][2 * examples :] for row in rows]
+    return turns([{"prompt": prompt} for prompt in prompts if len(prompt) == 1])
+
+
+@given(st.integers(0, 10_000), st.booleans(), st.booleans(), st.sampled_from([0, 2]))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_question_kept_for_measuring_is_asked_in_training(project, seed, own_regret, own_calibration, shots):
+    """Mixtures of questions that stand alone, behind a system text, and as a turn of a conversation, in all files."""
+    rng = random.Random(seed)
+
+    def talk(question: str) -> list[dict]:
+        turns = [{"role": "user", "content": question}]
+        if rng.random() < 0.4:
+            turns += [{"role": "assistant", "content": "Well."}, {"role": "user", "content": rng.choice(questions)}]
+        return ([{"role": "system", "content": "Be brief."}] if rng.random() < 0.3 else []) + turns
+
+    questions = [f"Question {number}?" for number in range(120)]
+    answer = {"role": "assistant", "content": "12"}
+    write("sft.json", [{"messages": [*talk(rng.choice(questions)), answer]} for _ in range(250)])
+    write("preferences.json", [{"prompt": talk(rng.choice(questions)), "chosen": "12", "rejected": "13"} for _ in range(250)])
+    write("gsm8k.jsonl", [{"question": text, "answer": "#### 3"} for text in rng.sample(questions, 6)])
+    write("regret_prompts.jsonl", [{"prompt": talk(text)} for text in rng.sample(questions, 12)] if own_regret else [])
+    write("calibration.jsonl", [{"question": text, "answer": "#### 3"} for text in rng.sample(questions, 15)] if own_calibration else [])
+    shots = shots if own_calibration else 0
+    configured(project, gsm8k_shots=shots)
+    prepare_data.main()
+    evaluation, calibration, prompts, sft, preferences, judge = (
+        read_jsonl(f"data/prepared/{name}.jsonl") for name in ("evaluation", "calibration", "prompts", "sft", "preferences", "judge")
+    )
+    examples = turns([{"prompt": evaluation[0]["prompt"][: 2 * shots]}])
+    kept = examples | questions_alone(evaluation, shots) | questions_alone(calibration, shots)
+    assert len(kept) >= 6 and not turns(sft + preferences + judge) & (kept | questions_alone(prompts, 0))
+    assert not turns(prompts) & kept and not turns(preferences) & questions_alone(judge, 0)
+    assert not questions_alone(calibration, shots) & questions_alone(evaluation, shots)

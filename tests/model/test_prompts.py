@@ -53,6 +53,15 @@ def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
         encode_prompt(tokenizer, [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello."}], "")
 
 
+@pytest.mark.parametrize("tail", ["{eos}", "{eos}\n", " {eos}"])
+def test_an_end_token_written_in_the_text_is_no_second_one(policy, tail):
+    tokenizer = policy[1]
+    ids = encode_response(tokenizer, "4 eggs" + tail.format(eos=tokenizer.eos_token))
+    assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "4 eggs"
+    assert encode_response(tokenizer, f"a{tokenizer.eos_token}b").count(tokenizer.eos_token_id) == 2
+
+
 TEMPLATES = [
     "### Instruction:\n{prompt}\n\n### Response:\n",
     'Q: "{prompt}"\\n {{x}} {% y %}\nA:',

@@ -105,6 +105,10 @@ def encode_response(tokenizer, text: str) -> list[int]:
     """Return the token ids of a finished response, its end-of-sequence token included.
 
     The response is tokenised by itself, so that a response that is trained on starts at the same token boundary as one that
-    is sampled.
+    is sampled. An end-of-sequence token that stands written at the end of the text, as chat logs have it, is that token and no
+    second one.
     """
+    ended = text.rstrip()
+    if tokenizer.eos_token and ended.endswith(tokenizer.eos_token):
+        text = ended.removesuffix(tokenizer.eos_token)
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
