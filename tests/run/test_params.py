@@ -60,3 +60,14 @@ def test_parameters_that_cannot_be_are_refused_in_one_line(name):
     assert "\n" not in str(error.value) and "secret" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("output_dir", ["linked", "linked/models"])
+def test_a_linked_output_dir_is_refused_before_anything_runs(tmp_path, monkeypatch, output_dir):
+    """DVC refuses it as well, but only when the stage has run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"output_dir": output_dir}
+    with pytest.raises(UserError, match="output_dir: .* linked is a symbolic link"):
+        ugrr_pipeline.check(values, {}, "")

@@ -29,6 +29,14 @@ def _inside(path: str) -> str:
     return path
 
 
+def _no_link(path: str) -> str:
+    """Refuse a link, which DVC refuses as well, but only when the stage has run."""
+    for folder in (Path(path), *Path(path).parents):
+        if folder.is_symlink():
+            raise ValueError(f"{folder} is a symbolic link, below which DVC keeps no outs; name a folder, or move its cache: dvc cache dir")
+    return path
+
+
 NonEmptyStr = Annotated[str, StringConstraints(min_length=1)]
 ProjectPath = Annotated[NonEmptyStr, AfterValidator(_inside), Field(json_schema_extra={"format": "path inside the project"})]
 
@@ -50,7 +58,9 @@ class StageParams(Parameters):
 class ModelStageParams(StageParams):
     """Keys of every stage that reads or writes models."""
 
-    output_dir: ProjectPath = Field("models", description="Folder inside the project that every model is written to.")
+    output_dir: Annotated[ProjectPath, AfterValidator(_no_link)] = Field(
+        "models", description="Folder inside the project that every model is written to; no symbolic link."
+    )
 
 
 class SeedParams(Parameters):
