@@ -4,6 +4,10 @@
 
 Writes small files that later stages depend on: the path and hash of a local folder, or a hub id with
 its revision. A hub id without a revision is refused, for the branch it points at may move.
+
+What can be found by looking at files is told here, before anything is trained: folders without weights, adapters, and
+brought reward models with another number of logits than one. Of a hub model these are the files in the hub's cache; where
+they are not there yet, the stage that loads the model looks at them.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from anchora.model.pins import folder_hash
+from anchora.model.pins import adapter_error, folder_hash
 from anchora.run.errors import UserError
 from anchora.run.files import write_json
 from anchora.run.logs import log_params, say
@@ -34,6 +38,8 @@ def main() -> None:
     encoder = pin(params.reward_model_name, "reward_model_name")
     judge = pin(params.judge_model_name, "judge_model_name")
     brought = [pin(name, "verifier_paths") for name in params.verifier_paths]
+    if brought:
+        check_brought(brought)
     write_json(pins / "policy.json", policy)
     write_json(pins / "encoder.json", encoder)
     write_json(pins / "judge.json", judge)
@@ -49,6 +55,7 @@ def pin(name: str, key: str) -> dict[str, str]:
     id without a commit of 40 hex digits.
     """
     if Path(name).is_dir():
+        check_no_adapter(Path(name), key, name)
         if not (Path(name) / "config.json").is_file():
             raise UserError(f"{key}: {name} is no model folder: it has no config.json")
         if not list(Path(name).glob("*.safetensors")):
@@ -63,7 +70,44 @@ def pin(name: str, key: str) -> dict[str, str]:
             f"{key}: {name!r} is no folder here; a model on the hub needs its commit: {match['repo']}@<40 hex digits> "
             "(on the model's page under Files, History)"
         )
+    if (snapshot := cached_snapshot(match["repo"], revision)) is not None:
+        check_no_adapter(snapshot, key, name)
     return {"repo": match["repo"], "revision": revision}
+
+
+def check_no_adapter(folder: Path, key: str, name: str) -> None:
+    """Raise UserError for a folder with an adapter in it, which transformers would apply to weights that may hold it already."""
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{key}: {adapter_error(name)}")
+
+
+def check_brought(pins: list[dict[str, str]]) -> None:
+    """Raise UserError for brought verifiers that cannot serve; print of which the hub's cache does not hold the files yet."""
+    from anchora.verifiers.heads import check_brought_verifier, is_complete  # with torch and transformers, for those who bring some
+
+    for pin in pins:
+        if "path" in pin:
+            check_brought_verifier(pin["path"], f"verifier_paths: {pin['path']}")
+            continue
+        name, folder = f"{pin['repo']}@{pin['revision']}", cached_snapshot(pin["repo"], pin["revision"])
+        if folder is not None and is_complete(folder):
+            check_brought_verifier(folder, f"verifier_paths: {name}")
+        else:
+            say(
+                f"verifier_paths: {name} is not here yet: calibrate_uncertainty, after SFT, is the first to look at it. To have it "
+                f"checked before, run `hf download {pin['repo']} --revision {pin['revision']}` and pin_models again"
+            )
+
+
+def cached_snapshot(repo: str, revision: str) -> Path | None:
+    """Return the folder of the hub's cache that holds files of a model at its commit; None where there is none. No network is used."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets
 from trl import SFTConfig, SFTTrainer
 
-from anchora.model.capabilities import check_head
+from anchora.model.capabilities import check_head, check_lora
 from anchora.model.layers import compile_layers
 from anchora.model.loading import check_positions, load_causal_lm, save_policy
 from anchora.model.lora import add_lora, merge_lora
@@ -50,6 +50,8 @@ def main() -> None:
         check_dropout(model)
     config = copy.deepcopy(model.config)
     model = with_lora(model, params)
+    with autocast(params.use_bf16):
+        check_lora(model, tokenizer.pad_token_id)
     if params.compile_layers:
         compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params)

@@ -52,11 +52,11 @@ def main() -> None:
     training, held_out = split_pairs(args, seed, params)
     torch.manual_seed(seed)  # before the new head is drawn
     pretrained = from_pin_file(Path(params.output_dir) / "pins" / f"{args.pin}.json")
-    model, tokenizer = load_verifier(pretrained, params, num_labels=1)
+    model, tokenizer = load_verifier(pretrained, params, new_head=True)
     limit = max_pair_length(model, params.max_length)
     pairs = encode_pairs(training, tokenizer, limit, params.prompt_template)
     fine_tune(model, tokenizer, pairs, [row["source"] for row in training], seed, params)
-    model = gather_full_model(model, lambda: load_verifier(pretrained, params, num_labels=1)[0]).eval()
+    model = gather_full_model(model, lambda: load_verifier(pretrained, params, new_head=True)[0]).eval()
 
     truncated = float(np.mean([len(ids) >= limit for side in ("chosen_ids", "rejected_ids") for ids in pairs[side]]))
     report = {**held_out_report(model, tokenizer, held_out, params), "inputs_cut": round(truncated, 4)}

@@ -183,7 +183,7 @@ def encoder():
     from anchora.verifiers.scoring import load_verifier
 
     torch.manual_seed(0)
-    return load_verifier(from_folder(ROOT / "models" / "base" / "encoder"), scoring_params(), num_labels=1)
+    return load_verifier(from_folder(ROOT / "models" / "base" / "encoder"), scoring_params(), new_head=True)
 
 
 @pytest.fixture(params=["mistral", "llama", "qwen2", "gpt2"])

@@ -6,7 +6,7 @@ import pytest
 from tiny_models import mistral_tokenizer_folder
 from transformers import AutoTokenizer
 
-from anchora.model.prompts import chat_template_of, encode_prompt, encode_response, renders_alike, token_texts
+from anchora.model.prompts import chat_template_of, encode_conversation, encode_prompt, encode_response, renders_alike, token_texts
 from anchora.run.errors import UserError
 
 
@@ -40,16 +40,51 @@ def test_the_texts_of_tokens_are_the_whole(policy):
         assert "".join(pieces) == tokenizer.decode(ids[:-1]) and len(pieces) == len(ids) and pieces[-1] == ""
 
 
-def test_a_chat_template_that_tells_the_date_tells_the_same_one_every_day(policy, monkeypatch):
+@pytest.mark.parametrize(
+    ("date_format", "expected"),
+    [
+        ("%d %b %Y", "26 Jul 2024"),
+        ("%Y-%m-%d", "2024-07-26"),
+        ("%F", "2024-07-26"),
+        ("%B %-d, %Y", "July 26, 2024"),
+        ("%A, %d.%m.%y, %H:%M", "Friday, 26.07.24, 00:00"),
+    ],
+)
+def test_a_chat_template_that_tells_the_date_tells_the_same_one_every_day(policy, date_format, expected):
     tokenizer = copy.deepcopy(policy[1])
-    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}"
-    assert tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": "?"}], "")).replace(" ", "") == "26Jul2024"
+    tokenizer.chat_template = f"{{% set today = strftime_now('{date_format}') %}}Today is {{{{ today }}}}."
+    assert encode_prompt(tokenizer, [{"role": "user", "content": "?"}], "") == tokenizer(f"Today is {expected}.")["input_ids"]
+
+
+FAILING = {
+    "text and a number": ("{{ 'turn ' + messages | length }}", "TypeError: can only concatenate str"),
+    "a key that is not there": ("{{ messages[0].name.first }}", "UndefinedError: "),
+    "no jinja": ("{% for m in messages %}", "TemplateSyntaxError: "),
+    "a filter that is not there": ("{{ messages | shuffle }}", "TemplateAssertionError: "),
+    "division by 0": ("{{ 1 / 0 }}", "ZeroDivisionError: "),
+    "several and no default": (
+        {"rag": "{{ 1 }}", "tool_use": "{{ 2 }}"},
+        "ValueError: This model has multiple chat templates with no default",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_a_chat_template_that_fails_is_one_line(policy, kind):
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template, words = FAILING[kind]
+    messages = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."}]
+    for encode in (lambda: encode_prompt(tokenizer, messages[:1], ""), lambda: encode_conversation(tokenizer, messages)):
+        with pytest.raises(UserError) as error:
+            encode()
+        assert "the model's chat template refuses the turns user" in str(error.value) and f"'Hello.': {words}" in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
     tokenizer = copy.deepcopy(policy[1])
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(UserError, match="refuses the turns system, user of the prompt 'Hello.': System role not supported"):
+    with pytest.raises(UserError, match="refuses the turns system, user of the prompt 'Hello.': TemplateError: System role not supported"):
         encode_prompt(tokenizer, [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello."}], "")
 
 

@@ -11,6 +11,7 @@ import torch
 from conftest import copy_project, environment
 
 from anchora.run import errors, logs
+from anchora.run.errors import UserError, refused
 from anchora.run.files import write_json
 
 
@@ -86,3 +87,17 @@ def test_a_debugger_gets_the_traceback(tmp_path):
     env = environment(ANCHORA_DEBUG="1")
     shown = subprocess.run([sys.executable, "stages/prepare_data.py"], cwd=project, env=env, capture_output=True, text=True)
     assert "Traceback" in shown.stderr
+
+
+def test_what_other_code_raises_becomes_one_line_but_for_lack_of_memory():
+    with (
+        pytest.raises(UserError, match="^model x cannot do it \\(KeyError: 'a'\\); take another$"),
+        refused("model x cannot do it ({error}); take another"),
+    ):
+        {}["a"]
+    with pytest.raises(UserError, match="^ValueError: two$"), refused("{error}"):
+        raise ValueError("two\nlines")
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), UserError("as it is"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as raised, refused("refused: {error}"):
+            raise error
+        assert raised.value is error

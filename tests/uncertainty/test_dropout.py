@@ -10,14 +10,28 @@ from tiny_models import MODELS, PAIRS, SIZES
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    CodeGenConfig,
+    CodeGenForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     GPTBigCodeConfig,
     GPTBigCodeForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 
 from anchora.model import processes
@@ -87,16 +101,31 @@ def test_mc_dropout_equals_whole_copies_under_the_same_masks(model):
     assert not torch.allclose(whole.last_hidden_state[0], whole.last_hidden_state[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "olmo2", "granite"])
+FALCON = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+GPT = {"vocab_size": 97, "n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4}
+LAYERS_OF_ALL_KINDS = {
+    "a norm behind the block": lambda: Olmo2ForCausalLM(Olmo2Config(**SIZES)),
+    "a factor behind the block": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, residual_multiplier=0.2)),
+    "added to in place": lambda: FalconForCausalLM(FalconConfig(**FALCON)),
+    "added to in place, two norms": lambda: FalconForCausalLM(FalconConfig(**FALCON, new_decoder_architecture=True, num_kv_heads=2)),
+    "behind attention": lambda: FalconForCausalLM(FalconConfig(**FALCON, parallel_attn=False, alibi=True)),
+    "beside attention: GPT-J": lambda: GPTJForCausalLM(GPTJConfig(**GPT)),
+    "beside attention: CodeGen": lambda: CodeGenForCausalLM(CodeGenConfig(**GPT)),
+    "beside attention: GPT-NeoX": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES)),
+    "beside attention: Phi": lambda: PhiForCausalLM(PhiConfig(**SIZES)),
+    "beside attention: Cohere": lambda: CohereForCausalLM(CohereConfig(**SIZES, pad_token_id=0, eos_token_id=2)),
+    "beside attention: StableLM": lambda: StableLmForCausalLM(StableLmConfig(**SIZES, use_parallel_residual=True)),
+    "plain": MODELS["mistral"],
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS_OF_ALL_KINDS)
 def test_mc_dropout_masks_the_feed_forward_blocks_of_any_layer(kind):
-    """Also where a norm (OLMo 2) or a factor (Granite) stands behind the block: against masks put on by hand."""
+    """Whatever stands behind or beside the block: against masks put on by hand, which thin its output and nothing else."""
     torch.manual_seed(0)
-    others = {
-        "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**SIZES)),
-        "granite": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, residual_multiplier=0.2)),
-    }
-    model = (MODELS | others)[kind]().eval()
-    assert dropout.adds_its_mlp(model, decoder_layers(model)[-1]) == (kind == "mistral")
+    model = LAYERS_OF_ALL_KINDS[kind]().eval()
+    check_dropout(model)
+    assert dropout.adds_its_mlp(model, decoder_layers(model)[-1]) == (kind not in ("a norm behind the block", "a factor behind the block"))
     batch = collate(PAIRS, 0, "cpu")
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
     with torch.no_grad(), InjectedDropout(model, 0.3, 0.5, copies=2, seed=3):
@@ -154,6 +183,23 @@ def test_what_mc_dropout_can_serve_is_found_before_training(model):
     starcoder = GPTBigCodeForCausalLM(GPTBigCodeConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4)).eval()
     with pytest.raises(UserError, match="GPTBigCodeForCausalLM: its layers could not be repeated"):
         check_dropout(starcoder)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
+def test_dropout_that_thins_more_than_feed_forward_blocks_is_found_before_training(monkeypatch, precision):
+    """Falcon adds its attention to the block's output in place: what was kept of it is then the sum of the two."""
+
+    def keep_without_copy(self, mlp, args, output):
+        self.rows, self.mlp_output = output.shape[0], output
+
+    torch.manual_seed(0)
+    model = FalconForCausalLM(FalconConfig(**FALCON)).eval()
+    model = model.to(torch.bfloat16) if precision == "bfloat16" else model
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        check_dropout(model)
+        monkeypatch.setattr(InjectedDropout, "keep_mlp_output", keep_without_copy)
+        with pytest.raises(UserError, match="FalconForCausalLM: its layers give other states"):
+            check_dropout(model)
 
 
 def test_rows_that_do_not_stand_alone_are_found_before_training():

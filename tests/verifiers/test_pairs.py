@@ -1,5 +1,8 @@
-"""What verifiers read: encoders with their tokenizers' marks, decoders as a policy would."""
+"""What verifiers read: a chat template's whole conversation, encoders' pairs with their marks, other decoders as a policy would."""
 
+import copy
+
+import pytest
 from conftest import ROOT, scoring_params
 
 from anchora.model.loading import load_tokenizer
@@ -41,10 +44,65 @@ def test_long_pairs_lose_the_start_of_their_prompt(encoder):
     assert shortest == [cls, sep, *answer[-2:], sep]  # the answer to a question stands at the end of a response
 
 
-def test_decoders_read_what_a_policy_would():
+# As Llama 3, older chat models, Qwen 3, DeepSeek-R1 and Mistral have them.
+CHAT_TEMPLATES = {
+    "an end behind every turn": (
+        "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content | trim + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\\n{% endif %}"
+    ),
+    "an end that is no EOS": (
+        "{% for m in messages %}<|{{ m.role }}|>\\n{{ m.content }}\\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\\n{% endif %}"
+    ),
+    "thoughts before the last answer": (
+        "{%- for m in messages %}{%- if m.role == 'assistant' and loop.last %}"
+        "{{- '<|assistant|>\\n<think>\\n\\n</think>\\n\\n' + m.content }}"
+        "{%- else %}{{- '<|' + m.role + '|>\\n' + m.content }}{%- endif %}{{- eos_token + '\\n' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{%- endif %}"
+    ),
+    "thoughts cut, and a prompt that opens them": (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>' + m.content }}{% else %}"
+        "{{ '<|assistant|>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|><think>\\n' }}{% endif %}"
+    ),
+    "answers stripped, and a space before the end": (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}"
+        "{{ m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+    ),
+}
+RESPONSES = ["3", " 3 eggs.\n", "<think>\nShe has 3.\n</think>\n\n3", ""]
+
+
+@pytest.mark.parametrize("kind", CHAT_TEMPLATES)
+def test_a_chat_template_gives_the_whole_conversation(policy, kind):
+    """Token by token what a reward model's page tells one to do: no prompt for an answer, and an EOS only where the template has it."""
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = CHAT_TEMPLATES[kind]
+    history = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "<think>\nA greeting.\n</think>\n\nHello!"}]
+    for prompt in (PROMPT, history + PROMPT):
+        for response in RESPONSES:
+            ids = encode_pair(tokenizer, prompt, response, 512, "{prompt}")
+            expected = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": response}])["input_ids"]
+            assert ids == expected
+            assert encode_pair(tokenizer, prompt, response, 9, "{prompt}") == expected[-9:]
+    assert (ids[-1] == tokenizer.eos_token_id) == (kind not in ("an end that is no EOS", "thoughts before the last answer"))
+
+
+def test_an_encoder_with_a_chat_template_reads_by_it(encoder):
+    """ERNIE 4.5, a decoder, has tokens for CLS and SEP too: what a model was trained on is its template."""
+    tokenizer = copy.deepcopy(encoder[1])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} [SEP] {% endfor %}"
+    assert (
+        encode_pair(tokenizer, PROMPT, "3", 512, "")
+        == tokenizer("Mia has 3 eggs. How many? [SEP] 3 [SEP] ", add_special_tokens=False)["input_ids"]
+    )
+
+
+def test_decoders_without_a_chat_template_read_what_a_policy_would():
     tokenizer = load_tokenizer(from_folder(ROOT / "models" / "base" / "policy"), scoring_params())
-    ids = encode_pair(tokenizer, PROMPT, "3", 512, "")
-    assert ids == encode_prompt(tokenizer, PROMPT, "") + encode_response(tokenizer, "3")
+    tokenizer.chat_template = None
+    ids = encode_pair(tokenizer, PROMPT, "3", 512, "Q: {prompt} A:")
+    assert ids == encode_prompt(tokenizer, PROMPT, "Q: {prompt} A:") + encode_response(tokenizer, "3")
+    assert encode_pair(tokenizer, PROMPT, "3", 4, "Q: {prompt} A:") == ids[-4:]
 
 
 def test_pairs_are_framed_by_their_tokenizers_own_marks():

@@ -27,20 +27,33 @@ def test_padding_changes_no_score(encoder):
     assert together == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_decoder_is_scored_at_its_last_token_where_its_configuration_pads(tmp_path):
-    """Its tokenizer has no pad token; were EOS taken for one, the score would be that of the token before it."""
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, None])
+@pytest.mark.parametrize("config_pad", ["pad", "eos", None])
+@pytest.mark.parametrize("tokenizer_pad", ["pad", "eos", None])
+def test_a_brought_decoder_scores_as_it_does_by_itself(tmp_path, template, config_pad, tokenizer_pad):
+    """One conversation after another, without padding: at its last token but for those that its configuration pads with.
+
+    Where that one has no pad token, at the very last, which here is the EOS: no padding may be taken for it, nor it for padding.
+    """
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "base" / "policy")
-    pad, tokenizer.pad_token = tokenizer.pad_token_id, None
+    ids = {"pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id, None: None}
+    tokenizer.pad_token = {"pad": tokenizer.pad_token, "eos": tokenizer.eos_token, None: None}[tokenizer_pad]
+    tokenizer.chat_template = template
     torch.manual_seed(0)
     sizes = SIZES | {"vocab_size": len(tokenizer), "num_labels": 1, "initializer_range": 0.5}
-    model = LlamaForSequenceClassification(LlamaConfig(**sizes, pad_token_id=pad)).eval()
+    model = LlamaForSequenceClassification(LlamaConfig(**sizes, pad_token_id=ids[config_pad])).eval()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "7 and 8 are 15")]
     (scores,) = score_ensemble([from_folder(tmp_path)], pairs, scoring_params(max_length=64))
     with torch.no_grad():
-        rows = [torch.tensor([encode_pair(tokenizer, *pair, 64, "")]) for pair in pairs]
-        expected = [model(input_ids=ids).logits.item() for ids in rows]
+        rows = [torch.tensor([encode_pair(tokenizer, *pair, 64, scoring_params().prompt_template)]) for pair in pairs]
+        expected = [model(input_ids=row).logits.item() for row in rows]
     assert rows[0][0, -1] == tokenizer.eos_token_id
     assert scores == pytest.approx(expected, abs=1e-4) and len({round(score, 2) for score in expected}) == 3
 

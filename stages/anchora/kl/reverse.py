@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from anchora.kl.estimators import full_kl, kl_estimates
-from anchora.model.batches import collate, token_budget_batches
+from anchora.model.batches import collate, row_size, token_budget_batches
 from anchora.model.capabilities import check_head
 from anchora.model.logps import hidden_states, map_logits, token_logps
 from anchora.model.processes import map_across_processes, rank_and_world_size
@@ -36,7 +36,7 @@ class ReverseKL:
 
 def sample_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     """Return the indices of each batch of samples, sorted by length and cut by a budget of tokens a batch."""
-    return token_budget_batches([len(prompt) + len(response) for prompt, response in samples], budget)
+    return token_budget_batches([row_size(sample, shared=False) for sample in samples], budget)
 
 
 @torch.no_grad()

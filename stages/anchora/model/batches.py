@@ -82,20 +82,23 @@ def shared_prompt_mask(segments: torch.Tensor) -> torch.Tensor:
     return (causal & ((key == query) | ((key == 0) & (query > 0))))[:, None]
 
 
-def row_length(row: Row, shared: bool) -> int:
-    """Return the tokens that a row takes in a batch: those of its line, or for every response a line as long as the longest one's."""
-    return sum(map(len, row)) if shared else (len(row) - 1) * (len(row[0]) + max(map(len, row[1:])))
+def row_size(row: Row, shared: bool) -> tuple[int, int]:
+    """Return the lines of a row in a batch and the tokens of its longest: one line, or for every response a line of its own."""
+    return (1, sum(map(len, row))) if shared else (len(row) - 1, len(row[0]) + max(map(len, row[1:])))
 
 
-def token_budget_batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Sort rows by length and group their indices so that rows * longest row stays within ``budget`` tokens.
+def token_budget_batches(sizes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
+    """Sort rows by the tokens they take and group their indices so that lines * longest line stays within ``budget`` tokens.
 
-    A row that is longer than the budget gets a batch of its own.
+    ``sizes``: the lines and the longest line of each row. A row that is larger than the budget gets a batch of its own.
     """
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and lengths[index] * (len(batches[-1]) + 1) <= budget:
+    lines = longest = 0  # of the newest batch
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i][0] * sizes[i][1], i)):
+        lines, longest = lines + sizes[index][0], max(longest, sizes[index][1])
+        if batches and lines * longest <= budget:
             batches[-1].append(index)
         else:
             batches.append([index])
+            lines, longest = sizes[index]
     return batches

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from anchora.model.layers import use_liger
 from anchora.model.lora import merge_lora
 from anchora.model.machine import device
 from anchora.model.params import ComputeParams, PolicyParams
-from anchora.model.pins import Pretrained, model_name
+from anchora.model.pins import Pretrained, adapter_error, model_name
+from anchora.model.positions import max_positions, max_steady_positions
 from anchora.run.errors import UserError
 from anchora.run.files import first_process, new_folder
 
@@ -38,21 +40,30 @@ def load_pretrained(loader, pretrained: Pretrained, params: ComputeParams, **opt
 def load_model(loader, pretrained: Pretrained, params: ComputeParams, *, new_head: bool = False, **options):
     """Load a model whose every weight is in its safetensors files, and finite.
 
-    ``new_head`` allows a classifier's head, the modules outside of the backbone, to be missing. Raises UserError for another
-    architecture's weights, which transformers would pass over and draw anew.
+    ``new_head`` allows a classifier's head, the modules outside of the backbone, to be missing or of another size, and a
+    pooler below it to be missing: they are drawn anew. Raises UserError for another architecture's weights, which transformers
+    would draw anew too, and for a model with an adapter beside it, which transformers would attach unasked.
     """
+    name = model_name(pretrained)
+    if find_adapter_config_file(pretrained["pretrained_model_name_or_path"], revision=pretrained.get("revision")):
+        raise UserError(f"model {adapter_error(name)}")
     model, info = load_pretrained(loader, pretrained, params, use_safetensors=True, output_loading_info=True, **options)
     backbone = f"{model.base_model_prefix}."
     missing = sorted(key for key in info["missing_keys"] if key.startswith(backbone) or not new_head)
-    missing = [key for key in missing if not key.endswith((".position_ids", ".pooler.dense.weight", ".pooler.dense.bias"))]
+    drawn_anew = (".position_ids", ".pooler.dense.weight", ".pooler.dense.bias") if new_head else (".position_ids",)
+    missing = [key for key in missing if not key.endswith(drawn_anew)]
     if missing:
         raise UserError(
-            f"model {model_name(pretrained)}: {len(missing)} weights of {type(model).__name__} are not in its files, the first of them "
+            f"model {name}: {len(missing)} weights of {type(model).__name__} are not in its files, the first of them "
             f"{missing[0]}: its config.json names another architecture, or files are missing"
         )
-    for name, weight in model.named_parameters():
+    for key, saved, expected in sorted(info["mismatched_keys"]):
+        if key.startswith(backbone) or not new_head:
+            logit = f": a verifier has one logit, this classifier has {saved[0]}" if options.get("num_labels") == 1 else ""
+            raise UserError(f"model {name}: {key} is {list(saved)} in its files, {list(expected)} in {type(model).__name__}{logit}")
+    for key, weight in model.named_parameters():
         if not torch.isfinite(weight.detach().sum(dtype=torch.float32)):
-            raise UserError(f"model {model_name(pretrained)}: weight {name} holds values that are not finite; the model was saved broken")
+            raise UserError(f"model {name}: weight {key} holds values that are not finite; the model was saved broken")
     return model
 
 
@@ -81,10 +92,15 @@ def check_vocabulary(model, tokenizer, pretrained: Pretrained) -> None:
 
 
 def check_positions(model, max_length: int, pretrained: Pretrained) -> None:
-    """Raise UserError for a model that cannot read ``max_length`` tokens."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
-    if max_length > positions:
-        raise UserError(f"max_length: {max_length}, but model {model_name(pretrained)} reads {positions} tokens at most; lower it")
+    """Raise UserError for a model that cannot read ``max_length`` tokens, or not without regard to what else is in the batch."""
+    name, positions, steady = model_name(pretrained), max_positions(model), max_steady_positions(model)
+    if positions is not None and max_length > positions:
+        raise UserError(f"max_length: {max_length}, but model {name} reads {positions} tokens at most; lower it")
+    if steady is not None and max_length > steady:
+        raise UserError(
+            f"max_length: {max_length}, but above {steady} tokens model {name} takes other rotary frequencies for all of a batch, so "
+            f"that log-probs would depend on what else is in it; lower it to {steady}"
+        )
 
 
 def load_causal_lm(pretrained: Pretrained, params: ComputeParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from anchora.model.batches import Batch, Row, collate, row_length, token_budget_batches
+from anchora.model.batches import Batch, Row, collate, row_size, token_budget_batches
 from anchora.model.processes import map_across_processes
 from anchora.run.errors import UserError
 
@@ -87,7 +87,7 @@ def sequence_logps(model, batch: Batch) -> torch.Tensor:
 def response_logps(model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool = False) -> list[list[list[float]]]:
     """Compute the log-prob of every token of every response of every row, by batches of at most ``budget`` tokens."""
     results: list[list[list[float]]] = [[] for _ in rows]
-    batches = token_budget_batches([row_length(row, shared) for row in rows], budget)
+    batches = token_budget_batches([row_size(row, shared) for row in rows], budget)
 
     @torch.no_grad()
     def batch_logps(_: int, indices: list[int]) -> list[list[float]]:

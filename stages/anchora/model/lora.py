@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from anchora.run.errors import refused
+
 
 def add_lora(model, rank: int, alpha: int, seed: int):
     """Return ``model`` with fresh LoRA adapters on every linear layer, or as it is when ``rank`` is 0.
 
-    What text never passes through, such as a vision tower, is frozen: it has no gradient, which DDP waits for.
+    What text never passes through, such as a vision tower, is frozen: it has no gradient, which DDP waits for. Raises
+    UserError for an architecture that PEFT has no adapters for.
     """
     if rank == 0:
         return freeze_outside_decoder(model)
@@ -17,7 +20,9 @@ def add_lora(model, rank: int, alpha: int, seed: int):
 
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(model, config)
+    name = type(model).__name__
+    with refused(f"lora_rank: {rank}, but PEFT puts no adapters on {name} ({{error}}); set it to 0"):
+        model = get_peft_model(model, config)
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False  # autocast does it; PEFT would write a float32 copy of every input first

@@ -43,6 +43,14 @@ def model_name(pretrained: Pretrained) -> str:
     return f"{name}@{pretrained['revision']}" if "revision" in pretrained else name
 
 
+def adapter_error(name: str) -> str:
+    """Say why the model ``name``, which has an adapter's configuration beside it, is not taken, and what to do."""
+    return (
+        f"{name}: it holds adapter_config.json, whose adapter would be applied to its weights, once more if they are merged; take "
+        "adapter_config.json and adapter_model.* away if they are, else merge them first (PEFT's merge_and_unload, then save_pretrained)"
+    )
+
+
 def model_identity(pretrained: Pretrained) -> str:
     """Return what tells a model from any other: the hash of its folder's files, or its hub id and commit."""
     return model_name(pretrained) if "revision" in pretrained else folder_hash(pretrained["pretrained_model_name_or_path"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
-from jinja2 import TemplateError
+from anchora.run.errors import UserError, first_line, is_lack_of_memory
 
-from anchora.run.errors import UserError
-
-# Prompts must not change overnight, so that a chat template which tells the date tells this one, Llama 3's own default.
-FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+# Prompts must not change overnight, so that a chat template which tells the date tells Llama 3's own default, in the format it asks
+# for. transformers hands templates no function: this macro takes the place of its own one.
+FIXED_DAY = datetime(2024, 7, 26)
+DATE_CODES = ("%-d", "%-m", "%-H", "%-I", "%-M", "%-S", "%-j", *(f"%{letter}" for letter in "aAbBcdDeFgGhHIjklmMnpPrRSTuUVwWxXyYzZ"))
+FIXED_DATE = "{% macro strftime_now(format) %}{{ format"
+FIXED_DATE += "".join(f"|replace({code!r}, {FIXED_DAY.strftime(code)!r})" for code in DATE_CODES)
+FIXED_DATE += " }}{% endmacro %}"
 Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
 
 
@@ -18,26 +22,44 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
 
     The tokenizer's own chat template is used when it has one. Otherwise ``template``, a text with ``{prompt}`` in it, is
     filled once per user turn, while answers and system texts stand as they are. Raises UserError where the chat template
-    refuses the turns, and for a prompt of no tokens.
+    refuses the turns or fails, and for a prompt of no tokens.
     """
-    has_chat_template = getattr(tokenizer, "chat_template", None)
-    ids = _encode_by_chat_template(tokenizer, messages) if has_chat_template else _encode_by_text_template(tokenizer, messages, template)
+    if getattr(tokenizer, "chat_template", None):
+        ids = _encode_by_chat_template(tokenizer, messages, add_generation_prompt=True)
+    else:
+        ids = _encode_by_text_template(tokenizer, messages, template)
     if not ids:  # a response's first token is predicted at the prompt's last one
         raise UserError(f"the prompt {messages[-1]['content'][:60]!r} has no token; give prompt_template some text of its own")
     return ids
 
 
-def _encode_by_chat_template(tokenizer, messages: Messages) -> list[int]:
-    chat_template = tokenizer.get_chat_template()
-    if "strftime_now" in chat_template:
-        chat_template = FIXED_DATE + chat_template
+def encode_conversation(tokenizer, messages: Messages) -> list[int]:
+    """Return the token ids of a whole conversation, the assistant's turn last, as the tokenizer's chat template closes it.
+
+    They are those of ``tokenizer.apply_chat_template(messages)``. Raises UserError where the template refuses them or fails.
+    """
+    ids = _encode_by_chat_template(tokenizer, messages, add_generation_prompt=False)
+    if not ids:
+        raise UserError("the model's chat template renders a whole conversation to no token; take a model whose template does")
+    return ids
+
+
+def _encode_by_chat_template(tokenizer, messages: Messages, add_generation_prompt: bool) -> list[int]:
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
-    except TemplateError as error:
+        chat_template = tokenizer.get_chat_template()
+        if "strftime_now" in chat_template:
+            chat_template = FIXED_DATE + chat_template
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=chat_template
+        )
+    except Exception as error:  # a template is a program: beside its own refusals it can raise nearly every kind
+        if is_lack_of_memory(error):
+            raise
         roles = ", ".join(message["role"] for message in messages)
+        asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
         raise UserError(
-            f"the model's chat template refuses the turns {roles} of the prompt {messages[-1]['content'][:60]!r}: {error}; take "
-            "such rows out, or a base_model_name whose template knows them"
+            f"the model's chat template refuses the turns {roles} of the prompt {asked[:60]!r}: {first_line(error)}; take such rows "
+            "out, mend the template in the model's tokenizer files, or take a model whose template knows them"
         ) from None
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

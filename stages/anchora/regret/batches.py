@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from anchora.model.batches import Batch, collate, row_length, token_budget_batches
+from anchora.model.batches import Batch, collate, row_size, token_budget_batches
 from anchora.model.capabilities import can_share_prompts
 from anchora.regret.buffer import Anchor, Case, buffer_line
 
@@ -23,13 +23,13 @@ class Layout:
 
 def layout_for(model, pad_token_id: int, rows: Sequence[Case | Anchor], budget: int) -> Layout:
     """Return the layout of ``rows`` for a model: with shared prompts where it can, on the longest of them."""
-    longest = max((row_length(buffer_line(row), True) for row in rows), default=0)
+    longest = max((row_size(buffer_line(row), shared=True)[1] for row in rows), default=0)
     return Layout(pad_token_id, can_share_prompts(model, pad_token_id, longest), budget)
 
 
 def micro_batch_indices(rows: Sequence[Case | Anchor], layout: Layout) -> list[list[int]]:
     """Sort rows by length and cut them by the token budget: the indices of each micro-batch."""
-    return token_budget_batches([row_length(buffer_line(row), layout.shared) for row in rows], layout.budget)
+    return token_budget_batches([row_size(buffer_line(row), layout.shared) for row in rows], layout.budget)
 
 
 def collate_rows(rows: Sequence[Case | Anchor], layout: Layout, device: torch.device) -> Batch:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -22,9 +24,34 @@ def explain(error: Exception) -> str:
         return f"the disk is full ({text}); free some space, then `dvc repro` goes on from here"
     if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission ({text}); make the project's folders writable for this user"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+    if is_lack_of_memory(error):
         return (
             f"out of memory ({text}); lower batch_size, update_batch_tokens, scoring_batch_tokens or sampling_batch_size, "
             "or set gradient_checkpointing: true"
         )
     return f"{type(error).__name__}: {text} (ANCHORA_DEBUG=1 shows where)"
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Return whether an error says that main memory or a GPU's has run out."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says, 200 characters of it."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+@contextmanager
+def refused(reason: str) -> Iterator[None]:
+    """Turn whatever other people's code raises in a ``with`` block into a UserError: ``reason``, with the error for its ``{error}``.
+
+    A UserError and a lack of memory pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or is_lack_of_memory(error):
+            raise
+        raise UserError(reason.replace("{error}", first_line(error))) from None

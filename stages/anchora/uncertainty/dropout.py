@@ -15,15 +15,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from anchora.model.batches import Batch, collate, token_budget_batches
-from anchora.model.capabilities import probe_ids
+from anchora.model.batches import Batch, collate, row_size, token_budget_batches
+from anchora.model.capabilities import computes_in_bf16, probe_ids
 from anchora.model.layers import decoder_layers
 from anchora.model.logps import map_logits
 from anchora.model.processes import map_across_processes
 from anchora.model.seeds import derived_seed
-from anchora.run.errors import UserError
+from anchora.run.errors import UserError, refused
 
 CANDIDATES = 256  # next tokens on which the copies are compared: the likeliest at the mean of the copies' states
+CHECK_RATE = 0.5  # at which a model is tried: what is masked beside the feed-forward blocks would show
 _adds_its_mlp: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # what adds_its_mlp said of each layer
 
 
@@ -45,7 +46,7 @@ class InjectedDropout:
         self.rows = 0  # of the batch, before they are repeated
         self.handles: list = []
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> InjectedDropout:
         first, *others = self.layers
         if first not in _adds_its_mlp:
             _adds_its_mlp[first] = adds_its_mlp(self.model, first)
@@ -55,6 +56,7 @@ class InjectedDropout:
             self.handles = [first.register_forward_pre_hook(self.repeat_all_inputs, with_kwargs=True), self.mask_mlp(first)]
         for layer in others:
             self.handles += [layer.register_forward_pre_hook(self.repeat_other_inputs, with_kwargs=True), self.mask_mlp(layer)]
+        return self
 
     def __exit__(self, *error) -> None:
         for handle in self.handles:
@@ -72,8 +74,11 @@ class InjectedDropout:
         return layer.mlp.register_forward_hook(lambda mlp, args, output: output * self.mask(layer, output))
 
     def keep_mlp_output(self, mlp, args, output: torch.Tensor) -> None:
-        """Keep what the first layer's feed-forward block gives, for ``repeat_after_mlp``: it is no input of that hook."""
-        self.rows, self.mlp_output = output.shape[0], output
+        """Keep what the first layer's feed-forward block gives, for ``repeat_after_mlp``: it is no input of that hook.
+
+        It is a copy, for Falcon adds the attention's output to it in place.
+        """
+        self.rows, self.mlp_output = output.shape[0], output.clone()
 
     def repeat_after_mlp(self, layer, args, output):
         """Repeat the states behind the first layer, and replace the feed-forward output in them by its masked copies."""
@@ -132,17 +137,35 @@ def adds_its_mlp(model, layer) -> bool:
 
 @torch.no_grad()
 def check_dropout(model) -> None:
-    """Raise UserError for a model whose last layers cannot be repeated: found by trying, at rate 0, on the last two layers."""
-    ids = probe_ids(model, 16).view(2, 8)
-    try:
-        plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        with InjectedDropout(model, 0.0, 2 / len(decoder_layers(model)), copies=2, seed=0):
+    """Raise UserError for a model whose last two layers do not give what whole copies give under the same masks: found by trying."""
+    ids, name = probe_ids(model, 16).view(2, 8), type(model).__name__
+    with refused(f"{name}: its layers could not be repeated for MC dropout ({{error}})"):
+        with InjectedDropout(model, CHECK_RATE, 2 / len(decoder_layers(model)), copies=2, seed=0) as dropout:
             states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        error = (states - plain.repeat_interleave(2, dim=0)).float().norm() / plain.float().norm()
-    except (RuntimeError, TypeError, ValueError) as failure:
-        raise UserError(f"{type(model).__name__}: its layers could not be repeated for MC dropout ({failure})") from None
-    if not error < 0.5:  # bfloat16 rounds batches of unlike size in unlike ways; rows in another order are off by 1 or more
-        raise UserError(f"{type(model).__name__}: its layers give other states when they are repeated for MC dropout")
+        unmasked, masked = (whole_copies(model, ids, masks) for masks in ({}, dropout.masks))
+        change, error = ((other - masked).float().norm().item() for other in (unmasked, states))
+    rounding = 0.03 if computes_in_bf16(model) else 1e-4  # bfloat16 rounds batches of unlike size in unlike ways
+    if not error < 0.1 * change + rounding * masked.float().norm().item():
+        raise UserError(f"{name}: its layers give other states when they are repeated for MC dropout")
+
+
+def whole_copies(model, ids: torch.Tensor, masks: dict[torch.nn.Module, torch.Tensor]) -> torch.Tensor:
+    """Return the states of two copies of each row, (2 * rows, width, hidden), with ``masks`` on the layers' feed-forward blocks.
+
+    This is what ``InjectedDropout`` must give, by a pass of the whole model for each copy; ``masks`` are its own, by layer.
+    """
+
+    layers: list = list(masks)
+
+    def pass_of_copy(copy: int) -> torch.Tensor:
+        handles = [layer.mlp.register_forward_hook(lambda mlp, args, output, mask=masks[layer][copy::2]: output * mask) for layer in layers]
+        try:
+            return model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    return torch.stack([pass_of_copy(copy) for copy in range(2)], dim=1).flatten(0, 1)
 
 
 def mutual_information(log_p: torch.Tensor) -> torch.Tensor:
@@ -169,7 +192,7 @@ def dropout_information(
     drawn from ``seed`` and the batch's number.
     """
     results = [0.0] * len(pairs)
-    batches = token_budget_batches([len(prompt) + len(response) for prompt, response in pairs], budget)
+    batches = token_budget_batches([row_size(pair, shared=False) for pair in pairs], budget)
 
     def information(number: int, indices: list[int]) -> list[float]:
         batch = collate([pairs[i] for i in indices], pad_token_id, model.device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from anchora.model.prompts import Messages, encode_prompt, encode_response
+from anchora.model.positions import max_positions, max_steady_positions
+from anchora.model.prompts import Messages, encode_conversation, encode_prompt, encode_response
 
 Pair = tuple[Messages, str]  # a prompt and a response to it
 
@@ -12,9 +13,12 @@ Pair = tuple[Messages, str]  # a prompt and a response to it
 def encode_pair(tokenizer, prompt: Messages, response: str, max_length: int, template: str) -> list[int]:
     """Return the token ids of prompt and response; a pair too long loses the start of its prompt, and then that of its response.
 
-    An encoder reads ``[CLS] prompt [SEP] response [SEP]``, with its tokenizer's own marks between the two; a decoder reads
-    them as a policy would, by its chat template or ``template``.
+    Where the tokenizer has a chat template, they are the whole conversation as that one renders it, as reward models are
+    trained. Otherwise an encoder reads ``[CLS] prompt [SEP] response [SEP]``, with its tokenizer's own marks between the two,
+    and a decoder what a policy would, by ``template``.
     """
+    if getattr(tokenizer, "chat_template", None):
+        return encode_conversation(tokenizer, [*prompt, {"role": "assistant", "content": response}])[-max_length:]
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
         answer = encode_response(tokenizer, response)[-max_length:]
         question = encode_prompt(tokenizer, prompt, template)
@@ -42,8 +46,9 @@ def pad_inputs(tokenizer, model, rows: list[list[int]]) -> dict[str, torch.Tenso
 
 
 def max_pair_length(model, max_length: int) -> int:
-    """Return the tokens of the longest pair that a verifier can read: ``max_length``, or fewer where it has fewer positions."""
-    positions = getattr(model.config, "max_position_embeddings", max_length)
-    if model.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= 2  # their positions start after the padding index
-    return min(max_length, positions)
+    """Return the tokens of the longest pair that a verifier reads: ``max_length``, or fewer where its positions end before.
+
+    They also end where another line of a batch would change them.
+    """
+    limits = (max_length, max_positions(model), max_steady_positions(model))
+    return min(limit for limit in limits if limit is not None)

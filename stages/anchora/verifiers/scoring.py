@@ -22,27 +22,41 @@ from anchora.run.errors import UserError
 from anchora.verifiers.pairs import Pair, encode_pair, max_pair_length, pad_inputs
 
 
-def load_verifier(pretrained: Pretrained, params: PolicyParams, **options) -> tuple[Any, Any]:
+def load_verifier(pretrained: Pretrained, params: PolicyParams, *, new_head: bool = False) -> tuple[Any, Any]:
     """Load a sequence classifier with one logit, in float32 and eval mode, and its tokenizer with a pad token.
 
-    ``num_labels=1`` in ``options`` puts a new head on a model that has none. Raises UserError for a model with another number
-    of labels, and for a tokenizer that has no token to pad with.
+    ``new_head`` puts a head with one logit on a model that has none, or one of another number. Otherwise the head must be in
+    the files, whatever number of labels config.json says. Raises UserError for a head with another number of logits, and
+    for a tokenizer that has no token to pad with.
     """
     tokenizer = load_pretrained(AutoTokenizer, pretrained, params)
     model = load_model(
-        AutoModelForSequenceClassification, pretrained, params, new_head="num_labels" in options, dtype=torch.float32, **options
-    )
-    name = model_name(pretrained)
-    if model.config.num_labels != 1:
-        raise UserError(f"model {name}: a verifier has one logit, this classifier has {model.config.num_labels}")
+        AutoModelForSequenceClassification, pretrained, params, new_head=new_head, dtype=torch.float32, num_labels=1,
+        ignore_mismatched_sizes=True,
+    )  # fmt: skip
     check_vocabulary(model, tokenizer, pretrained)
-    if tokenizer.pad_token_id is None:  # a decoder's score is that of the last token but for those that its own configuration pads with
-        own = model.config.get_text_config().pad_token_id
-        tokenizer.pad_token = tokenizer.eos_token if own is None else tokenizer.convert_ids_to_tokens(own)
+    choose_pad_token(tokenizer, model, new_head)
     if tokenizer.pad_token_id is None:
-        raise UserError(f"model {name}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with")
-    model.config.pad_token_id = tokenizer.pad_token_id
+        raise UserError(f"model {model_name(pretrained)}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with")
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model.to(device()).eval(), tokenizer
+
+
+def choose_pad_token(tokenizer, model, new_head: bool) -> None:
+    """Set the tokenizer's pad token: the one of the model's configuration, else its own, else its EOS.
+
+    A decoder's score is that of its last token but for those that its configuration pads with. One whose configuration has
+    no pad token was trained to be read at the very last token, which is often the EOS: it is padded with its BOS, which
+    stands at no end.
+    """
+    own = model.config.get_text_config().pad_token_id
+    if own is not None and 0 <= own < len(tokenizer):
+        if own != tokenizer.pad_token_id:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own)
+    elif not new_head and tokenizer.bos_token_id is not None and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.pad_token = tokenizer.bos_token
+    elif tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 @torch.no_grad()
@@ -51,7 +65,7 @@ def score_pairs(model, tokenizer, pairs: list[Pair], params: ScoringParams) -> n
     limit = max_pair_length(model, params.max_length)
     rows = [encode_pair(tokenizer, prompt, response, limit, params.prompt_template) for prompt, response in pairs]
     scores = np.zeros(len(pairs))
-    batches = token_budget_batches([len(row) for row in rows], params.scoring_batch_tokens)
+    batches = token_budget_batches([(1, len(row)) for row in rows], params.scoring_batch_tokens)
 
     def score(_: int, indices: list[int]) -> list[float]:
         inputs = pad_inputs(tokenizer, model, [rows[i] for i in indices])
