@@ -50,8 +50,9 @@ def main() -> None:
         check_dropout(model)
     config = copy.deepcopy(model.config)
     model = with_lora(model, params)
-    with autocast(params.use_bf16):
-        check_lora(model, tokenizer.pad_token_id)
+    if params.lora_rank:
+        with autocast(params.use_bf16):
+            check_lora(model, tokenizer.pad_token_id)
     if params.compile_layers:
         compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params)

@@ -90,9 +90,9 @@ def logits_and_head(model, batch: Batch, factor: float) -> tuple[torch.Tensor, t
 
 @torch.no_grad()
 def check_lora(model, pad_token_id: int) -> None:
-    """Raise UserError for a model that cannot compute with its fresh LoRA adapters, such as one whose router is a linear layer."""
+    """Raise UserError for a model with fresh LoRA adapters that cannot compute with them: PhiMoE's router is a linear layer, too."""
     ids = probe_ids(model, 8).tolist()
-    name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    name = type(model.get_base_model()).__name__
     with refused(f"lora_rank: {name} does not compute with LoRA adapters on its linear layers ({{error}}); set it to 0"):
         sequence_logps(model, collate([(ids[:1], ids[1:])], pad_token_id, model.device))
 

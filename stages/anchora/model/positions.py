@@ -29,7 +29,7 @@ def max_steady_positions(model) -> int | None:
     for part in by_layer_type or [rope]:
         kind = part.get("rope_type") or "default"
         if kind in ("longrope", "su"):  # code that models bring along calls it su
-            limits.append(part.get("original_max_position_embeddings"))
+            limits.append(part.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None)))
         elif "dynamic" in kind:
             limits.append(getattr(config, "max_position_embeddings", None))
     return min((limit for limit in limits if limit is not None), default=None)

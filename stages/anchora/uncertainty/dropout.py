@@ -154,7 +154,6 @@ def whole_copies(model, ids: torch.Tensor, masks: dict[torch.nn.Module, torch.Te
 
     This is what ``InjectedDropout`` must give, by a pass of the whole model for each copy; ``masks`` are its own, by layer.
     """
-
     layers: list = list(masks)
 
     def pass_of_copy(copy: int) -> torch.Tensor:

@@ -27,11 +27,11 @@ def check_brought_verifier(folder: str | Path, name: str) -> None:
     if brings_code(Path(folder)):
         return
     with refused(f"{name}: cannot be loaded ({{error}})"):
-        heads = [head_shapes(AutoConfig.from_pretrained(folder), labels) for labels in (1, 2)]
+        one_logit, two_logits = (classifier_shapes(AutoConfig.from_pretrained(folder), labels) for labels in (1, 2))
         saved = saved_shapes(Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    for weight, shape in heads[0].items():
-        if shape == heads[1][weight]:  # not of the head: its shape depends on no number of labels
+    for weight, shape in one_logit.items():
+        if shape == two_logits[weight]:  # not of the head: its shape depends on no number of labels
             continue
         if weight not in saved:
             raise UserError(f"{name}: no classifier's head is in its files ({weight}); a verifier is a sequence classifier with one logit")
@@ -50,7 +50,7 @@ def brings_code(folder: Path) -> bool:
     return any('"auto_map"' in file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
-def head_shapes(config: PretrainedConfig, labels: int) -> dict[str, tuple[int, ...]]:
+def classifier_shapes(config: PretrainedConfig, labels: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of every weight of the sequence classifier that ``config`` describes, for a number of labels."""
     config.num_labels = labels
     with torch.device("meta"):  # nothing is allocated
