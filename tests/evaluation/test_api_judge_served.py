@@ -1,13 +1,10 @@
 """The judge behind `transformers serve`, an OpenAI-compatible server of the demo's own policy."""
 
 import json
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
-from conftest import ROOT, environment, params_as
+from conftest import ROOT, params_as
+from model_server import serving
 
 from anchora.evaluation.api_judge import judge_by_api
 from anchora.evaluation.params import EvaluateParams
@@ -29,21 +26,8 @@ def served(tmp_path):
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(model)
     AutoModelForCausalLM.from_pretrained(ROOT / "models" / "base" / "policy").save_pretrained(model)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    with open(tmp_path / "log", "w") as log:
-        server = subprocess.Popen([*command, "--device", "cpu"], env=environment(), stdout=log, stderr=log)
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        assert server.poll() is None, (tmp_path / "log").read_text()[-1000:]
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}/v1", str(model)
-    server.kill()
-    server.wait()
+    with serving(model, tmp_path / "log") as address:
+        yield address, str(model)
 
 
 def test_a_judge_that_knows_no_verdicts_is_an_error_not_a_guess(served, tmp_path, monkeypatch):
