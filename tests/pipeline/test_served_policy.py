@@ -21,7 +21,7 @@ TALK = [
 ]
 
 
-def test_a_served_policy_without_a_chat_template_of_its_own_answers_as_it_was_trained(policy, tmp_path):
+def test_a_served_policy_answers_as_it_was_trained_without_a_template_of_its_own(policy, tmp_path):
     model, tokenizer = policy
     tokenizer.chat_template, own = None, tokenizer.chat_template
     try:
