@@ -149,11 +149,23 @@ def evaluate_two(policy: str, baseline: str) -> None:
     say(f"\nall figures and outputs: {folder}")
 
 
+def check_repository(root: Path) -> None:
+    """Raise UserError for a project that is no git repository, such as an unpacked archive: DVC would not run in it."""
+    settings = [root / ".dvc" / name for name in ("config", "config.local")]
+    without_git = any("no_scm = true" in file.read_text(encoding="utf-8") for file in settings if file.is_file())
+    if not without_git and not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        raise UserError(
+            f"{root} is no git repository, which DVC asks for: run `git init && git add -A && git commit -m start`, or "
+            "`dvc config core.no_scm true` to go without experiments"
+        )
+
+
 def run(command: list[str]) -> None:
     """Run a command with this interpreter's programs first on PATH; its failure ends this one, too.
 
     Ctrl-C reaches the command by itself, and may take its time; SIGTERM is passed on.
     """
+    check_repository(ROOT)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     process = subprocess.Popen(command, env={**os.environ, "PATH": path})
     signal.signal(signal.SIGINT, signal.SIG_IGN)

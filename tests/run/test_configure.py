@@ -186,3 +186,12 @@ def test_the_parameter_groups_of_the_dag_are_the_models_own_keys():
 
 def test_every_stage_of_the_dag_has_a_parameter_model():
     assert list(PARAMS_BY_STAGE) == list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+def test_a_project_without_a_git_repository_is_told_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="is no git repository, which DVC asks for: run `git init"):
+        ugrr_pipeline.check_repository(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+    ugrr_pipeline.check_repository(tmp_path)
+    ugrr_pipeline.check_repository(ROOT)
