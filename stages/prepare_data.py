@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from anchora.data import formats
 from anchora.data.reading import read_rows
@@ -69,6 +70,7 @@ class Splits:
 
 def main() -> None:
     params = read_params(PrepareDataParams)
+    refuse_linked_folders()
     log_params(params)
     splits = read_splits(params)
     rows = splits.rows
@@ -110,6 +112,16 @@ def main() -> None:
     for name in ("prompts", "calibration"):
         rows[name] = least_ids(rows[name], params.prompt_limit)
     write_splits(splits, known_responses, rows_read)
+
+
+def refuse_linked_folders() -> None:
+    """Raise UserError where the folder of this stage's outs is a link to outside the project: DVC says so only when the stage has run."""
+    for folder in (Path("data"), Path("metrics")):
+        if folder.is_symlink() and not folder.resolve().is_relative_to(Path.cwd().resolve()):
+            raise UserError(
+                f"{folder} is a symbolic link to outside the project, where DVC keeps no outs; make it a folder, and link in it only what "
+                "is read, such as data/own"
+            )
 
 
 def read_splits(params: PrepareDataParams) -> Splits:

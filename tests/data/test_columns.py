@@ -26,6 +26,17 @@ def test_cells_of_messages_are_read_as_messages(tmp_path):
     assert row["prompt"] == ASKED and row["completion"] == "So."
 
 
+def test_one_message_in_a_cell_is_a_message(tmp_path):
+    said = [{"from": "gpt", "value": text} for text in ("So.", "No.")]
+    cells = {
+        "conversations": json.dumps([{"from": "human", "value": "Why?"}]),
+        "chosen": json.dumps(said[0]),
+        "rejected": json.dumps(said[1:]),
+    }
+    (row,) = read_csv(tmp_path / "a.csv", formats.preference_row, **cells)
+    assert row["prompt"] == ASKED and (row["response_a"], row["response_b"]) == ("So.", "No.")
+
+
 @pytest.mark.parametrize(("history", "turns"), [("[]", 1), ("", 1), ('[["a", "b"]]', 3)])
 def test_a_history_in_a_cell_is_read(tmp_path, history, turns):
     (row,) = read_csv(tmp_path / "a.csv", formats.sft_row, instruction="Go on.", history=history, output="Done.")
@@ -36,6 +47,14 @@ def test_a_history_in_a_cell_is_read(tmp_path, history, turns):
 def test_a_cell_of_broken_messages_is_refused(tmp_path, cell):
     with pytest.raises(UserError, match="a.csv:1: field 'prompt': it begins like a list of messages and is no JSON"):
         read_csv(tmp_path / "a.csv", formats.sft_row, prompt=cell, completion="So.")
+
+
+@pytest.mark.parametrize("field", ["chosen", "rejected", "prompt", "conversations", "history"])
+def test_a_cell_of_broken_messages_is_refused_in_every_column(tmp_path, field):
+    """Python writes lists with quotes of its own, which pandas puts into CSV files."""
+    cells = {"instruction" if field == "history" else "prompt": "Why?", "chosen": "So.", "rejected": "No."}
+    with pytest.raises(UserError, match=f"a.csv:1: field '{field}': it begins like a list of messages and is no JSON"):
+        read_csv(tmp_path / "a.csv", formats.preference_row, **cells | {field: str(ASKED)})
 
 
 @pytest.mark.parametrize("text", ["[Verse 1] La la", "[1, 2, 3]", '{"json": "is what I want"}', "[]"])

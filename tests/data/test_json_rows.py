@@ -43,6 +43,16 @@ def test_labels_may_become_fractions_late(tmp_path):
     assert read_rows(str(path), formats.preference_row)[-1]["label"] == 0.5
 
 
+def test_late_messages_may_have_other_roles_and_keys(tmp_path):
+    path = tmp_path / "a.jsonl"
+    said = [{"role": "user", "content": "x" * 3000}, {"role": "assistant", "content": "y"}]
+    late = [{"role": "system", "content": "Be brief.", "name": "s"}, *({**message, "weight": 0.5} for message in said)]
+    lines = [json.dumps({"messages": said}) + "\n"] * 4000 + [json.dumps({"messages": late})]
+    path.write_text("".join(lines))
+    rows = read_rows(str(path), formats.sft_row)
+    assert [[message["role"] for message in row["prompt"]] for row in rows[-2:]] == [["user"], ["system", "user"]]
+
+
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
 def test_only_a_line_feed_ends_a_line(tmp_path, sign):
     path = tmp_path / "a.jsonl"

@@ -178,9 +178,46 @@ def test_a_system_message_does_not_smuggle_a_held_out_question_into_training(pro
     assert left_out()["sft_held_out"] == 1 and left_out()["preferences_held_out"] == 1
 
 
+@pytest.mark.parametrize("folder", ["data", "metrics"])
+def test_a_folder_of_outs_linked_to_outside_is_refused_before_anything_is_read(project, tmp_path_factory, folder):
+    """DVC refuses it as well, but only when the stage has run. Links within the project, and of what is read, are no reason."""
+    outside = tmp_path_factory.mktemp("outside")
+    (project / "data").rename(project / "real")
+    (project / "data").symlink_to(project / "real")
+    prepare_data.main()
+    (project / "data").unlink()
+    (project / "real").rename(project / "data")
+    (project / "data" / "sft.json").rename(outside / "sft.json")
+    (project / "data" / "sft.json").symlink_to(outside / "sft.json")
+    prepare_data.main()
+    (project / folder).rename(outside / folder)
+    (project / folder).symlink_to(outside / folder)
+    with pytest.raises(UserError, match=f"{folder} is a symbolic link to outside the project"):
+        prepare_data.main()
+
+
+def test_no_conversation_goes_on_from_one_that_is_held_out(project):
+    """A regret prompt may be a conversation: a longer one that begins with it asks it as well."""
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "And then?"}]
+    longer = [{"role": "system", "content": "Be brief."}, *talk, talk[1], {"role": "user", "content": "Last?"}]
+    other = [talk[0], {"role": "assistant", "content": "What?"}, *longer[3:]]
+    write("regret_prompts.jsonl", [{"prompt": talk}])
+    write("sft.json", [*sft_rows(100), *({"prompt": prompt, "completion": "3"} for prompt in (longer, other))])
+    write("preferences.json", [*preference_rows(100), {"prompt": longer, "chosen": "3", "rejected": "4"}])
+    prepare_data.main()
+    assert (left_out()["sft_held_out"], left_out()["preferences_held_out"]) == (1, 1)
+
+
 def turns(rows: list[dict]) -> set[str]:
     """What the user asks in any turn of any row."""
     return {" ".join(message["content"].split()) for row in rows for message in row["prompt"] if message["role"] == "user"}
+
+
+def asked(rows: list[dict], up_to_a_turn: bool, examples: int = 0) -> set[str]:
+    """The whole prompts of rows behind so many examples, without system texts; on request cut behind each of the user's turns, too."""
+    prompts = [[(m["role"], m["content"]) for m in row["prompt"][2 * examples :] if m["role"] != "system"] for row in rows]
+    ends = [range(1, len(prompt) + 1, 2) if up_to_a_turn else [len(prompt)] for prompt in prompts]
+    return {json.dumps(prompt[:end]) for prompt, of_prompt in zip(prompts, ends, strict=True) for end in of_prompt}
 
 
 def questions_alone(rows: list[dict], examples: int) -> set[str]:
@@ -197,7 +234,7 @@ def test_no_question_kept_for_measuring_is_asked_in_training(project, seed, own_
 
     def talk(question: str) -> list[dict]:
         turns = [{"role": "user", "content": question}]
-        if rng.random() < 0.4:
+        while len(turns) < 5 and rng.random() < 0.4:
             turns += [{"role": "assistant", "content": "Well."}, {"role": "user", "content": rng.choice(questions)}]
         return ([{"role": "system", "content": "Be brief."}] if rng.random() < 0.3 else []) + turns
 
@@ -217,5 +254,7 @@ def test_no_question_kept_for_measuring_is_asked_in_training(project, seed, own_
     examples = turns([{"prompt": evaluation[0]["prompt"][: 2 * shots]}])
     kept = examples | questions_alone(evaluation, shots) | questions_alone(calibration, shots)
     assert len(kept) >= 6 and not turns(sft + preferences + judge) & (kept | questions_alone(prompts, 0))
+    measured = asked(evaluation + calibration, False, shots) | asked(prompts, False)
+    assert not asked(sft + preferences + judge, True) & measured and not asked(preferences, True) & asked(judge, False)
     assert not turns(prompts) & kept and not turns(preferences) & questions_alone(judge, 0)
     assert not questions_alone(calibration, shots) & questions_alone(evaluation, shots)

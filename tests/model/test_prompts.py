@@ -88,13 +88,29 @@ def test_a_chat_template_that_refuses_a_prompt_is_one_line(policy):
         encode_prompt(tokenizer, [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello."}], "")
 
 
-@pytest.mark.parametrize("tail", ["{eos}", "{eos}\n", " {eos}"])
+@pytest.mark.parametrize("tail", ["{eos}", "{eos}\n", " {eos}", "{eos}\n{eos} "])
 def test_an_end_token_written_in_the_text_is_no_second_one(policy, tail):
     tokenizer = policy[1]
     ids = encode_response(tokenizer, "4 eggs" + tail.format(eos=tokenizer.eos_token))
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "4 eggs"
     assert encode_response(tokenizer, f"a{tokenizer.eos_token}b").count(tokenizer.eos_token_id) == 2
+
+
+@pytest.mark.parametrize("has_chat_template", [True, False])
+def test_an_end_token_written_in_an_earlier_answer_is_no_second_one(policy, has_chat_template):
+    """The template ends an assistant's turn itself, in a prompt's history and in a conversation that a reward model reads."""
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = tokenizer.chat_template if has_chat_template else None
+    talk, marked = (
+        [{"role": "user", "content": "2?"}, {"role": "assistant", "content": f"4 eggs{end}"}, {"role": "user", "content": "3?"}]
+        for end in ("", f"{tokenizer.eos_token}\n")
+    )
+    assert encode_prompt(tokenizer, marked, "Q: {prompt}") == encode_prompt(tokenizer, talk, "Q: {prompt}")
+    if not has_chat_template:
+        assert renders_alike(tokenizer, chat_template_of(tokenizer, "Q: {prompt}"), "Q: {prompt}", [talk, marked])
+    else:
+        assert encode_conversation(tokenizer, marked[:2]) == encode_conversation(tokenizer, talk[:2])
 
 
 TEMPLATES = [

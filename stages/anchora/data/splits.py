@@ -21,8 +21,10 @@ def question_id(row: dict) -> str:
 
 
 def question_ids(row: dict) -> set[str]:
-    """Return a row's ``question_id`` and that of each of its user's turns alone: a conversation asks every one of them."""
-    return {question_id(row), *(prompt_id([message]) for message in row["prompt"] if message["role"] == "user")}
+    """Return the ids of all that a row asks: at each of the user's turns, that turn alone and the conversation up to it."""
+    messages = [message for message in row["prompt"] if message["role"] != "system"]
+    ends = [end for end, message in enumerate(messages, start=1) if message["role"] == "user"]
+    return {question_id(row)}.union(*({prompt_id(messages[end - 1 : end]), prompt_id(messages[:end])} for end in ends))
 
 
 def split_share(key: str, purpose: str) -> float:

@@ -45,6 +45,7 @@ def encode_conversation(tokenizer, messages: Messages) -> list[int]:
 
 
 def _encode_by_chat_template(tokenizer, messages: Messages, add_generation_prompt: bool) -> list[int]:
+    messages = _without_ends(tokenizer, messages)
     try:
         chat_template = tokenizer.get_chat_template()
         if "strftime_now" in chat_template:
@@ -66,7 +67,7 @@ def _encode_by_chat_template(tokenizer, messages: Messages, add_generation_promp
 
 def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> list[int]:
     parts = []
-    for message in messages:
+    for message in _without_ends(tokenizer, messages):
         if message["role"] == "user":
             parts.append(template.replace("{prompt}", message["content"]))
         elif message["role"] == "assistant":
@@ -99,7 +100,7 @@ def chat_template_of(tokenizer, template: str) -> str:
 
 def renders_alike(tokenizer, chat_template: str, template: str, conversations: list[Messages]) -> bool:
     """Return whether a chat template gives the token ids of ``encode_prompt`` for conversations, with a tokenizer that has none."""
-    for messages in conversations:
+    for messages in (_without_ends(tokenizer, conversation) for conversation in conversations):
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
         if list(tokenizer(text, add_special_tokens=False)["input_ids"]) != _encode_by_text_template(tokenizer, messages, template):
             return False
@@ -130,7 +131,20 @@ def encode_response(tokenizer, text: str) -> list[int]:
     is sampled. An end-of-sequence token that stands written at the end of the text, as chat logs have it, is that token and no
     second one.
     """
-    ended = text.rstrip()
-    if tokenizer.eos_token and ended.endswith(tokenizer.eos_token):
-        text = ended.removesuffix(tokenizer.eos_token)
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return [*tokenizer(_without_end(tokenizer, text), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def _without_end(tokenizer, text: str) -> str:
+    """Return an answer without the end-of-sequence tokens written at its end, and the white space behind each; any other as it is."""
+    end = getattr(tokenizer, "eos_token", None)
+    while end and text.rstrip().endswith(end):
+        text = text.rstrip().removesuffix(end)
+    return text
+
+
+def _without_ends(tokenizer, messages: Messages) -> Messages:
+    """Return messages whose answers are as ``_without_end`` has them: templates end an assistant's turn themselves."""
+    return [
+        {**message, "content": _without_end(tokenizer, message["content"])} if message["role"] == "assistant" else message
+        for message in messages
+    ]
