@@ -126,22 +126,26 @@ def refuse_linked_folders() -> None:
 
 def read_splits(params: PrepareDataParams) -> Splits:
     """Read every file into the split that it is meant for; each row gets the ``id`` of its prompt."""
-    problem_row = partial(formats.gsm8k_row, reading=params.answer_reading)
     rows = {
         "sft": read_rows(params.sft_data_path, formats.sft_row),
         "preferences": read_rows(params.preference_data_path, formats.preference_row),
         "judge": [],
         "prompts": read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True),
-        "calibration": read_rows(params.calibration_path, problem_row, may_be_empty=True),
+        "calibration": read_rows(params.calibration_path, problem_row(params), may_be_empty=True),
         "evaluation": read_evaluation(params),
     }
     return Splits({name: [{**row, "id": prompt_id(row["prompt"])} for row in split] for name, split in rows.items()})
 
 
+def problem_row(params: PrepareDataParams) -> Callable[[dict, str], dict]:
+    """Return what reads a row of GSM8K's format, whose answer is read as those of the responses."""
+    return partial(formats.gsm8k_row, reading=params.answer_reading)
+
+
 def read_evaluation(params: PrepareDataParams) -> list[dict]:
     """Read GSM8K, AlpacaEval and MT-Bench as rows with the name of their set; AlpacaEval and MT-Bench may be empty files."""
     evaluation_sets = (
-        ("gsm8k", params.gsm8k_path, partial(formats.gsm8k_row, reading=params.answer_reading)),
+        ("gsm8k", params.gsm8k_path, problem_row(params)),
         ("alpaca_eval", params.alpaca_eval_path, formats.alpaca_eval_row),
         ("mt_bench", params.mt_bench_path, formats.mt_bench_row),
     )

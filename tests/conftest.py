@@ -144,6 +144,19 @@ def configured(folder: Path, *presets: str, **changes) -> Path:
     return folder
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The working folder of a test, with a copy of the project's params.yaml."""
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def params_file() -> dict:
+    """The values of params.yaml in the working folder."""
+    return yaml.safe_load(Path("params.yaml").read_text())
+
+
 def params_as(model, **changes):
     """The project's parameters as one stage reads them, with changes."""
     return model.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)

@@ -1,7 +1,6 @@
 """Presets and configurations laid over params.yaml."""
 
 import json
-import shutil
 import subprocess
 import sys
 from inspect import get_annotations
@@ -9,7 +8,7 @@ from inspect import get_annotations
 import pytest
 import ugrr_pipeline
 import yaml
-from conftest import ROOT, environment
+from conftest import ROOT, environment, params_file
 
 from anchora.evaluation.judge_params import JudgeParams
 from anchora.model.params import ComputeParams, PolicyParams
@@ -28,29 +27,18 @@ CONFIG = """{"base_model_name": "mistral-7b", "reward_model_name": "bert-base-un
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def params() -> dict:
-    return yaml.safe_load(open("params.yaml"))
-
-
 def test_the_example_configuration_is_accepted_word_for_word(here):
     (here / "config.json").write_text(CONFIG)
     overlay = ugrr_pipeline.read_overlay(here / "config.json")
-    ugrr_pipeline.check(params(), overlay, "config.json")
+    ugrr_pipeline.check(params_file(), overlay, "config.json")
     ugrr_pipeline.apply(overlay)
-    assert json.loads(CONFIG).items() <= params().items()
-    assert params()["judge_model_name"] == "bert-base-uncased"
+    assert json.loads(CONFIG).items() <= params_file().items()
+    assert params_file()["judge_model_name"] == "bert-base-uncased"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid(here, preset):
-    ugrr_pipeline.check(params(), ugrr_pipeline.read_overlay(preset), preset.name)
+    ugrr_pipeline.check(params_file(), ugrr_pipeline.read_overlay(preset), preset.name)
 
 
 def test_what_is_wrong_is_looked_for_in_the_file_that_has_it():

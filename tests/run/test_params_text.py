@@ -1,12 +1,11 @@
 """Values laid over the text of params.yaml, and passed as options of `dvc exp run`: what is written is what is read."""
 
 import shlex
-import shutil
 
 import pytest
 import ugrr_pipeline
 import yaml
-from conftest import ROOT
+from conftest import ROOT, params_file
 from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 
@@ -14,17 +13,6 @@ from anchora.run.errors import UserError
 from anchora.run.files import parse_yaml, read_yaml
 
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def params() -> dict:
-    return yaml.safe_load(open("params.yaml"))
 
 
 TEXTS = [  # that some YAML, Hydra or OmegaConf takes for something else
@@ -40,7 +28,7 @@ def test_text_of_an_overlay_is_read_back_as_it_is(here, text):
     """By YAML 1.1, by us, by DVC, and again after DVC has written all lists anew for -S of another key."""
     expected = {"stop_strings": [text, "12:30"], "judge_model": text, "calibration_path": {"hub": "a/b", "revision": text}}
     ugrr_pipeline.apply(expected)
-    for read in (params, lambda: parse_yaml((here / "params.yaml").read_text()), lambda: load_yaml(here / "params.yaml")):
+    for read in (params_file, lambda: parse_yaml((here / "params.yaml").read_text()), lambda: load_yaml(here / "params.yaml")):
         assert {key: read()[key] for key in expected} == expected
     apply_overrides(here / "params.yaml", ["seed=7"])
     assert {key: read_yaml("params.yaml")[key] for key in expected} == expected and read_yaml("params.yaml")["seed"] == 7
@@ -71,9 +59,9 @@ def test_comments_and_order_stay(here):
     after = (here / "params.yaml").read_text()
     comments = [line for line in before.splitlines() if line.startswith("#")]
     assert [line for line in after.splitlines() if line.startswith("#")] == comments
-    assert list(params()) == list(yaml.safe_load(before))
-    assert params()["kl_beta_max"] == 0.75
-    assert params()["rounds"] == [{"k": 0, "after": "sft"}]
+    assert list(params_file()) == list(yaml.safe_load(before))
+    assert params_file()["kl_beta_max"] == 0.75
+    assert params_file()["rounds"] == [{"k": 0, "after": "sft"}]
 
 
 OWN_PARAMS = """\
@@ -108,7 +96,7 @@ def test_comments_outlive_every_overlay(here):
     path = here / "params.yaml"
     path.write_text(OWN_PARAMS)
     comments = {word for word in OWN_PARAMS.splitlines() if word.startswith("#")}
-    expected = params()
+    expected = params_file()
     for changes in (
         {"stop_strings": ["No", "12:30"]}, {"stop_strings": ["c"]}, {"sft_data_path": {"hub": "a", "revision": "1_000"}},
         {"sft_data_path": {"hub": "b"}}, {"stop_strings": []}, {"sft_data_path": "x", "seed": 4}, {"prompt_template": "{prompt}\n"},
@@ -116,7 +104,7 @@ def test_comments_outlive_every_overlay(here):
     ):  # fmt: skip
         ugrr_pipeline.apply(changes)
         expected |= changes
-        assert params() == expected
+        assert params_file() == expected
         assert comments <= set(path.read_text().splitlines()) and "  # inline\n" in path.read_text()
     assert all(word in path.read_text() for word in ("# behind the key", "# inside", "# behind an item"))
 
@@ -142,7 +130,7 @@ def set_by_dvc(words: list[str]) -> dict:
 def test_dvc_reads_the_printed_options_as_the_presets_values(here, path):
     """Through the shell's quotes and DVC's own reader, written over params.yaml as `dvc exp run` writes them."""
     changes = {**ugrr_pipeline.read_overlay(path), "limit": None, "use_bf16": True}  # null and true
-    written = set_by_dvc(shlex.split(ugrr_pipeline.options(params(), changes)))
+    written = set_by_dvc(shlex.split(ugrr_pipeline.options(params_file(), changes)))
     assert {key: written[key] for key in changes} == changes
 
 
@@ -150,7 +138,7 @@ def test_printed_options_hold_every_text_and_number(here):
     changes = {"stop_strings": [*TEXTS, None, True, 1e-6, 1e22, float("inf"), -3, [[]]], "sft_data_path": {"hub": "a/b", "revision": "1e3"}}
     changes["stop_strings"] += TEMPLATES
     changes |= {f"text{place}": text for place, text in enumerate(TEXTS)}  # keys that params.yaml lacks
-    written = set_by_dvc(shlex.split(ugrr_pipeline.options(params(), changes)))
+    written = set_by_dvc(shlex.split(ugrr_pipeline.options(params_file(), changes)))
     assert {key: written[key] for key in changes} == changes
 
 
@@ -159,14 +147,14 @@ def test_printed_options_name_the_key_that_cannot_be_passed(here, text):
     """DVC writes next line as a space; the terminal takes no control characters; ??? is OmegaConf's missing value."""
     for value in (text, [text], {"hub": text}):
         with pytest.raises(UserError, match=r"^judge_model: .* does not outlive `dvc exp run -S`"):
-            ugrr_pipeline.options(params(), {"seed": 3, "judge_model": value})
+            ugrr_pipeline.options(params_file(), {"seed": 3, "judge_model": value})
 
 
 @pytest.mark.parametrize("text", [text for text in TEMPLATES if text != "${"])
 def test_printed_options_name_what_dvc_would_fill_in_or_keep(here, text):
     """-S of any key fills in what stands as ${...} at another; and it lays a mapping over the old one, whose revision would stay."""
     with pytest.raises(UserError, match="^prompt_template: .* does not outlive"):
-        ugrr_pipeline.options(params() | {"prompt_template": text}, {"seed": 3})
-    assert ugrr_pipeline.options(params(), {"prompt_template": text})
+        ugrr_pipeline.options(params_file() | {"prompt_template": text}, {"seed": 3})
+    assert ugrr_pipeline.options(params_file(), {"prompt_template": text})
     with pytest.raises(UserError, match="^sft_data_path: .* does not outlive"):
         ugrr_pipeline.options({"sft_data_path": {"hub": "a", "revision": "b"}}, {"sft_data_path": {"hub": "c"}})

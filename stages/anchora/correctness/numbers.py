@@ -50,6 +50,7 @@ IN_A_WORD = re.compile(r"[^\W_]_\{?$|\w_$")  # x_1: a subscript
 IN_AN_EXPONENT = re.compile(r"\^[ ]?[{(]?[+-]?$")  # of what is no number: 25 cm^2
 DIVIDED = re.compile(r"[^\W_]/$|[)}\]][ ]?/[ ]?$")  # (3 + 4)/2: the divisor of what is no number
 NUMBER_ALONE = re.compile(rf"[ {MINUS}]*{RUN}[ ]*")
+SKIPPED = re.compile(RUN)
 LETTERS = re.compile(r"[^\W\d_]+$")
 CURRENCY = re.compile(rf"(?:\\?[{SIGNS}]|(?<![^\W\d_])(?:{'|'.join(sorted(CURRENCIES, key=len, reverse=True))}))[ ]?$")
 
@@ -66,7 +67,7 @@ COMPOSITE = re.compile(
 )
 FRACTION = re.compile(
     rf"""
-    (?:(?P<whole>\d+)(?P<space>[ ]?))?
+    (?:(?P<whole>\d+)[ ]?)?
     (?:\\[dtc]?frac[ ]?(?P<tex_over>{ARGUMENT})[ ]?(?P<tex_under>{ARGUMENT})
       |(?P<vulgar>[\u00bc-\u00be\u2150-\u215e])
       |(?<=[ ])(?P<over>\d+){SLASH}(?P<under>\d+)(?![\d/]|[.,]\d))
@@ -105,8 +106,8 @@ def numbers(text: str) -> list[Decimal | None]:
 
 def _skip(text: str, start: int) -> int:
     """Return the place behind the digits at ``start``, or behind one letter."""
-    skipped = re.match(RUN, text[start : start + 500])
-    return start + (skipped.end() if skipped else 1)
+    skipped = SKIPPED.match(text, start)
+    return skipped.end() if skipped else start + 1
 
 
 def only_number(text: str) -> Decimal | None:
