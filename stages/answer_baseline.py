@@ -12,9 +12,9 @@ from pathlib import Path
 
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.policy_answers import answer, evaluation_sets, write_answers
+from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import from_folder
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
@@ -25,7 +25,7 @@ def main() -> None:
     log_params(params)
     use_machine(params)
     path = Path(params.output_dir) / "sft"
-    model, tokenizer = load_policy(from_folder(path), params)
+    model, tokenizer = load_policy(policy_from_folder(path, params.output_dir), params)
     answers = answer(path, model, tokenizer, evaluation_sets(tokenizer, params), params)
     write_answers(Path(params.output_dir) / "sft_answers.json", answers)
     say(f"SFT policy: exact match {answers.correct.mean():.3f} on {len(answers.correct)} problems")

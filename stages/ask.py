@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import from_folder, model_identity
+from anchora.model.pins import Pretrained, model_identity
 from anchora.model.prompts import encode_prompt
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
@@ -48,7 +49,7 @@ def main() -> None:
     shipped = read_json(path / "uncertainty.json")
     params = params.model_copy(update=shipped["settings"])
     scale = Scale.load(path / "uncertainty.json", params)
-    model, tokenizer = load_policy(from_folder(path), params)
+    model, tokenizer = load_policy(policy_from_folder(path, params.output_dir), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])
     prompt = [{"role": "user", "content": args.prompt}]
     length, room = len(encode_prompt(tokenizer, prompt, params.prompt_template)), params.room()
@@ -63,7 +64,7 @@ def main() -> None:
     say(json.dumps(answer, ensure_ascii=False) if args.json else in_words(answer))
 
 
-def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[dict[str, str]]:
+def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[Pretrained]:
     """Return the ensemble that the policy was exported with, or none where it is not there, or is another by now."""
     try:
         verifiers = ensemble_members(params.output_dir, params.verifiers)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from anchora.model.adapters import policy_from_folder
 from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
 from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
-from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_response, token_texts
 from anchora.regret.batches import layout_for
 from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer
@@ -57,7 +57,7 @@ def main() -> None:
     calibration_prompts = read_scored_prompts(f"data/responses/calibration_round{args.round}.jsonl")
     calibration = read_json(Path(params.output_dir) / "calibration.json")
     number_format = training_dtype(params.use_bf16, params.lora_rank)  # that of update_policy
-    reference, tokenizer = load_policy(from_folder(Path(params.output_dir) / "sft"), params, number_format)
+    reference, tokenizer = load_policy(policy_from_folder(Path(params.output_dir) / "sft", params.output_dir), params, number_format)
     with autocast(params.use_bf16):
         check_head(reference, tokenizer.pad_token_id)
 

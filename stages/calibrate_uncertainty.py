@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from anchora.model.adapters import policy_from_folder
 from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import from_folder
 from anchora.run.files import write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
@@ -31,7 +31,7 @@ def main() -> None:
     params = read_params(MeasureParams)
     log_params(params)
     use_machine(params)
-    model, tokenizer = load_policy(from_folder(Path(params.output_dir) / "sft"), params)
+    model, tokenizer = load_policy(policy_from_folder(Path(params.output_dir) / "sft", params.output_dir), params)
     check_head(model, tokenizer.pad_token_id)
     verifiers = ensemble_members(params.output_dir, params.verifiers)
     rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)

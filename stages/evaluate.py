@@ -26,6 +26,7 @@ from anchora.evaluation.plots import write_plots
 from anchora.evaluation.policy_answers import Answers, answer, evaluation_sets, read_answers
 from anchora.evaluation.scoring_judge import ScoringJudge, judge_by_scores, win_rates_over_first
 from anchora.kl.reverse import policy_states, reverse_kl
+from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy, load_tokenizer
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_folder
@@ -44,13 +45,14 @@ def main() -> None:
 
     output_dir = Path(params.output_dir)
     policy_path, baseline_path = Path(args.policy or output_dir / "ugrr_final"), Path(args.baseline or output_dir / "sft")
-    model, tokenizer = load_policy(from_folder(policy_path), params)
+    model, tokenizer = load_policy(policy_from_folder(policy_path, output_dir), params)
     sets = evaluation_sets(tokenizer, params)
     policy = answer(policy_path, model, tokenizer, sets, params)
-    baseline_tokenizer = load_tokenizer(from_folder(baseline_path), params)
+    baseline_pretrained = policy_from_folder(baseline_path, output_dir)
+    baseline_tokenizer = load_tokenizer(baseline_pretrained, params)
     states = policy_states(model, tokenizer, baseline_tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model  # so that a GPU holds one of the two at a time
-    model, tokenizer = load_policy(from_folder(baseline_path), params)
+    model, tokenizer = load_policy(baseline_pretrained, params)
     baseline = answer(baseline_path, model, tokenizer, sets, params) if args.baseline else read_answers(output_dir / "sft_answers.json")
     kl = reverse_kl(states, model, tokenizer, policy.sampled_pairs, params.scoring_batch_tokens)
     del model, states

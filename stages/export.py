@@ -2,11 +2,11 @@
 
     python stages/export.py --after round1
 
-Writes ${output_dir}/ugrr_final: the model as AutoModelForCausalLM loads it, and uncertainty.json with
-the frozen scale of its uncertainty; how uncertain the final policy was on the calibration split, and whether
-it was right; and the threshold up to which at most target_risk of its answers there were wrong. What it
-answers to the calibration prompts and to the regret cases of all rounds goes to data/responses/final.jsonl,
-for the judge and the report.
+Writes ${output_dir}/ugrr_final: the model as AutoModelForCausalLM loads it, or with export_format: adapter as PEFT
+does, and uncertainty.json with the frozen scale of its uncertainty; how uncertain the model of that folder was on the
+calibration split, and whether it was right; and the threshold up to which at most target_risk of its answers there were
+wrong. What it answers to the calibration prompts and to the regret cases of all rounds goes to
+data/responses/final.jsonl, for the judge and the report. metrics/export.json says what merging an adapter cost.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from anchora.correctness.references import sampled_correctness
-from anchora.model.loading import load_policy
+from anchora.kl.merging import merge_cost, merged_policy
+from anchora.model.adapters import policy_from_folder
+from anchora.model.loading import load_policy, ready_to_sample
 from anchora.model.machine import use_machine
-from anchora.model.pins import from_folder, model_identity
+from anchora.model.pins import Pretrained, model_identity
 from anchora.model.prompts import Messages, chat_template_of, renders_alike
 from anchora.model.seeds import derived_seed
-from anchora.run.files import first_process, new_file, new_folder, read_jsonl, write_json, write_jsonl
+from anchora.run.files import first_process, new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
@@ -34,6 +37,7 @@ from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import ensemble_members
 from parameters.export import ExportParams
 
+LARGE_MERGE_COST = 0.1  # share of the drift of the updates that merging may cost before a run says so
 SETTINGS = (  # on which the scale depends: whoever asks this model must measure in the same way
     "prompt_template", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings", "answer_reading",
     "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode",
@@ -48,24 +52,28 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    policy = Path(params.output_dir) / args.after
+    policy = policy_from_folder(Path(params.output_dir) / args.after, params.output_dir)
     cases = regret_cases(int(args.after.removeprefix("round")))
-    model, tokenizer = load_policy(from_folder(policy), params)
-    scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
-    verifiers = ensemble_members(params.output_dir, params.verifiers)
-    rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
-    exported = {
-        "settings": {name: getattr(params, name) for name in SETTINGS},
-        "verifiers": [model_identity(pretrained) for pretrained in verifiers],
-        "weights": scale.weights,
-        **scale.as_json(),
-        **calibration_figures(rows, measured, correct, scale, params),
-    }
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
-        if first_process():  # copyfile: the cache's files are read-only and shared
-            shutil.copytree(policy, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        model, tokenizer = write_policy(policy, partial, params)
+        scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
+        verifiers = ensemble_members(params.output_dir, params.verifiers)
+        rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
+        exported = {
+            "settings": {name: getattr(params, name) for name in SETTINGS},
+            "verifiers": [model_identity(pretrained) for pretrained in verifiers],
+            "weights": scale.weights,
+            **scale.as_json(),
+            **calibration_figures(rows, measured, correct, scale, params),
+        }
         write_json(partial / "uncertainty.json", exported)
         add_chat_template(partial, tokenizer, [row["prompt"] for row in rows], params)
+        figures: dict = {"format": params.export_format}
+        if policy.base is not None and params.export_format != "adapter":
+            greedy = [(ids, response.ids) for ids, response in zip(measured.prompt_ids, measured.greedy, strict=True)]
+            figures["merging"] = merge_cost(model, tokenizer, policy, greedy, params, params.scoring_batch_tokens)
+            say_merge_cost(figures["merging"], drift_of(args.after))
+    write_json("metrics/export.json", {"export": figures})
     case_responses = generate(
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
         responses_at_once=params.responses_at_once(), seed=derived_seed(params.seed, "regret cases"),
@@ -74,7 +82,43 @@ def main() -> None:
     answers = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
     answers += [(case["id"], response) for case, (response,) in zip(cases, case_responses, strict=True)]
     write_jsonl("data/responses/final.jsonl", ({"id": prompt_id, "text": response.text} for prompt_id, response in answers))
-    say(f"exported {policy} to {Path(params.output_dir) / 'ugrr_final'}")
+    say(f"exported {policy.source} to {Path(params.output_dir) / 'ugrr_final'}")
+
+
+def write_policy(policy: Pretrained, folder: Path, params: ExportParams) -> tuple:
+    """Write the files of ``policy`` in ``export_format``; return the model that they hold, ready to sample from, and its tokenizer."""
+    if policy.base is None or params.export_format == "adapter":
+        copy_files(policy.source, folder)
+        return load_policy(policy, params)
+    merged, tokenizer = merged_policy(policy, params)
+    if first_process():
+        merged.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    if params.export_format == "both":
+        copy_files(policy.source, folder / "adapter")
+    return ready_to_sample(merged.to(torch.bfloat16 if params.use_bf16 else torch.float32)), tokenizer
+
+
+def copy_files(source: str, folder: Path) -> None:
+    """Copy a model's files, in the first process alone, as new ones: those of the cache are read-only and shared."""
+    if first_process():
+        shutil.copytree(source, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+def drift_of(after: str) -> float:
+    """Return the forward KL to the SFT policy that the last round measured, nats a sequence."""
+    return read_json(f"metrics/update/{after}.json")["update"][after]["kl_forward"]
+
+
+def say_merge_cost(cost: dict[str, float], drift: float) -> None:
+    """Print how far the merged policy is from its adapter, with advice where that is much of how far the updates moved it."""
+    kl, share = cost["kl_sequence"], LARGE_MERGE_COST
+    say(f"merging moved log-probs by {cost['logp_difference']:.4f} nats a token, the policy by a KL of {kl:.4f} nats a sequence")
+    if kl > share * drift:
+        say(
+            f"that is more than {share:.0%} of the drift of its updates ({drift:.4f}): what was trained is partly lost in the base's "
+            "number format; export_format: adapter ships it whole"
+        )
 
 
 def add_chat_template(folder: Path, tokenizer, prompts: list[Messages], params: ExportParams) -> None:

@@ -5,16 +5,19 @@
 Writes small files that later stages depend on: the path and hash of a local folder, or a hub id with
 its revision. A hub id without a revision is refused, for the branch it points at may move.
 
-What can be found by looking at files is told here, before anything is trained: folders without weights, adapters, and
-brought reward models with another number of logits than one. Of a hub model these are the files in the hub's cache; where
-they are not there yet, the stage that loads the model looks at them.
+What can be found by looking at files is told here, before anything is trained: folders without weights, models of quantised
+weights, adapters whose base is not there or is another one, a bitsandbytes that is missing, and brought reward models with
+another number of logits than one. Of a hub model these are the files in the hub's cache; where they are not there yet, the
+stage that loads the model looks at them.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+from anchora.model.adapters import ADAPTER_CONFIG, COMMIT, check_shapes, is_adapter, named_base, read_adapter_config, unknown_base_error
 from anchora.model.pins import adapter_error, folder_hash
 from anchora.run.errors import UserError
 from anchora.run.files import write_json
@@ -40,6 +43,8 @@ def main() -> None:
     brought = [pin(name, "verifier_paths") for name in params.verifier_paths]
     if brought:
         check_brought(brought)
+    if params.load_in_4bit:
+        check_bitsandbytes()
     write_json(pins / "policy.json", policy)
     write_json(pins / "encoder.json", encoder)
     write_json(pins / "judge.json", judge)
@@ -48,14 +53,16 @@ def main() -> None:
         say(f"{name}: {value.get('path') or value['repo'] + '@' + value['revision']}")
 
 
-def pin(name: str, key: str) -> dict[str, str]:
+def pin(name: str, key: str) -> dict:
     """Return a model's pin: ``{path, sha256}`` of a local folder, or ``{repo, revision}`` of a hub id with its commit.
 
-    ``key`` is the parameter that gives ``name``. Raises UserError, naming it, for a folder that holds no model and for a hub
-    id without a commit of 40 hex digits.
+    The pin of an adapter's folder also holds that of its ``base``. ``key`` is the parameter that gives ``name``. Raises UserError,
+    naming it, for a folder that holds no model and for a hub id without a commit of 40 hex digits.
     """
+    if Path(name).is_dir() and is_adapter(name):
+        return pin_adapter(name, key)
     if Path(name).is_dir():
-        check_no_adapter(Path(name), key, name)
+        check_files(Path(name), key, name)
         if not (Path(name) / "config.json").is_file():
             raise UserError(f"{key}: {name} is no model folder: it has no config.json")
         if not list(Path(name).glob("*.safetensors")):
@@ -71,17 +78,52 @@ def pin(name: str, key: str) -> dict[str, str]:
             "(on the model's page under Files, History)"
         )
     if (snapshot := cached_snapshot(match["repo"], revision)) is not None:
-        check_no_adapter(snapshot, key, name)
+        check_files(snapshot, key, name)
     return {"repo": match["repo"], "revision": revision}
 
 
-def check_no_adapter(folder: Path, key: str, name: str) -> None:
-    """Raise UserError for a folder with an adapter in it, which transformers would apply to weights that may hold it already."""
-    if (folder / "adapter_config.json").is_file():
+def pin_adapter(name: str, key: str) -> dict:
+    """Return the pin of an adapter's folder, with its base's. Raises UserError for an adapter that is not taken, or of another base."""
+    try:
+        base, revision = named_base(read_adapter_config(name, heads=key != "base_model_name"))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    commits = {alias.partition("@")[0]: alias.partition("@")[2] for alias in ALIASES.values()}
+    commit = revision or commits.get(base, "")
+    if not Path(base or "-").is_dir() and not COMMIT.fullmatch(commit):
+        raise UserError(f"{key}: {unknown_base_error(name, base, revision)}")
+    if Path(base).is_dir() and is_adapter(base):
+        raise UserError(f"{key}: adapter {name}: its base {base} is an adapter, too; merge that one first (PEFT's merge_and_unload)")
+    pinned = pin(base if Path(base).is_dir() else f"{base}@{commit}", key)
+    folder = pinned.get("path") or cached_snapshot(pinned["repo"], pinned["revision"])
+    if folder is not None and (Path(folder) / "config.json").is_file():
+        check_shapes(name, folder, f"{key}: adapter {name}")
+    return {"path": name, "sha256": folder_hash(name), "base": pinned}
+
+
+def check_files(folder: Path, key: str, name: str) -> None:
+    """Raise UserError for a model with an adapter beside it, which transformers would apply unasked, and for quantised weights."""
+    if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"{key}: {adapter_error(name)}")
+    config = folder / "config.json"
+    quantised = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") if config.is_file() else None
+    if quantised:
+        raise UserError(
+            f"{key}: {name} holds quantised weights ({quantised.get('quant_method', 'unknown')}), which cannot be trained on or merged "
+            "into; name the model that they were made from: load_in_4bit and verifier_dtype quantise it as it is loaded"
+        )
 
 
-def check_brought(pins: list[dict[str, str]]) -> None:
+def check_bitsandbytes() -> None:
+    """Raise UserError where load_in_4bit would fail: bitsandbytes is not there, or cannot quantise on this machine."""
+    import torch
+
+    from anchora.model.four_bit import check_four_bit
+
+    check_four_bit(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def check_brought(pins: list[dict]) -> None:
     """Raise UserError for brought verifiers that cannot serve; print of which the hub's cache does not hold the files yet."""
     from anchora.verifiers.heads import check_brought_verifier, is_complete  # with torch and transformers, for those who bring some
 

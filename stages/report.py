@@ -95,7 +95,7 @@ def accuracy_against_kl(rounds: list[dict], exported: dict, judged: dict) -> lis
     Accuracy (shares of right answers) and win rates are those on the calibration prompts; the KL is in nats a sequence.
     ``exported`` is the final policy's uncertainty.json, ``judged`` the win rates of each round.
     """
-    kl = [0.0, *(entry["update"]["kl_saved"] for entry in rounds)]
+    kl = [0.0, *(entry["update"]["kl_forward"] for entry in rounds)]
     known_correct = [correct for correct in exported["calibration_correct"] if correct is not None]
     final_accuracy = sum(known_correct) / len(known_correct) if known_correct else None
     greedy = [*(entry["uncertainty"]["exact_match"] for entry in rounds), final_accuracy]
@@ -209,7 +209,7 @@ def round_table(rounds: list[dict], judged: dict) -> tuple[tuple[str, ...], list
         values = (
             entry["k"], uncertainty["exact_match"], uncertainty["sampled_accuracy"], uncertainty["auroc"]["combined"],
             regret["cases"], regret["anchors"], regret["retired"], update["stopped_at"],
-            update["kl_saved"], judged[f"round{entry['k']}"]["win_rate"],
+            update["kl_forward"], judged[f"round{entry['k']}"]["win_rate"],
         )  # fmt: skip
         rows.append(tuple("–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     return header, rows

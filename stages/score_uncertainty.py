@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from anchora.correctness.references import correctness, sampled_correctness
+from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import from_folder
 from anchora.model.seeds import derived_seed
 from anchora.regret.regret import regrets
 from anchora.run.files import read_jsonl, write_json, write_jsonl
@@ -42,7 +42,7 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
-    model, tokenizer = load_policy(from_folder(Path(params.output_dir) / args.after), params)
+    model, tokenizer = load_policy(policy_from_folder(Path(params.output_dir) / args.after, params.output_dir), params)
     all_prompts = read_jsonl("data/prepared/prompts.jsonl")
     prompts = within_length(tokenizer, all_prompts, params)
     calibration_rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)

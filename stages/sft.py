@@ -4,7 +4,7 @@
 
 The loss is on completions only, their end-of-sequence token included. Prompts are rendered by the
 tokenizer's chat template, or by prompt_template where it has none. Writes ${output_dir}/sft, the
-reference of all that follows, and metrics/sft.json.
+reference of all that follows (with lora_rank above 0, an adapter alone), and metrics/sft.json.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from pathlib import Path
 import datasets
 from trl import SFTConfig, SFTTrainer
 
+from anchora.model.adapters import base_name
 from anchora.model.capabilities import check_head, check_lora
 from anchora.model.layers import compile_layers
 from anchora.model.loading import check_positions, load_causal_lm, save_policy
-from anchora.model.lora import add_lora, merge_lora
+from anchora.model.lora import add_lora, save_adapter
 from anchora.model.machine import autocast, device, training_dtype, use_machine
-from anchora.model.pins import Pretrained, from_pin_file
+from anchora.model.pins import Pretrained, from_pin
 from anchora.model.prompts import encode_prompt, encode_response
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
-from anchora.run.files import read_jsonl, write_json
+from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.training.checkpoints import Checkpoints
-from anchora.training.sharding import gather_full_model
+from anchora.training.sharding import full_tensor, gather_full_model
 from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.dropout import check_dropout
 from parameters.sft import SftParams
@@ -42,14 +43,15 @@ def main() -> None:
     use_machine(params)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    pretrained = from_pin_file(Path(params.output_dir) / "pins" / "policy.json")
+    pin = read_json(Path(params.output_dir) / "pins" / "policy.json")
+    pretrained = from_pin(pin)
     model, tokenizer = load_base(pretrained, params)
     model.to(device())
     with autocast(params.use_bf16):  # what scoring could not serve is told before hours of training, not after
         check_head(model, tokenizer.pad_token_id)
         check_dropout(model)
     config = copy.deepcopy(model.config)
-    model = with_lora(model, params)
+    model = with_lora(model, pretrained, params)
     if params.lora_rank:
         with autocast(params.use_bf16):
             check_lora(model, tokenizer.pad_token_id)
@@ -57,10 +59,13 @@ def main() -> None:
         compile_layers(model)
     rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params)
     trainer, loss = fine_tune(model, tokenizer, rows, params)
-    model = gather_full_model(trainer.accelerator.unwrap_model(trainer.model), lambda: with_lora(load_base(pretrained, params)[0], params))
-    model = merge_lora(model)
-    model.config = config  # without what training sets there for itself: no cache, and of mixtures of experts the router's scores
-    save_policy(Path(params.output_dir) / "sft", model, tokenizer)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if params.lora_rank:
+        save_adapter(Path(params.output_dir) / "sft", model, tokenizer, base_name(pin.get("base", pin)), full_tensor)
+    else:
+        model = gather_full_model(model, lambda: load_base(pretrained, params)[0])
+        model.config = config  # without what training sets there for itself: no cache, and of mixtures of experts the router's scores
+        save_policy(Path(params.output_dir) / "sft", model, tokenizer)
     figures = {
         "loss": round(loss, 6),
         "examples": len(rows),
@@ -73,15 +78,29 @@ def main() -> None:
 
 
 def load_base(pretrained: Pretrained, params: SftParams) -> tuple:
-    """Load the base model, which must read ``max_length`` tokens, and its tokenizer."""
-    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
+    """Load the base model, which must read ``max_length`` tokens, and its tokenizer.
+
+    A base that is an adapter itself comes with it: to be trained on, or merged where all weights are trained.
+    """
+    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank), trainable=True)
     check_positions(model, params.max_length, pretrained)
-    return model, tokenizer
+    return model if params.lora_rank or pretrained.base is None else model.merge_and_unload(), tokenizer
 
 
-def with_lora(model, params: SftParams):
-    """Return ``model`` to be trained, with fresh LoRA adapters if asked for."""
-    return add_lora(model, params.lora_rank, params.lora_alpha, derived_seed(params.seed, "sft adapters"))
+def with_lora(model, pretrained: Pretrained, params: SftParams):
+    """Return ``model`` to be trained, with fresh LoRA adapters if they are asked for and it has none.
+
+    Raises UserError for an adapter of another rank or alpha than the parameters name.
+    """
+    if pretrained.base is None or not params.lora_rank:
+        return add_lora(model, params.lora_rank, params.lora_alpha, derived_seed(params.seed, "sft adapters"))
+    own = model.peft_config["default"]
+    if (own.r, own.lora_alpha) != (params.lora_rank, params.lora_alpha):
+        raise UserError(
+            f"base_model_name: adapter {pretrained.source} has rank {own.r} and alpha {own.lora_alpha}: to train it on, set lora_rank: "
+            f"{own.r} and lora_alpha: {own.lora_alpha}; to merge it and train every weight, lora_rank: 0"
+        )
+    return model
 
 
 def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[dict], int]:
@@ -129,7 +148,11 @@ def fine_tune(model, tokenizer, rows: list[dict], params: SftParams) -> tuple[Or
         packing=False,
     )
     examples = datasets.Dataset.from_list([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    before = [weight.data for weight in trained]
     trainer = OrderedSFTTrainer(model=model, args=settings, train_dataset=examples, processing_class=tokenizer)
+    for weight, data in zip(trained, before, strict=True):
+        weight.data = data  # TRL 1.16 makes adapters on four bits bfloat16, in which small updates are rounded away
     trainer.order = order
     return trainer, train(trainer, checkpoints, [row["source"] for row in rows])
 

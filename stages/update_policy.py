@@ -4,9 +4,9 @@
 
 What one step does is in anchora/update/step.py, beta and weight of every case in anchora/update/losses.py. The
 reference is the SFT policy, by the log-probs that the buffer carries. Past the KL budget the update stops, and the
-last snapshot inside it is kept. Writes the policy to ${output_dir}/round<k>, the figures of every step to
-metrics/curves/round<k>.csv, beta and weight against uncertainty to metrics/gate/round<k>.csv, and the figures of
-the policy that was kept to metrics/update/round<k>.json.
+last snapshot inside it is kept. Writes the policy to ${output_dir}/round<k> (with lora_rank above 0 the adapter alone,
+the one that SFT began), the figures of every step to metrics/curves/round<k>.csv, beta and weight against uncertainty
+to metrics/gate/round<k>.csv, and the figures of the policy that was kept to metrics/update/round<k>.json.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from anchora.kl.forward import forward_kl
+from anchora.model.adapters import named_base, policy_from_folder, read_adapter_config
 from anchora.model.layers import compile_layers
 from anchora.model.loading import load_causal_lm, save_policy
 from anchora.model.logps import response_logps
-from anchora.model.lora import add_lora, merge_lora
+from anchora.model.lora import freeze_outside_decoder, save_adapter
 from anchora.model.machine import autocast, device, training_dtype, use_machine
-from anchora.model.pins import from_folder
+from anchora.model.pins import Pretrained
 from anchora.model.processes import any_process, interruptible_steps
 from anchora.model.seeds import derived_seed
 from anchora.regret.batches import Layout, layout_for
@@ -40,14 +41,13 @@ from anchora.run.logs import log_figures, log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.training.checkpoints import Checkpoints
-from anchora.training.sharding import gather_full_model
+from anchora.training.sharding import full_tensor, gather_full_model
 from anchora.update.pairs import Pairs, has_chosen_right, weigh
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.state import RoundState
 from anchora.update.step import OptimizerBatch, ResponseLogps, update
 
 WARMUP_SHARE = 0.1
-LEAST_KEPT = 0.7  # share of the KL that merging LoRA may leave before a run says so
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def main() -> None:
     if params.case_weight == "calibrated" and not has_chosen_right(buffer.cases):
         say(f"round {args.round}: too few calibration prompts have known answers; cases are weighed by the rank of their certainty")
     anchors, held_out_anchors = split_anchors(buffer, params)
-    pretrained = from_folder(Path(params.output_dir) / args.after)
+    pretrained = policy_from_folder(Path(params.output_dir) / args.after, params.output_dir)
+    policy_path = Path(params.output_dir) / f"round{args.round}"
     model, tokenizer = load_trainable(pretrained, params)
     checkpoints = Checkpoints()
     with autocast(params.use_bf16):
@@ -85,22 +86,16 @@ def main() -> None:
         data = ReplayData(pairs, anchors, held_out_anchors, layout)
         curve, kept_step, stopped_at = replay(model, data, params, derived_seed(params.seed, "update", args.round), checkpoints)
 
-    model = merge_lora(gather_full_model(model, lambda: load_trainable(pretrained, params)[0]))
-    with autocast(params.use_bf16):
-        torch.compiler.set_stance("force_eager")  # merged layers are others: not worth compiling for one measurement
-        kl_saved = forward_kl(ResponseLogps(model), held_out_anchors, layout) if params.lora_rank else None
-    save_policy(Path(params.output_dir) / f"round{args.round}", model, tokenizer)
+    if pretrained.base is not None:
+        save_adapter(policy_path, model, tokenizer, named_base(read_adapter_config(pretrained.source)), full_tensor)
+    else:
+        save_policy(policy_path, gather_full_model(model, lambda: load_trainable(pretrained, params)[0]), tokenizer)
     log_figures(curve.pop("tokens_per_second"), params.log_dir)
     write_curves(args.round, curve, pairs)
-    metrics = round_figures(curve, kept_step, stopped_at, pairs, kl_saved)
+    metrics = round_figures(curve, kept_step, stopped_at, pairs)
     metrics["anchors"] = len(anchors)
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {metrics['steps']} updates kept, forward KL {metrics['kl_forward']:.3f} nats a sequence")
-    if metrics["kl_saved"] < LEAST_KEPT * metrics["kl_forward"]:
-        say(
-            f"round {args.round}: merged into its weights the update keeps {metrics['kl_saved']:.3f} of these: it is too small for "
-            "their number format; raise update_learning_rate or rl_iterations, or set use_bf16: false"
-        )
 
 
 def split_anchors(buffer: Buffer, params: UpdatePolicyParams) -> tuple[list[Anchor], list[Anchor]]:
@@ -119,13 +114,13 @@ def split_anchors(buffer: Buffer, params: UpdatePolicyParams) -> tuple[list[Anch
     return trained, held_out
 
 
-def load_trainable(pretrained: dict[str, str], params: UpdatePolicyParams) -> tuple:
-    """Load the policy to train, with fresh LoRA adapters if asked for, and its tokenizer; dropout stays off, as in the reference."""
-    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
+def load_trainable(pretrained: Pretrained, params: UpdatePolicyParams) -> tuple:
+    """Load the policy to train, its adapter alone if it is one, and its tokenizer; dropout stays off, as in the reference."""
+    model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank), trainable=True)
     if params.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    return add_lora(model, params.lora_rank, params.lora_alpha, derived_seed(params.seed, "update adapters")), tokenizer
+    return (freeze_outside_decoder(model) if pretrained.base is None else model), tokenizer
 
 
 def check_reference(model, rows: Sequence[Case | Anchor], layout: Layout, params: UpdatePolicyParams) -> None:
@@ -221,14 +216,10 @@ def draw(probabilities: torch.Tensor, size: int, generator: torch.Generator) -> 
     return torch.multinomial(probabilities, size, replacement=True, generator=generator).tolist()
 
 
-def round_figures(curve: pd.DataFrame, kept_step: int, stopped_at: int | None, pairs: Pairs, kl_saved: float | None) -> dict:
-    """Return the metrics of a round: figures of the kept policy, betas and weights of the cases, and the KL that was saved.
-
-    ``kl_saved`` is the forward KL of a policy with LoRA merged; None without LoRA: the policy is saved as it was trained.
-    """
+def round_figures(curve: pd.DataFrame, kept_step: int, stopped_at: int | None, pairs: Pairs) -> dict:
+    """Return the metrics of a round: figures of the kept policy, and betas and weights of the cases."""
     metrics = kept_figures(curve, kept_step)
     metrics |= {"beta_mean": float(pairs.beta.mean()), "stopped_at": stopped_at, "pairs": len(pairs.cases)}
-    metrics["kl_saved"] = metrics["kl_forward"] if kl_saved is None else kl_saved
     metrics |= {"weight_min": float(pairs.weight.min()), "weight_max": float(pairs.weight.max())}
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
 

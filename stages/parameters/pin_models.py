@@ -2,14 +2,16 @@
 
 from pydantic import Field
 
+from anchora.model.params import AdapterParams
 from anchora.run.params import ModelStageParams, NonEmptyStr
 
 
-class PinModelsParams(ModelStageParams):
+class PinModelsParams(ModelStageParams, AdapterParams):
     base_model_name: str = Field(
         "models/base/policy",
         min_length=1,
-        description="The policy before SFT: a folder in the project, owner/name@<commit> on the hub, or the alias mistral-7b.",
+        description="The policy before SFT: a folder in the project, which may be a PEFT adapter's, owner/name@<commit> on the hub, or "
+        "the alias mistral-7b. An adapter is trained on where lora_rank and lora_alpha are its own; at lora_rank 0 it is merged.",
     )
     reward_model_name: str = Field(
         "models/base/encoder",

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, environment, params_file
 
 from anchora.evaluation.judge_params import JudgeParams
-from anchora.model.params import ComputeParams, PolicyParams
+from anchora.model.params import AdapterParams, ComputeParams, PromptParams
 from anchora.run.errors import UserError
 from anchora.run.params import read_params, validate
 from anchora.training.params import LoraParams, TrainingParams
@@ -158,7 +158,8 @@ def test_the_parameter_groups_of_the_dag_are_the_models_own_keys():
     """A group holds what its model adds to the models of other groups that it inherits from."""
     models = {
         "compute": ComputeParams,
-        "policy": PolicyParams,
+        "adapter": AdapterParams,
+        "prompt": PromptParams,
         "training": TrainingParams,
         "lora": LoraParams,
         "measure": MeasureParams,

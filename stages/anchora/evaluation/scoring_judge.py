@@ -15,6 +15,7 @@ from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.rounding import rounded
 from anchora.evaluation.statistics import bootstrap_mean
 from anchora.evaluation.win_rates import mean_per_row, win_points, win_rate_metrics
+from anchora.model.pins import Pretrained
 from anchora.model.prompts import Messages
 from anchora.verifiers.ensemble import score_ensemble
 
@@ -23,15 +24,14 @@ from anchora.verifiers.ensemble import score_ensemble
 class ScoringJudge:
     """The kept-out judge, and beside it the ensemble that the policy was tuned by.
 
-    Where the ensemble sees more wins than the judge, the policy has learnt the ensemble's tastes. Models are
-    given by their ``from_pretrained`` arguments.
+    Where the ensemble sees more wins than the judge, the policy has learnt the ensemble's tastes.
     """
 
-    judge: dict[str, str]
-    ensemble: list[dict[str, str]]
+    judge: Pretrained
+    ensemble: list[Pretrained]
     deviation: np.ndarray  # (members,) spread of each member's scores within one prompt: the unit that puts them on one scale
 
-    def models(self) -> list[dict[str, str]]:
+    def models(self) -> list[Pretrained]:
         """List the judge and then the ensemble's members."""
         return [self.judge, *self.ensemble]
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from anchora.model.four_bit import check_mostly_four_bit, four_bit_options, keep_one_form
 from anchora.model.layers import use_liger
-from anchora.model.lora import merge_lora
+from anchora.model.lora import as_plain_model, load_adapter
 from anchora.model.machine import device
-from anchora.model.params import ComputeParams, PolicyParams
+from anchora.model.params import CausalLMParams, ComputeParams, PolicyParams
 from anchora.model.pins import Pretrained, adapter_error, model_name
 from anchora.model.positions import max_positions, max_steady_positions
 from anchora.run.errors import UserError
@@ -26,10 +27,10 @@ transformers_logging.disable_progress_bar()
 def load_pretrained(loader, pretrained: Pretrained, params: ComputeParams, **options):
     """Call ``loader.from_pretrained``, with remote code only by ``trust_remote_code``. Raises UserError for every failure but memory's."""
     name = model_name(pretrained)
-    if "revision" not in pretrained and not Path(name).is_dir():  # transformers would ask the hub for a model of that name
+    if pretrained.revision is None and not Path(name).is_dir():  # transformers would ask the hub for a model of that name
         raise UserError(f"model {name}: cannot be loaded: there is no such folder")
     try:
-        return loader.from_pretrained(**pretrained, trust_remote_code=params.trust_remote_code, **options)
+        return loader.from_pretrained(**pretrained.arguments(), trust_remote_code=params.trust_remote_code, **options)
     except (MemoryError, torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # transformers and safetensors raise nearly every kind for a folder that is broken
@@ -45,7 +46,7 @@ def load_model(loader, pretrained: Pretrained, params: ComputeParams, *, new_hea
     would draw anew too, and for a model with an adapter beside it, which transformers would attach unasked.
     """
     name = model_name(pretrained)
-    if find_adapter_config_file(pretrained["pretrained_model_name_or_path"], revision=pretrained.get("revision")):
+    if find_adapter_config_file(pretrained.source, revision=pretrained.revision):
         raise UserError(f"model {adapter_error(name)}")
     model, info = load_pretrained(loader, pretrained, params, use_safetensors=True, output_loading_info=True, **options)
     backbone = f"{model.base_model_prefix}."
@@ -68,10 +69,12 @@ def load_model(loader, pretrained: Pretrained, params: ComputeParams, *, new_hea
 
 
 def load_tokenizer(pretrained: Pretrained, params: ComputeParams):
-    """Load a policy's tokenizer, with a pad token (its EOS where it has none of its own).
+    """Load a policy's tokenizer, with a pad token (its EOS where it has none of its own); an adapter without one has its base's.
 
     Raises UserError for a tokenizer without an end-of-sequence token: its model could never stop.
     """
+    if pretrained.base is not None and not (Path(pretrained.source) / "tokenizer_config.json").is_file():
+        pretrained = pretrained.base
     tokenizer = load_pretrained(AutoTokenizer, pretrained, params)
     if tokenizer.eos_token_id is None:
         name = model_name(pretrained)
@@ -103,36 +106,54 @@ def check_positions(model, max_length: int, pretrained: Pretrained) -> None:
         )
 
 
-def load_causal_lm(pretrained: Pretrained, params: ComputeParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-    """Load a causal language model in ``dtype``, by default that of ``use_bf16``, and its tokenizer."""
-    tokenizer = load_tokenizer(pretrained, params)
+def load_causal_lm(
+    pretrained: Pretrained, params: CausalLMParams, dtype: torch.dtype | Literal["auto"] | None = None, *, trainable: bool = False
+) -> tuple[Any, Any]:
+    """Load a causal language model in ``dtype``, by default that of ``use_bf16``, and its tokenizer; "auto" is as it is stored.
+
+    An adapter is loaded onto its base, as a PeftModel. The base of an adapter, and any model that is ``trainable``, is held in four
+    bits where ``load_in_4bit`` asks for it. Raises UserError for whatever cannot be loaded.
+    """
+    base, tokenizer = pretrained.base or pretrained, load_tokenizer(pretrained, params)
     dtype = dtype or (torch.bfloat16 if params.use_bf16 else torch.float32)
-    attention: dict[str, Any] = {} if params.attn_implementation == "auto" else {"attn_implementation": params.attn_implementation}
-    model = load_model(AutoModelForCausalLM, pretrained, params, dtype=dtype, **attention)
-    check_vocabulary(model, tokenizer, pretrained)
+    options: dict[str, Any] = {} if params.attn_implementation == "auto" else {"attn_implementation": params.attn_implementation}
+    in_4bit = params.load_in_4bit and (trainable or base is not pretrained)
+    if in_4bit:
+        options |= four_bit_options(dtype, device())
+    model = load_model(AutoModelForCausalLM, base, params, dtype=dtype, **options)
+    if in_4bit:
+        check_mostly_four_bit(model, model_name(base))
+        keep_one_form(model)
+    check_vocabulary(model, tokenizer, base)
     model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
     text_config = model.config.get_text_config()
     if getattr(text_config, "output_router_logits", False):  # as other trainers leave mixtures of experts: their `generate` then fails
         text_config.output_router_logits = False
     if params.liger_kernels:
-        use_liger(model, pretrained)
-    return model, tokenizer
+        use_liger(model, base)
+    return model if base is pretrained else load_adapter(model, pretrained, trainable=trainable), tokenizer
 
 
 def load_policy(pretrained: Pretrained, params: PolicyParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Load a policy to sample from, in eval mode on the machine's device, and its tokenizer."""
     model, tokenizer = load_causal_lm(pretrained, params, dtype)
+    if pretrained.base is not None:
+        model = as_plain_model(model)
     check_positions(model, params.max_length, pretrained)
+    return ready_to_sample(model), tokenizer
+
+
+def ready_to_sample(model):
+    """Return ``model`` in eval mode on the machine's device, with no settings of its own for sampling but its ends of sequence."""
     own = model.generation_config  # its penalties and temperatures are not this pipeline's
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, bos_token_id=own.bos_token_id)
-    return model.to(device()).eval(), tokenizer
+    return model.to(device()).eval()
 
 
 def save_policy(path: str | Path, model, tokenizer) -> None:
-    """Write a model folder, with LoRA merged and the tokenizer beside it; of several processes the first one writes."""
+    """Write a whole model's folder, with the tokenizer beside it; of several processes the first one writes."""
     if not first_process():
         return
-    model = merge_lora(model)
     with new_folder(path) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

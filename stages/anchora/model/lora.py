@@ -1,10 +1,18 @@
-"""LoRA: adapters on a model that is to be trained, and merging them back into its weights."""
+"""LoRA: adapters on a model that is to be trained, their folders, and merging them into the base that they were trained on."""
 
 from __future__ import annotations
 
-import torch
+import copy
+from pathlib import Path
 
-from anchora.run.errors import refused
+import torch
+from safetensors.torch import load_file, save_file
+
+from anchora.model.adapters import WEIGHTS
+from anchora.model.four_bit import dequantised
+from anchora.model.pins import Pretrained, model_name
+from anchora.run.errors import UserError, refused
+from anchora.run.files import first_process, new_folder
 
 
 def add_lora(model, rank: int, alpha: int, seed: int):
@@ -16,25 +24,105 @@ def add_lora(model, rank: int, alpha: int, seed: int):
     if rank == 0:
         return freeze_outside_decoder(model)
     from peft import LoraConfig, get_peft_model
-    from peft.tuners.lora import LoraLayer
 
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     name = type(model).__name__
     with refused(f"lora_rank: {rank}, but PEFT puts no adapters on {name} ({{error}}); set it to 0"):
         model = get_peft_model(model, config)
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False  # autocast does it; PEFT would write a float32 copy of every input first
-    return freeze_outside_decoder(model)
+    return freeze_outside_decoder(leave_casts_to_autocast(model))
 
 
-def merge_lora(model):
-    """Return ``model`` with its LoRA weights, if it has such, added to its own.
+def load_adapter(model, pretrained: Pretrained, *, trainable: bool = False):
+    """Return ``model`` with the adapter of ``pretrained`` on it, in float32.
 
-    In bfloat16 a change that is small beside its weight is rounded away.
+    Raises UserError for an adapter of another model, by its shapes or by the names of its layers, and for one that is not finite.
     """
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    from peft import PeftModel, get_peft_model_state_dict
+
+    name, saved = f"adapter {pretrained.source}", load_file(Path(pretrained.source) / WEIGHTS)
+    base = model_name(pretrained.base) if pretrained.base else type(model).__name__
+    with refused(f"{name}: cannot be put on its base {base} ({{error}}); it was made for another model"):
+        model = PeftModel.from_pretrained(model, pretrained.source, is_trainable=trainable)
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if others := sorted(expected.keys() ^ saved.keys()):  # PEFT would draw anew what is missing, and pass over what is too much
+        raise UserError(f"{name}: it was made for another model than its base {base}: {len(others)} weights differ, such as {others[0]}")
+    for key, weight in saved.items():
+        if not torch.isfinite(weight.sum(dtype=torch.float32)):
+            raise UserError(f"{name}: weight {key} holds values that are not finite; the adapter was saved broken")
+    if not trainable:
+        return model
+    for layer in lora_layers(model):
+        layer.lora_dropout["default"] = torch.nn.Identity()  # whatever it was made with: the reference has none
+    return freeze_outside_decoder(leave_casts_to_autocast(model))
+
+
+def save_adapter(path: str | Path, model, tokenizer, base: tuple[str, str | None], full_tensor=lambda weight: weight) -> None:
+    """Write the adapter of ``model`` as PEFT's folder, with the tokenizer beside it; of several processes the first one writes.
+
+    ``base``: the name and the commit by which its configuration names the model under it. ``full_tensor`` gathers a weight of which
+    every process holds a shard.
+    """
+    from peft import get_peft_model_state_dict
+
+    weights = {name: full_tensor(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
+    if not first_process():
+        return
+    weights = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    config = copy.copy(model.peft_config["default"])
+    config.base_model_name_or_path, config.revision = base
+    config.target_modules = sorted(config.target_modules)  # a set, whose order changes from process to process
+    config.inference_mode = True
+    with new_folder(path) as partial:
+        save_file({name: weights[name].cpu().contiguous() for name in sorted(weights)}, partial / WEIGHTS, {"format": "pt"})
+        config.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def as_plain_model(model):
+    """Return a policy with an adapter as transformers' own class, to sample and to score with.
+
+    In float32 the adapter is merged into the weights, which rounds nothing away that matters and is faster. In bfloat16 or four bits it
+    stays beside them.
+    """
+    if next(model.get_base_model().parameters()).dtype == torch.float32 and not is_four_bit(model):
+        return model.merge_and_unload()
+    return model.get_base_model()
+
+
+def is_four_bit(model) -> bool:
+    """Return whether a model holds weights in four bits."""
+    return bool(getattr(model, "is_loaded_in_4bit", False))
+
+
+@torch.no_grad()
+def merge_into(plain, model) -> None:
+    """Add the adapter of ``model`` to the weights that it was trained on, and put the sums into ``plain``, a whole model of the same base.
+
+    The sum is made in float32 and rounded once, to the number format of ``plain``. Of a base in four bits, the weights that it computed
+    with are taken: the adapter was trained beside those, not beside what they were quantised from.
+    """
+    weights = dict(plain.named_parameters())
+    for name, layer in model.get_base_model().named_modules():
+        if not hasattr(layer, "lora_A") or not hasattr(layer, "base_layer"):
+            continue
+        target = weights[f"{name}.weight"]
+        own = dequantised(layer.base_layer) if is_four_bit(model) else target.float()
+        target.copy_(own.to(target.device, torch.float32) + layer.get_delta_weight("default").to(target.device, torch.float32))
+
+
+def lora_layers(model) -> list:
+    """Return the layers of a model that have adapters."""
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def leave_casts_to_autocast(model):
+    """Return ``model`` with adapters that read their input as it is; PEFT would write a float32 copy of every input first."""
+    for layer in lora_layers(model):
+        layer.cast_input_dtype_enabled = False
+    return model
 
 
 def freeze_outside_decoder(model):

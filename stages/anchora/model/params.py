@@ -43,7 +43,7 @@ class ComputeParams(ModelStageParams):
         return self
 
 
-class PolicyParams(ComputeParams):
+class PromptParams(ComputeParams):
     """Keys of every stage that reads prompts with their responses."""
 
     max_length: int = Field(512, ge=1, description="Longest prompt together with its response, in tokens.")
@@ -61,7 +61,7 @@ class PolicyParams(ComputeParams):
         return value
 
 
-class ScoringParams(PolicyParams):
+class ScoringParams(PromptParams):
     """Keys of every stage that scores responses in batches."""
 
     scoring_batch_tokens: int = Field(8192, ge=1, description="Tokens in one batch when responses are scored, padding included.")
@@ -77,7 +77,31 @@ class OverlongPromptsParams(Parameters):
     )
 
 
-class LoraRankParams(Parameters):
-    """The key of every stage that has to know whether weights are trained as LoRA adapters."""
+class AdapterParams(Parameters):
+    """Keys of every stage that has to know how a policy is trained: all of its weights, or LoRA adapters over a base."""
 
-    lora_rank: int = Field(0, ge=0, description="Rank of the LoRA adapters that SFT and the update train; 0 trains every weight.")
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="Rank of the LoRA adapters that SFT and the update train; 0 trains every weight. Above 0, SFT and the rounds write "
+        "adapters alone, megabytes each, over the base model as it was pinned.",
+    )
+    load_in_4bit: bool = Field(
+        False,
+        description="Hold the base model under the adapters in four bits a weight (NF4, bitsandbytes), in every stage: a quarter of the "
+        "memory of bfloat16. Needs lora_rank above 0 and `pip install bitsandbytes==0.50.2`.",
+    )
+
+    @model_validator(mode="after")
+    def adapters_on_four_bits(self):
+        if self.load_in_4bit and not self.lora_rank:
+            raise ValueError("load_in_4bit: true trains adapters alone, for weights of four bits cannot be trained: set lora_rank above 0")
+        return self
+
+
+class CausalLMParams(ComputeParams, AdapterParams):
+    """Keys of every stage that holds a policy."""
+
+
+class PolicyParams(PromptParams, CausalLMParams):
+    """Keys of every stage that samples from a policy."""

@@ -3,57 +3,74 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from anchora.run.declared import file_sha256
 from anchora.run.errors import UserError
 from anchora.run.files import read_json
 
-Pretrained = dict[str, str]  # keyword arguments of from_pretrained: pretrained_model_name_or_path, for a hub id also revision
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The files that a model is loaded from: those of a folder, or of a hub id at a commit.
+
+    With ``base`` they are a PEFT adapter's, over the model that ``base`` names.
+    """
+
+    source: str  # the folder, or the hub id
+    revision: str | None = None  # the commit of a hub id
+    base: Pretrained | None = None
+
+    def arguments(self) -> dict[str, str]:
+        """Return the arguments of transformers' ``from_pretrained`` for these files."""
+        revision = {} if self.revision is None else {"revision": self.revision}
+        return {"pretrained_model_name_or_path": self.source, **revision}
 
 
 def from_folder(path: str | Path) -> Pretrained:
-    """Return the ``from_pretrained`` arguments of a model folder, such as one that an earlier stage wrote."""
-    return {"pretrained_model_name_or_path": str(path)}
+    """Locate the model of a folder that holds all of its weights, such as one that an earlier stage wrote."""
+    return Pretrained(str(path))
 
 
 def from_pin_file(path: str | Path) -> Pretrained:
-    """Return the ``from_pretrained`` arguments of the model that a pin file names. Raises what ``from_pin`` raises."""
+    """Locate the model that a pin file names. Raises what ``from_pin`` raises."""
     return from_pin(read_json(path))
 
 
-def from_pin(pin: dict[str, str]) -> Pretrained:
-    """Return the ``from_pretrained`` arguments of a pin: ``{path, sha256}`` of a folder, or ``{repo, revision}`` of a hub id.
+def from_pin(pin: dict) -> Pretrained:
+    """Locate the model of a pin: ``{path, sha256}`` of a folder, or ``{repo, revision}`` of a hub id; an adapter's has a ``base``.
 
     Raises UserError for a folder whose files are no longer those that were pinned.
     """
+    base = from_pin(pin["base"]) if "base" in pin else None
     if "repo" in pin:
-        return {"pretrained_model_name_or_path": pin["repo"], "revision": pin["revision"]}
-    if folder_hash(pin["path"]) != pin["sha256"]:
+        return Pretrained(pin["repo"], pin["revision"], base)
+    if not Path(pin["path"]).is_dir() or folder_hash(pin["path"]) != pin["sha256"]:
         raise UserError(
-            f"model {pin['path']}: its files have changed since they were pinned; run `dvc repro --force --single-item pin_models`, "
-            "then `dvc repro`"
+            f"model {pin['path']}: its files have changed or gone since they were pinned; put them back, or run "
+            "`dvc repro --force --single-item pin_models`, then `dvc repro`"
         )
-    return from_folder(pin["path"])
+    return Pretrained(pin["path"], base=base)
 
 
 def model_name(pretrained: Pretrained) -> str:
     """Return what a message calls a model: its folder, or its hub id and commit."""
-    name = pretrained["pretrained_model_name_or_path"]
-    return f"{name}@{pretrained['revision']}" if "revision" in pretrained else name
+    return pretrained.source if pretrained.revision is None else f"{pretrained.source}@{pretrained.revision}"
 
 
 def adapter_error(name: str) -> str:
-    """Say why the model ``name``, which has an adapter's configuration beside it, is not taken, and what to do."""
+    """Say why the model ``name``, which has an adapter's configuration beside its weights, is not taken, and what to do."""
     return (
-        f"{name}: it holds adapter_config.json, whose adapter would be applied to its weights, once more if they are merged; take "
-        "adapter_config.json and adapter_model.* away if they are, else merge them first (PEFT's merge_and_unload, then save_pretrained)"
+        f"{name}: it holds adapter_config.json beside a whole model, whose weights may hold that adapter already; take "
+        "adapter_config.json and adapter_model.* away if they do, else config.json and the weights"
     )
 
 
 def model_identity(pretrained: Pretrained) -> str:
-    """Return what tells a model from any other: the hash of its folder's files, or its hub id and commit."""
-    return model_name(pretrained) if "revision" in pretrained else folder_hash(pretrained["pretrained_model_name_or_path"])
+    """Return what tells a model from any other: the hash of its folder's files, or its hub id and commit; an adapter's with its base's."""
+    own = folder_hash(pretrained.source) if pretrained.revision is None else model_name(pretrained)
+    return own if pretrained.base is None else f"{own} over {model_identity(pretrained.base)}"
 
 
 def folder_hash(path: str | Path) -> str:

@@ -3,12 +3,12 @@
 from pydantic import Field, FiniteFloat, model_validator
 
 from anchora.correctness.params import AnswerReadingParams
-from anchora.model.params import LoraRankParams, ScoringParams
+from anchora.model.params import PolicyParams, ScoringParams
 from anchora.regret.penalty_params import RegretPenaltyParams
 from anchora.verifiers.params import VerifiersParams
 
 
-class BuildRegretBufferParams(ScoringParams, LoraRankParams, AnswerReadingParams, VerifiersParams, RegretPenaltyParams):
+class BuildRegretBufferParams(ScoringParams, PolicyParams, AnswerReadingParams, VerifiersParams, RegretPenaltyParams):
     uncertainty_quantile: float = Field(
         0.25,
         ge=0,

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from anchora.model.params import ComputeParams, LoraRankParams
+from anchora.model.params import CausalLMParams, ComputeParams
 from anchora.run.params import SeedParams
 
 
@@ -26,10 +26,9 @@ class TrainingParams(ComputeParams, SeedParams):
     )
 
 
-class LoraParams(TrainingParams, LoraRankParams):
+class LoraParams(TrainingParams, CausalLMParams):
     """Keys of every stage that trains a policy."""
 
-    lora_alpha: int = Field(32, ge=1, description="Scale of what LoRA adapters learn: it is multiplied by lora_alpha / lora_rank.")
     compile_layers: bool = Field(
         False,
         description="Use torch.compile on the decoder layers in SFT and the update, for a GPU: minutes of compiling, then less time "

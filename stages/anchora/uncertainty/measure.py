@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anchora.correctness.references import correctness
+from anchora.model.pins import Pretrained
 from anchora.model.prompts import Messages, encode_prompt
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
@@ -55,12 +56,12 @@ def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[di
 
 
 def measure(
-    model, tokenizer, prompts: list[Messages], verifiers: list[dict[str, str]], params: MeasureParams,
+    model, tokenizer, prompts: list[Messages], verifiers: list[Pretrained], params: MeasureParams,
     *, seed: int, samples: int,
 ) -> Measured:  # fmt: skip
     """Draw a greedy response and ``samples`` samples for each prompt, seeded by ``seed``, and score all of them.
 
-    ``verifiers``: ``from_pretrained`` arguments of each member of the ensemble.
+    ``verifiers``: where the model of each member of the ensemble lies.
     """
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
     common: dict = {
@@ -106,7 +107,7 @@ def _mc_dropout(model, tokenizer, prompt_ids, greedy: list[Response], params: Me
 
 
 def measure_calibration(
-    model, tokenizer, verifiers: list[dict[str, str]], params: MeasureParams
+    model, tokenizer, verifiers: list[Pretrained], params: MeasureParams
 ) -> tuple[list[dict], Measured, list[bool | None]]:
     """Ask a policy the calibration split, with the seed and the samples on which the scale rests.
 

@@ -16,7 +16,7 @@ from anchora.verifiers.scoring import load_verifier, score_pairs
 
 
 def ensemble_members(output_dir: str, trained: list[int]) -> list[Pretrained]:
-    """Return the ``from_pretrained`` arguments of the ensemble's members: ``trained`` ones by their seeds, then those brought.
+    """Locate the ensemble's members: ``trained`` ones by their seeds, then those brought.
 
     Raises UserError for an ensemble of none, and for a brought model whose files have changed since they were pinned.
     """

@@ -15,14 +15,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from anchora.model.batches import token_budget_batches
 from anchora.model.loading import check_vocabulary, load_model, load_pretrained
 from anchora.model.machine import device
-from anchora.model.params import PolicyParams, ScoringParams
+from anchora.model.params import PromptParams, ScoringParams
 from anchora.model.pins import Pretrained, model_name
 from anchora.model.processes import map_across_processes
 from anchora.run.errors import UserError
 from anchora.verifiers.pairs import Pair, encode_pair, max_pair_length, pad_inputs
 
 
-def load_verifier(pretrained: Pretrained, params: PolicyParams, *, new_head: bool = False) -> tuple[Any, Any]:
+def load_verifier(pretrained: Pretrained, params: PromptParams, *, new_head: bool = False) -> tuple[Any, Any]:
     """Load a sequence classifier with one logit, in float32 and eval mode, and its tokenizer with a pad token.
 
     ``new_head`` puts a head with one logit on a model that has none, or one of another number. Otherwise the head must be in

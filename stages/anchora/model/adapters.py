@@ -1,0 +1,145 @@
+"""Folders of PEFT adapters: which base an adapter stands on, and which adapters are taken.
+
+A folder is an adapter's where it holds adapter_config.json and no model of its own. SFT and the rounds write such folders when
+``lora_rank`` is above 0. The base that they name is the pinned one: a hub id at its commit, or ``sha256:`` and the hash of a
+folder's files, for a path would mean another folder on another machine, or from another working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from anchora.model.pins import Pretrained, from_pin
+from anchora.run.errors import UserError, refused
+from anchora.run.files import read_json
+
+ADAPTER_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every name in an adapter's file
+COMMIT = re.compile(r"[0-9a-f]{40}")
+REFUSED = {  # settings of a LoRA that changes more than linear layers by a product of two matrices
+    "use_dora": "it is a DoRA",
+    "lora_bias": "its adapters have biases (lora_bias)",
+    "modules_to_save": "it replaces whole modules (modules_to_save)",
+    "layer_replication": "it repeats layers (layer_replication)",
+    "trainable_token_indices": "it replaces token embeddings (trainable_token_indices)",
+    "target_parameters": "it adapts bare parameters (target_parameters)",
+    "alora_invocation_tokens": "it is an activated LoRA (alora_invocation_tokens)",
+}
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Return whether a folder holds an adapter's configuration and no model's."""
+    return (Path(folder) / ADAPTER_CONFIG).is_file() and not (Path(folder) / "config.json").is_file()
+
+
+def read_adapter_config(folder: str | Path, heads: bool = False) -> dict:
+    """Read an adapter's configuration. ``heads`` allows whole modules to be saved with it, as a classifier's head is.
+
+    Raises UserError for a file that is no JSON object, for an adapter that is no plain LoRA, and for one without safetensors.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"adapter {folder}: {ADAPTER_CONFIG} is no JSON object")
+    if str(config.get("peft_type", "")).upper() != "LORA":
+        raise UserError(f"adapter {folder}: its peft_type is {config.get('peft_type')}; only LoRA adapters are taken")
+    reasons = [reason for key, reason in REFUSED.items() if config.get(key) and not (heads and key == "modules_to_save")]
+    if config.get("bias", "none") != "none":
+        reasons.append(f"it trained biases (bias: {config['bias']})")
+    if reasons:
+        raise UserError(f"adapter {folder}: {reasons[0]}; only plain LoRA is taken: merge it into its base (PEFT's merge_and_unload)")
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise UserError(f"adapter {folder}: it has no {WEIGHTS}; weights are read from safetensors alone")
+    return config
+
+
+def base_name(pin: dict) -> tuple[str, str | None]:
+    """Return the name and the commit by which an adapter's configuration names the pinned model under it."""
+    return (pin["repo"], pin["revision"]) if "repo" in pin else (f"sha256:{pin['sha256']}", None)
+
+
+def named_base(config: dict) -> tuple[str, str | None]:
+    """Return the name and the commit of the base that an adapter's configuration names; an empty name where it names none."""
+    return config.get("base_model_name_or_path") or "", config.get("revision")
+
+
+def unknown_base_error(folder: str | Path, name: str, revision: str | None) -> UserError:
+    """Make the error for an adapter whose base cannot be found, or not without doubt; it says what to write where."""
+    advice = f"write the base model's folder, or its hub id with its commit as revision, into {ADAPTER_CONFIG}"
+    if not name:
+        return UserError(f"adapter {folder}: {ADAPTER_CONFIG} names no base model; {advice}")
+    if name.startswith("sha256:"):
+        return UserError(f"adapter {folder}: its base is a folder whose files hash to {name[7:19]}..., not the one pinned here; {advice}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not COMMIT.fullmatch(str(revision)):
+        return UserError(
+            f"adapter {folder}: its base {name} is no folder here, and as a model on the hub it needs its commit: set revision in "
+            f"{ADAPTER_CONFIG} to 40 hex digits (on the model's page under Files, History)"
+        )
+    return UserError(f"adapter {folder}: its base {name} is neither a folder here nor a model on the hub; {advice}")
+
+
+def policy_from_folder(path: str | Path, output_dir: str | Path) -> Pretrained:
+    """Locate the policy of a folder: a whole model, or an adapter with the base that it names.
+
+    A base named as the pinned one is that one, wherever it lies by now. Raises UserError for an adapter that is not taken,
+    and for a base that cannot be found or whose files have changed since they were pinned.
+    """
+    if not is_adapter(path):
+        return Pretrained(str(path))
+    name, revision = named_base(read_adapter_config(path))
+    pins = Path(output_dir) / "pins" / "policy.json"
+    pinned = read_json(pins) if pins.is_file() else {}
+    pinned = pinned.get("base", pinned)  # the base model may be an adapter itself
+    if pinned and (name, revision) == base_name(pinned):
+        return Pretrained(str(path), base=from_pin(pinned))
+    if Path(name).is_dir() and name:
+        return Pretrained(str(path), base=Pretrained(name))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and COMMIT.fullmatch(str(revision)):
+        return Pretrained(str(path), base=Pretrained(name, revision))
+    raise unknown_base_error(path, name, revision)
+
+
+def check_shapes(adapter: str | Path, base: str | Path, name: str) -> None:
+    """Raise UserError, beginning with ``name``, for an adapter with a layer that its ``base``'s folder has not, or has of another size.
+
+    No weight of either is read. A base that brings code along is left to the stage that loads it: that code must not run here.
+    """
+    import torch  # here, for most runs pin no adapter
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    with refused(f"{name}: its base {base} cannot be loaded ({{error}})"):
+        config = AutoConfig.from_pretrained(base)
+    if getattr(config, "auto_map", None):
+        return
+    shapes = adapter_shapes(adapter)
+    classifier = any(".score." in key or ".classifier." in key for key in shapes)
+    loader = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    with torch.device("meta"), refused(f"{name}: its base {base} cannot be built ({{error}})"):
+        layers = dict(loader.from_config(config).named_modules())
+    for key, shape in shapes.items():
+        layer_name, _, matrix = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+        if matrix not in ("lora_A", "lora_B"):
+            continue
+        layer = layers.get(layer_name)
+        weight = getattr(layer, "weight", None)
+        if weight is None:
+            raise UserError(f"{name}: it was made for another model than its base {base}, which has no layer {layer_name}")
+        outputs, inputs = weight.shape if type(layer).__name__ != "Conv1D" else weight.shape[::-1]  # GPT-2's are transposed
+        own, expected = (shape[1], inputs) if matrix == "lora_A" else (shape[0], outputs)
+        if own != expected:
+            raise UserError(
+                f"{name}: it was made for another model than its base {base}: {matrix} of {layer_name} is {own} wide, the base {expected}"
+            )
+
+
+def adapter_shapes(adapter: str | Path) -> dict[str, list[int]]:
+    """Return the shape of every weight in an adapter's file, by name."""
+    from safetensors import safe_open
+
+    with safe_open(Path(adapter) / WEIGHTS, framework="pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
