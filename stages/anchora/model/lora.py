@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.pytorch_utils import Conv1D
 
 from anchora.model.adapters import WEIGHTS
 from anchora.model.four_bit import dequantised
@@ -102,13 +103,16 @@ def merge_into(plain, model) -> None:
     The sum is made in float32 and rounded once, to the number format of ``plain``. Of a base in four bits, the weights that it computed
     with are taken: the adapter was trained beside those, not beside what they were quantised from.
     """
-    weights = dict(plain.named_parameters())
     for name, layer in model.get_base_model().named_modules():
         if not hasattr(layer, "lora_A") or not hasattr(layer, "base_layer"):
             continue
-        target = weights[f"{name}.weight"]
-        own = dequantised(layer.base_layer) if is_four_bit(model) else target.float()
-        target.copy_(own.to(target.device, torch.float32) + layer.get_delta_weight("default").to(target.device, torch.float32))
+        target, delta = plain.get_submodule(name), layer.get_delta_weight("default")
+        if not is_four_bit(model):
+            merged = target.weight.float() + delta.to(target.weight.device, torch.float32)
+        else:
+            merged = (dequantised(layer.base_layer) + delta.float()).to(target.weight.device)
+            merged = merged.T if isinstance(target, Conv1D) else merged  # GPT-2's, which bitsandbytes has turned
+        target.weight.copy_(merged)
 
 
 def lora_layers(model) -> list:
