@@ -256,7 +256,7 @@ def test_an_adapter_beside_a_whole_model_is_refused(tmp_path):
     shutil.copytree(BASE, tmp_path / "both")
     peft_adapter(tmp_path / "adapter")
     shutil.copyfile(tmp_path / "adapter" / "adapter_config.json", tmp_path / "both" / "adapter_config.json")
-    with pytest.raises(UserError, match="beside a whole model"):
+    with pytest.raises(UserError, match="beside a whole model whose weights may hold that adapter already"):
         pin_models.pin(str(tmp_path / "both"), "base_model_name")
 
 

@@ -11,15 +11,16 @@ from conftest import configured, environment, params_as
 from tiny_models import SIZES
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
+from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy
 from anchora.model.params import PolicyParams
-from anchora.model.pins import from_folder
+from anchora.model.pins import Pretrained
 from anchora.sampling.responses import generate
 
 pytestmark = pytest.mark.slow
 
 
-def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tmp_path):
+def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tmp_path, monkeypatch):
     """A mixture of experts with LoRA, bfloat16 and checkpointing, which ask for no cache and for the router's scores in training."""
     shutil.copytree(ran, tmp_path, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(".dvc"))
     tokenizer, base = AutoTokenizer.from_pretrained(tmp_path / "models/base/policy"), tmp_path / "data" / "experts"
@@ -31,9 +32,11 @@ def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tm
         command = [sys.executable, f"stages/{stage}.py"]
         finished = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr
-    config = MixtralConfig.from_pretrained(tmp_path / "models" / "sft")
-    assert config.use_cache and not config.output_router_logits and config.dtype == torch.bfloat16
-    model, tokenizer = load_policy(from_folder(tmp_path / "models" / "sft"), params_as(PolicyParams, use_bf16=True))
+    monkeypatch.chdir(tmp_path)
+    sft = policy_from_folder(tmp_path / "models" / "sft", tmp_path / "models")
+    assert sft.base == Pretrained("data/experts")
+    model, tokenizer = load_policy(sft, params_as(PolicyParams, use_bf16=True))
+    assert model.config.use_cache and not model.config.output_router_logits and model.get_input_embeddings().weight.dtype == torch.bfloat16
     prompts = [tokenizer("What is 3 + 4?")["input_ids"], tokenizer("5 + 6?")["input_ids"]]
     for (response,) in generate(model, tokenizer, prompts, max_new_tokens=20, responses_at_once=2, seed=0):
         assert response.ids and all(math.isfinite(value) for value in response.entropies)

@@ -15,11 +15,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import update_policy
 from anchora.kl.forward import forward_kl
-from anchora.model.loading import load_policy, save_policy
+from anchora.model.loading import load_causal_lm, load_policy, save_policy
 from anchora.model.logps import response_logps as all_logps
+from anchora.model.lora import add_lora, save_adapter
 from anchora.model.machine import autocast
 from anchora.model.params import PolicyParams
-from anchora.model.pins import from_folder
+from anchora.model.pins import Pretrained, from_folder
 from anchora.model.prompts import encode_prompt, encode_response
 from anchora.regret.batches import layout_for
 from anchora.run.errors import UserError
@@ -256,10 +257,13 @@ def test_a_models_own_dropout_stays_off_under_gradient_checkpointing(policy):
     assert curve["margin"].iloc[1] == pytest.approx(0, abs=1e-5)
 
 
-def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
+def test_lora_trains_the_adapter_of_sft_on_and_saves_it_alone(policy, buffer, tmp_path):
     params = settings(lora_rank=4, update_learning_rate=0.005, kl_budget=100.0)
     save_policy(tmp_path / "base", *policy)
-    model, _ = update_policy.load_trainable(from_folder(tmp_path / "base"), params)
+    base = from_folder(tmp_path / "base")
+    fresh, tokenizer = load_causal_lm(base, params, trainable=True)
+    save_adapter(tmp_path / "sft", add_lora(fresh, 4, 8, seed=0), tokenizer, (str(tmp_path / "base"), None))
+    model, _ = update_policy.load_trainable(Pretrained(str(tmp_path / "sft"), base=base), params)
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert trained and all("lora_" in name for name in trained)
     layout = layout_of(model, policy[1], buffer, params)
@@ -270,9 +274,9 @@ def test_lora_trains_adapters_alone_and_merges(policy, buffer, tmp_path):
     case = buffer[0]
     pair = [(case["prompt_ids"], case["chosen"]["ids"])]
     adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]
-    save_policy(tmp_path / "merged", model, policy[1])
-    merged, _ = load_policy(from_folder(tmp_path / "merged"), params_as(PolicyParams))
-    assert response_logps(merged, pair, policy[1].pad_token_id, 512)[0] == pytest.approx(adapted, abs=1e-4)
+    save_adapter(tmp_path / "round0", model, policy[1], (str(tmp_path / "base"), None))
+    loaded, _ = load_policy(Pretrained(str(tmp_path / "round0"), base=base), params_as(PolicyParams))
+    assert response_logps(loaded, pair, policy[1].pad_token_id, 512)[0] == pytest.approx(adapted, abs=1e-4)
     assert sum(adapted) != pytest.approx(sum(case["chosen"]["reference_logps"]), abs=1e-3)
 
 

@@ -60,10 +60,10 @@ def model_name(pretrained: Pretrained) -> str:
 
 
 def adapter_error(name: str) -> str:
-    """Say why the model ``name``, which has an adapter's configuration beside its weights, is not taken, and what to do."""
+    """Say why the model ``name``, which has an adapter's configuration beside its weights or on the hub, is not taken, and what to do."""
     return (
-        f"{name}: it holds adapter_config.json beside a whole model, whose weights may hold that adapter already; take "
-        "adapter_config.json and adapter_model.* away if they do, else config.json and the weights"
+        f"{name}: it holds adapter_config.json, beside a whole model whose weights may hold that adapter already, or on the hub; take "
+        "adapter_config.json and adapter_model.* away if the weights hold it, download it to a folder of its own if it is an adapter alone"
     )
 
 
