@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from anchora.model.params import AdapterParams
+from anchora.model.params import ExportFormatParams
 from anchora.run.params import ModelStageParams, NonEmptyStr
 
 
-class PinModelsParams(ModelStageParams, AdapterParams):
+class PinModelsParams(ModelStageParams, ExportFormatParams):
     base_model_name: str = Field(
         "models/base/policy",
         min_length=1,

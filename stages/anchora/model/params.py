@@ -99,6 +99,22 @@ class AdapterParams(Parameters):
         return self
 
 
+class ExportFormatParams(AdapterParams):
+    """The key of export, and of pin_models, which refuses what export could not do hours later."""
+
+    export_format: Literal["merged", "adapter", "both"] = Field(
+        "merged",
+        description="What a policy of LoRA adapters is exported as: merged into its base, as whole weights in the base's number format "
+        "that load anywhere; adapter, megabytes over the pinned base; or both, the adapter in a subfolder. Without adapters it is merged.",
+    )
+
+    @model_validator(mode="after")
+    def adapter_of_adapters(self):
+        if self.export_format != "merged" and not self.lora_rank:
+            raise ValueError(f"export_format: {self.export_format}, but with lora_rank: 0 there are no adapters: set it to merged")
+        return self
+
+
 class CausalLMParams(ComputeParams, AdapterParams):
     """Keys of every stage that holds a policy."""
 
