@@ -40,7 +40,7 @@ from parameters.export import ExportParams
 LARGE_MERGE_COST = 0.1  # share of the drift of the updates that merging may cost before a run says so
 SETTINGS = (  # on which the scale depends: whoever asks this model must measure in the same way
     "prompt_template", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings", "answer_reading",
-    "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode",
+    "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode", "load_in_4bit",
 )  # fmt: skip
 
 
@@ -67,7 +67,9 @@ def main() -> None:
             **calibration_figures(rows, measured, correct, scale, params),
         }
         write_json(partial / "uncertainty.json", exported)
-        add_chat_template(partial, tokenizer, [row["prompt"] for row in rows], params)
+        for folder in (partial, partial / "adapter"):
+            if folder.is_dir():
+                add_chat_template(folder, tokenizer, [row["prompt"] for row in rows], params)
         figures: dict = {"format": params.export_format}
         if policy.base is not None and params.export_format != "adapter":
             greedy = [(ids, response.ids) for ids, response in zip(measured.prompt_ids, measured.greedy, strict=True)]

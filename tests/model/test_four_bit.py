@@ -86,6 +86,16 @@ def test_merging_dequantises_first(adapter, tmp_path):
     assert not four_bit_layers(loaded) and torch.equal(logps(loaded, tokenizer), logps(merged, tokenizer))
 
 
+@pytest.mark.parametrize("trained_in_4bit", [True, False])
+def test_an_exported_adapter_asks_for_the_base_that_it_was_trained_on(tmp_path, trained_in_4bit):
+    """On a base in another format it is another policy, about half a nat a token away."""
+    adapter = policy_from_folder(trained_adapter(tmp_path / "policy", PARAMS), project(tmp_path / "models"))
+    (tmp_path / "policy" / "uncertainty.json").write_text(json.dumps({"settings": {"load_in_4bit": trained_in_4bit}}))
+    load_policy(adapter, params_as(PolicyParams, lora_rank=4, load_in_4bit=trained_in_4bit))
+    with pytest.raises(UserError, match=f"trained on its base in .*; set load_in_4bit: {str(trained_in_4bit).lower()}"):
+        load_policy(adapter, params_as(PolicyParams, lora_rank=4, load_in_4bit=not trained_in_4bit))
+
+
 def save_with(folder: Path, tokenizer) -> Path:
     tokenizer.save_pretrained(folder)
     return folder

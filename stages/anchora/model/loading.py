@@ -18,7 +18,7 @@ from anchora.model.params import CausalLMParams, ComputeParams, PolicyParams
 from anchora.model.pins import Pretrained, adapter_error, model_name
 from anchora.model.positions import max_positions, max_steady_positions
 from anchora.run.errors import UserError
-from anchora.run.files import first_process, new_folder
+from anchora.run.files import first_process, new_folder, read_json
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -118,6 +118,8 @@ def load_causal_lm(
     dtype = dtype or (torch.bfloat16 if params.use_bf16 else torch.float32)
     options: dict[str, Any] = {} if params.attn_implementation == "auto" else {"attn_implementation": params.attn_implementation}
     in_4bit = params.load_in_4bit and (trainable or base is not pretrained)
+    if base is not pretrained:
+        check_base_format(pretrained, params)
     if in_4bit:
         options |= four_bit_options(dtype, device())
     model = load_model(AutoModelForCausalLM, base, params, dtype=dtype, **options)
@@ -132,6 +134,16 @@ def load_causal_lm(
     if params.liger_kernels:
         use_liger(model, base)
     return model if base is pretrained else load_adapter(model, pretrained, trainable=trainable), tokenizer
+
+
+def check_base_format(adapter: Pretrained, params: CausalLMParams) -> None:
+    """Raise UserError for an exported adapter whose base was held in another format than ``load_in_4bit`` says: it is another policy then."""
+    exported = Path(adapter.source) / "uncertainty.json"
+    settings = read_json(exported)["settings"] if exported.is_file() else {}
+    trained_in_4bit = settings.get("load_in_4bit", params.load_in_4bit)
+    if trained_in_4bit != params.load_in_4bit:
+        bits, wanted = ("four bits", "true") if trained_in_4bit else ("full", "false")
+        raise UserError(f"adapter {adapter.source}: it was trained on its base in {bits}; set load_in_4bit: {wanted}")
 
 
 def load_policy(pretrained: Pretrained, params: PolicyParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
