@@ -137,7 +137,7 @@ def load_causal_lm(
 
 
 def check_base_format(adapter: Pretrained, params: CausalLMParams) -> None:
-    """Raise UserError for an exported adapter whose base was held in another format than ``load_in_4bit`` says: it is another policy then."""
+    """Raise UserError for an exported adapter whose base was held in another format than ``load_in_4bit`` says: another policy."""
     exported = Path(adapter.source) / "uncertainty.json"
     settings = read_json(exported)["settings"] if exported.is_file() else {}
     trained_in_4bit = settings.get("load_in_4bit", params.load_in_4bit)
