@@ -48,14 +48,22 @@ def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk
     """
     if target_risk >= 1:  # no share of errors is above 1
         return float(THRESHOLDS[-1])
-    level, largest = 0.0, None
-    for threshold, p_value in zip(THRESHOLDS.tolist(), risk_p_values(uncertainty, correct, target_risk), strict=True):
-        level += STARTS.get(threshold, 0.0) * (1 - risk_confidence)
+    return loosest_rejected(risk_p_values(uncertainty, correct, target_risk), STARTS, 1 - risk_confidence)
+
+
+def loosest_rejected(p_values: np.ndarray, starts: dict[float, float], error_probability: float) -> float | None:
+    """Return the largest of ``THRESHOLDS`` that the fallback procedure rejects, None without any.
+
+    ``p_values``: one for each threshold; ``starts``: shares of the error probability by the threshold that has them, 1 in all.
+    """
+    level, loosest = 0.0, None
+    for threshold, p_value in zip(THRESHOLDS.tolist(), p_values.tolist(), strict=True):
+        level += starts.get(threshold, 0.0) * error_probability
         if level > 0 and p_value <= level:
-            largest = threshold
+            loosest = threshold
         else:
             level = 0.0
-    return largest
+    return loosest
 
 
 def is_answered(uncertainty: ArrayLike, threshold: float | None) -> np.ndarray:
