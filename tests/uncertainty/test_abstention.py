@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import beta, binomtest
 
 from anchora.uncertainty.abstention import THRESHOLDS, abstention_threshold, fewest_answers, guarantee, is_answered, risk_p_values
+from anchora.uncertainty.reliability import MIN_LABELLED
 
 TARGETS, CONFIDENCES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0), (0.5, 0.8, 0.9, 0.95, 0.99)
 
@@ -90,7 +91,8 @@ def test_equal_uncertainties_are_answered_together():
 def test_how_many_answers_it_takes():
     """0.95^n is at most 0.05 from n = 59 on; 58 right answers are not enough, and one wrong of 59 is not either."""
     assert fewest_answers(0.05, 0.9) == 59 and fewest_answers(0.0, 0.9) is None and fewest_answers(1.0, 0.9) == 0
-    for target, sure in ((0.05, 0.9), (0.1, 0.9), (0.3, 0.99), (0.02, 0.5)):
+    assert fewest_answers(0.3, 0.9) == MIN_LABELLED  # nine would do, and are not looked at
+    for target, sure in ((0.05, 0.9), (0.1, 0.9), (0.2, 0.99), (0.02, 0.5)):
         fewest = fewest_answers(target, sure)
         assert abstention_threshold(np.full(fewest, 0.1), np.ones(fewest, dtype=bool), target, sure) == 1.0
         assert abstention_threshold(np.full(fewest - 1, 0.1), np.ones(fewest - 1, dtype=bool), target, sure) is None

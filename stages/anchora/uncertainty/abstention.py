@@ -6,10 +6,10 @@ answers, so that K is binomial with N trials and chance R(t): for every t that w
 ties. So P(Bin(N, target) <= K) is an exact p-value of the hypothesis that R(t) is above the target.
 
 The thresholds are a fixed grid, tested from strict to loose by the fallback procedure (Wiens 2003): two of them start with half of
-the error probability each, and one that is rejected hands its own on to the next. That any true hypothesis is rejected has at most
-the error probability as its chance, whatever the dependence of the tests, so that the loosest threshold whose hypothesis is
-rejected keeps the target with the confidence asked for. Tests like these are those of Geifman and El-Yaniv 2017 (section 3); to
-find a threshold by testing is Learn then Test (Angelopoulos et al. 2021, section 4).
+the error probability each, and one that is rejected hands its own on to the next. The chance that any true hypothesis is rejected is
+then at most the error probability, however the tests depend on each other. So the loosest threshold whose hypothesis is rejected
+keeps the target with the confidence asked for. To find a threshold by testing is Learn then Test (Angelopoulos et al. 2021,
+section 4); binomial tests of the answers that a threshold lets through are those of Geifman and El-Yaniv 2017 (section 3).
 
 A scale that is made of the calibration answers' own uncertainties puts its thresholds at their order statistics. Below the k-th of
 n values the k - 1 others are independent draws too, given that value; and an ECDF answers just those that are strictly below it.
@@ -21,6 +21,8 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from anchora.uncertainty.reliability import MIN_LABELLED
 
 THRESHOLDS = np.arange(1, 101) / 100  # on the scale of uncertainty, which ends at 1: up to there everything is answered
 STARTS = {0.25: 0.5, 0.5: 0.5}  # where the tests start, and with which share of the error probability; as `make abstention` chose
@@ -72,14 +74,16 @@ def is_answered(uncertainty: ArrayLike, threshold: float | None) -> np.ndarray:
 
 
 def fewest_answers(target_risk: float, risk_confidence: float) -> int | None:
-    """Return how many known calibration answers the first test needs if all of them are right; None at target 0, which none can show.
+    """Return how many known calibration answers any promise needs, even if all are right; None at target 0, which none can show.
 
-    n right answers in a row have p-value (1 - target)^n.
+    n right answers have the p-value (1 - target)^n, and the first test that rejects has the level of one start. Fewer than
+    ``MIN_LABELLED`` are not looked at.
     """
     if target_risk <= 0:
         return None
-    level = max(STARTS.values()) * (1 - risk_confidence)
-    return 0 if target_risk >= 1 else math.ceil(math.log(level) / math.log1p(-target_risk))
+    if target_risk >= 1:
+        return 0
+    return max(MIN_LABELLED, math.ceil(math.log(max(STARTS.values()) * (1 - risk_confidence)) / math.log1p(-target_risk)))
 
 
 def guarantee(threshold: float | None, target_risk: float, risk_confidence: float, calibration_answers: int) -> str:
