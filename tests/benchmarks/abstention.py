@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import beta, binom
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
-from anchora.uncertainty.abstention import STARTS, THRESHOLDS, abstention_threshold, is_answered, loosest_rejected, risk_p_values
+from anchora.uncertainty.abstention import THRESHOLDS, abstention_threshold, is_answered, loosest_rejected, risk_p_values
 from anchora.uncertainty.reliability import coverage_at_risk
 from anchora.uncertainty.scale import Scale, mean_of_own_ecdfs
 
@@ -45,9 +45,10 @@ def exact_tests(uncertainty: np.ndarray, correct: np.ndarray, target: float) -> 
     return abstention_threshold(uncertainty, correct, target, CONFIDENCE)
 
 
-def fallback(starts: dict[float, float]) -> Rule:
-    """The pipeline's rule with other starts; one start is fixed-sequence testing."""
-    return lambda uncertainty, correct, target: loosest_rejected(risk_p_values(uncertainty, correct, target), starts, 1 - CONFIDENCE)
+def fallback(*starts: float) -> Rule:
+    """The pipeline's rule with other starts, of equal shares; one start is fixed-sequence testing."""
+    shares = dict.fromkeys(starts, 1 / len(starts))
+    return lambda uncertainty, correct, target: loosest_rejected(risk_p_values(uncertainty, correct, target), shares, 1 - CONFIDENCE)
 
 
 def bonferroni(count: int) -> Rule:
@@ -77,20 +78,16 @@ def selection_with_guaranteed_risk(uncertainty: np.ndarray, correct: np.ndarray,
     return found
 
 
-def even_starts(count: int) -> dict[float, float]:
-    """Equal shares of the error probability for ``count`` evenly spaced thresholds, the last of them 1."""
-    return dict.fromkeys(THRESHOLDS[len(THRESHOLDS) // count - 1 :: len(THRESHOLDS) // count].tolist(), 1 / count)
-
-
 RULES: dict[str, Rule] = {
     "largest within the target (before)": largest_within,
-    "fixed sequence from 0.1": fallback({0.1: 1.0}),
-    "fixed sequence from 0.25": fallback({0.25: 1.0}),
-    "fixed sequence from 0.5": fallback({0.5: 1.0}),
-    "fallback from 0.25 and 0.5": fallback(STARTS),
-    "fallback from 0.25, 0.5, 0.75 and 1": fallback(even_starts(4)),
-    "fallback from ten": fallback(even_starts(10)),
-    "fallback from all": fallback(even_starts(100)),
+    "fixed sequence from 0.1": fallback(0.1),
+    "fixed sequence from 0.25": fallback(0.25),
+    "fixed sequence from 0.5": fallback(0.5),
+    "fallback from 0.25 and 0.5": fallback(0.25, 0.5),
+    "fallback from 0.1, 0.25 and 0.5": fallback(0.1, 0.25, 0.5),
+    "fallback from those with 50 answers": exact_tests,
+    "fallback from 0.25, 0.5, 0.75 and 1": fallback(0.25, 0.5, 0.75, 1.0),
+    "fallback from all": fallback(*THRESHOLDS.tolist()),
     "Bonferroni over 10": bonferroni(10),
     "Bonferroni over 50": bonferroni(50),
     "selection with guaranteed risk": selection_with_guaranteed_risk,

@@ -24,7 +24,7 @@ def test_the_other_rules_by_hand():
     0.9^60 = 0.0018 is below all of these. The 50% of all 120 are above both.
     """
     uncertainty, correct = np.repeat([0.2, 0.4], 60), np.repeat([True, False], 60)
-    assert fallback({0.25: 1.0})(uncertainty, correct, 0.05) == 0.39
+    assert fallback(0.25)(uncertainty, correct, 0.05) == 0.39
     assert bonferroni(10)(uncertainty, correct, 0.05) is None and guaranteed(uncertainty, correct, 0.05) is None
     assert bonferroni(10)(uncertainty, correct, 0.1) == 0.3 and guaranteed(uncertainty, correct, 0.1) == 0.2
 

@@ -83,7 +83,7 @@ def test_unread_replies_stand_in_terminal_report_and_model_card():
     assert f"{start}{words}" in comparison(evaluation) and "MT-Bench: " not in comparison(evaluation)
     card = model_card(evaluation, {"path": "models/base/policy"})
     assert f"{start}its last line is '\\*\\*A\\*\\* \\<b\\>\\[x\\](y)\\</b\\> \\| \\`z\\`'" in card
-    assert "to promise that at most 5% of the answers given are wrong takes at least 59" in card
+    assert "to promise that at most 5% of the answers given are wrong takes at least 45" in card
     page = report.notes_html(evaluation)
     assert f"<p>{start}its last line is &#x27;**A** &lt;b&gt;" in page and "<b>" not in page
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
-from anchora.uncertainty.abstention import THRESHOLDS, abstention_threshold, fewest_answers, guarantee, is_answered, risk_p_values
+from anchora.uncertainty.abstention import (
+    THRESHOLDS,
+    abstention_threshold,
+    fewest_answers,
+    guarantee,
+    is_answered,
+    loosest_rejected,
+    risk_p_values,
+    starts,
+)
 from anchora.uncertainty.reliability import MIN_LABELLED
 
 TARGETS, CONFIDENCES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0), (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -43,23 +52,33 @@ def test_p_values_are_scipys_and_the_bounds_clopper_and_pearsons(ties, target):
 
 
 def test_the_threshold_by_hand():
-    """At a target of 1/2 and a confidence of 3/4 each start has 1/8: three right answers in a row reach it, (1/2)^3.
+    """At a target of 1/2 and a confidence of 3/4 four right answers up to 0.5 reach the level of 1/4: (1/2)^4.
 
-    Three right up to 0.25 and a wrong one at 0.3: 5/16 is above 1/8, so that the sequence ends at 0.29. At 0.5 the other start
-    takes one wrong of seven, 8/128, and hands its 1/8 on, which two wrong of eight, 37/256, do not reach.
+    So do one wrong of six, 7/64, and two of seven, 29/128, but not three of eight, 93/256. Three of ten would, 176/1024, but the
+    sequence has ended before.
     """
-    uncertainty = [0.1, 0.2, 0.25, 0.3]
-    assert abstention_threshold(uncertainty, [True, True, True, False], 0.5, 0.75) == 0.29
-    assert abstention_threshold(uncertainty[:2], [True, True], 0.5, 0.75) is None
-    longer = [*uncertainty, 0.4, 0.45, 0.48, 0.8]
-    assert abstention_threshold(longer, [True, True, True, False, True, True, True, False], 0.5, 0.75) == 0.79
+    uncertainty = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.96])
+    correct = np.array([True, True, True, True, True, False, False, False, True, True])
+    assert abstention_threshold(uncertainty, correct, 0.5, 0.75) == 0.89
+    assert abstention_threshold(uncertainty, correct, 0.5, 0.8) == 0.79
+    assert abstention_threshold(uncertainty[3:], correct[3:], 0.5, 0.75) is None
 
 
 def test_a_sequence_that_holds_adds_its_share_to_the_next_start():
-    """Three right up to 0.25 reach 1/8; with one wrong of five up to 0.5, 6/32 is above 1/8, and within the 1/4 of both starts."""
-    uncertainty, right = [0.1, 0.2, 0.25, 0.5, 0.5], [True, True, True, True, False]
-    assert abstention_threshold(uncertainty, right, 0.5, 0.75) == 1.0
-    assert abstention_threshold([0.26, *uncertainty[1:]], right, 0.5, 0.75) is None
+    """Of an error probability of 0.1 each start has 0.05. A p-value of 0.08 at 0.5 is within both together, and not within one."""
+    shares, p_values = {0.25: 0.5, 0.5: 0.5}, np.full(100, 0.04)
+    p_values[49:] = 0.08
+    assert loosest_rejected(p_values, shares, 0.1) == 1.0
+    p_values[30] = 0.06  # at 0.31 the first sequence ends
+    assert loosest_rejected(p_values, shares, 0.1) == 0.3
+    p_values[60:80] = 0.05
+    assert loosest_rejected(p_values, shares, 0.1) == 0.3
+
+
+def test_a_start_wants_fifty_answers_below_it():
+    assert starts(0) == starts(199) == {0.5: 1.0}
+    assert starts(200) == starts(499) == {0.25: 0.5, 0.5: 0.5}
+    assert starts(500) == dict.fromkeys((0.1, 0.25, 0.5), 1 / 3)
 
 
 def test_a_larger_target_and_less_confidence_never_answer_less():
@@ -81,18 +100,21 @@ def test_all_right_all_wrong_none_known(size):
 
 
 def test_equal_uncertainties_are_answered_together():
-    """Sixty right answers at 0.2, then a hundred at 0.4, half of them wrong: the threshold parts the two groups."""
-    uncertainty = np.repeat([0.2, 0.4], [60, 100])
+    """Sixty right answers at 0.5, then a hundred at 0.7, half of them wrong: the threshold parts the two groups."""
+    uncertainty = np.repeat([0.5, 0.7], [60, 100])
     threshold = abstention_threshold(uncertainty, np.arange(160) < 110, 0.05, 0.9)
     assert is_answered(uncertainty, threshold).sum() == 60
     assert not is_answered(uncertainty, None).any()
 
 
 def test_how_many_answers_it_takes():
-    """0.95^n is at most 0.05 from n = 59 on; 58 right answers are not enough, and one wrong of 59 is not either."""
-    assert fewest_answers(0.05, 0.9) == 59 and fewest_answers(0.0, 0.9) is None and fewest_answers(1.0, 0.9) == 0
-    assert fewest_answers(0.3, 0.9) == MIN_LABELLED  # nine would do, and are not looked at
-    for target, sure in ((0.05, 0.9), (0.1, 0.9), (0.2, 0.99), (0.02, 0.5)):
+    """0.95^n is at most 0.1 from n = 45 on; 44 right answers are not enough, and one wrong of 45 is not either.
+
+    0.99^n is from 230 on; but then there are two starts, and 0.99^n is at most 0.05 from 299 on.
+    """
+    assert fewest_answers(0.05, 0.9) == 45 and fewest_answers(0.01, 0.9) == 299
+    assert fewest_answers(0.0, 0.9) is None and fewest_answers(0.3, 0.9) == MIN_LABELLED  # seven would do, and are not looked at
+    for target, sure in ((0.05, 0.9), (0.1, 0.9), (0.2, 0.99), (0.02, 0.5), (0.01, 0.9)):
         fewest = fewest_answers(target, sure)
         assert abstention_threshold(np.full(fewest, 0.1), np.ones(fewest, dtype=bool), target, sure) == 1.0
         assert abstention_threshold(np.full(fewest - 1, 0.1), np.ones(fewest - 1, dtype=bool), target, sure) is None
@@ -102,8 +124,8 @@ def test_how_many_answers_it_takes():
 def test_the_promise_in_words():
     kept = guarantee(0.9, 0.05, 0.9, 400)
     assert "at most 5% are wrong" in kept and "of 100 thresholds" in kept and "at least 90" in kept
-    few = guarantee(None, 0.05, 0.9, 58)
-    assert few.startswith("Everything is withheld") and "at least 59 calibration answers" in few
+    few = guarantee(None, 0.05, 0.9, 44)
+    assert few.startswith("Everything is withheld") and "at least 45 calibration answers" in few
     assert "the 400 known calibration answers" in guarantee(None, 0.05, 0.9, 400)
     assert "none of the answers" in guarantee(None, 0.0, 0.9, 400)
     assert guarantee(1.0, 1.0, 0.9, 0).startswith("Everything is answered")

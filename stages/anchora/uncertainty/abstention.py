@@ -5,11 +5,12 @@ calibration answers, N are of uncertainty at most t, and K of these are wrong. G
 answers, so that K is binomial with N trials and chance R(t): for every t that was fixed without them, for any shape of R, and with
 ties. So P(Bin(N, target) <= K) is an exact p-value of the hypothesis that R(t) is above the target.
 
-The thresholds are a fixed grid, tested from strict to loose by the fallback procedure (Wiens 2003): two of them start with half of
-the error probability each, and one that is rejected hands its own on to the next. The chance that any true hypothesis is rejected is
-then at most the error probability, however the tests depend on each other. So the loosest threshold whose hypothesis is rejected
-keeps the target with the confidence asked for. To find a threshold by testing is Learn then Test (Angelopoulos et al. 2021,
-section 4); binomial tests of the answers that a threshold lets through are those of Geifman and El-Yaniv 2017 (section 3).
+The thresholds are a fixed grid, tested from strict to loose by the fallback procedure (Wiens 2003). One to three of them, by n
+alone, start with an equal share of the error probability; one that is rejected hands its own on to the next. The chance that any
+true hypothesis is rejected is then at most the error probability, however the tests depend on each other. So the loosest threshold
+whose hypothesis is rejected keeps the target with the confidence asked for. To find a threshold by testing is Learn then Test
+(Angelopoulos et al. 2021, section 4); binomial tests of the answers that a threshold lets through are those of Geifman and El-Yaniv
+2017 (section 3).
 
 A scale that is made of the calibration answers' own uncertainties puts its thresholds at their order statistics. Below the k-th of
 n values the k - 1 others are independent draws too, given that value; and an ECDF answers just those that are strictly below it.
@@ -25,7 +26,8 @@ from numpy.typing import ArrayLike
 from anchora.uncertainty.reliability import MIN_LABELLED
 
 THRESHOLDS = np.arange(1, 101) / 100  # on the scale of uncertainty, which ends at 1: up to there everything is answered
-STARTS = {0.25: 0.5, 0.5: 0.5}  # where the tests start, and with which share of the error probability; as `make abstention` chose
+STARTS = (0.1, 0.25, 0.5)  # thresholds where tests start, as `make abstention` chose: a stricter one could reject nothing ...
+ANSWERS_AT_START = 50  # ... unless it lets as many answers through, of evenly spread ones
 
 
 def risk_p_values(uncertainty: ArrayLike, correct: ArrayLike, target_risk: float) -> np.ndarray:
@@ -50,17 +52,23 @@ def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk
     """
     if target_risk >= 1:  # no share of errors is above 1
         return float(THRESHOLDS[-1])
-    return loosest_rejected(risk_p_values(uncertainty, correct, target_risk), STARTS, 1 - risk_confidence)
+    return loosest_rejected(risk_p_values(uncertainty, correct, target_risk), starts(np.size(uncertainty)), 1 - risk_confidence)
 
 
-def loosest_rejected(p_values: np.ndarray, starts: dict[float, float], error_probability: float) -> float | None:
+def starts(calibration_answers: int) -> dict[float, float]:
+    """Return the thresholds where tests start, each with its share of the error probability."""
+    chosen = [threshold for threshold in STARTS if threshold * calibration_answers >= ANSWERS_AT_START] or [STARTS[-1]]
+    return dict.fromkeys(chosen, 1 / len(chosen))
+
+
+def loosest_rejected(p_values: np.ndarray, shares: dict[float, float], error_probability: float) -> float | None:
     """Return the largest of ``THRESHOLDS`` that the fallback procedure rejects, None without any.
 
-    ``p_values``: one for each threshold; ``starts``: shares of the error probability by the threshold that has them, 1 in all.
+    ``p_values``: one for each threshold; ``shares``: those of the error probability by the threshold where they start, 1 in all.
     """
     level, loosest = 0.0, None
     for threshold, p_value in zip(THRESHOLDS.tolist(), p_values.tolist(), strict=True):
-        level += starts.get(threshold, 0.0) * error_probability
+        level += shares.get(threshold, 0.0) * error_probability
         if level > 0 and p_value <= level:
             loosest = threshold
         else:
@@ -76,14 +84,17 @@ def is_answered(uncertainty: ArrayLike, threshold: float | None) -> np.ndarray:
 def fewest_answers(target_risk: float, risk_confidence: float) -> int | None:
     """Return how many known calibration answers any promise needs, even if all are right; None at target 0, which none can show.
 
-    n right answers have the p-value (1 - target)^n, and the first test that rejects has the level of one start. Fewer than
+    n right answers have the p-value (1 - target)^n, and the first test that rejects has the share of one start. Fewer than
     ``MIN_LABELLED`` are not looked at.
     """
     if target_risk <= 0:
         return None
-    if target_risk >= 1:
-        return 0
-    return max(MIN_LABELLED, math.ceil(math.log(max(STARTS.values()) * (1 - risk_confidence)) / math.log1p(-target_risk)))
+    for count in range(1, len(STARTS) + 1):
+        level = (1 - risk_confidence) / count
+        fewest = max(MIN_LABELLED, math.ceil(math.log(level) / math.log1p(-target_risk)) if target_risk < 1 else 0)
+        if len(starts(fewest)) <= count:
+            break
+    return fewest
 
 
 def guarantee(threshold: float | None, target_risk: float, risk_confidence: float, calibration_answers: int) -> str:
