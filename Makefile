@@ -42,10 +42,10 @@ worlds: .venv/test.installed
 	@python tests/benchmarks/worlds.py $(ARGS)
 
 # After `make run`: its policies answer new problems, once.
-abstention: .venv/test.installed logs/abstention/demo.json
-	@python tests/benchmarks/abstention.py --answers demo=logs/abstention/demo.json $(ARGS)
+abstention: .venv/test.installed logs/abstention/new_problems.json
+	@python tests/benchmarks/abstention.py --run models --answers demo_new_problems=logs/abstention/new_problems.json $(ARGS)
 
-logs/abstention/demo.json: | .venv/test.installed
+logs/abstention/new_problems.json: | .venv/test.installed
 	@python tests/benchmarks/new_problems.py --out $@
 
 # Known vulnerabilities of what is installed; asks an advisory service over the network.

@@ -1,16 +1,22 @@
 """Is the promise of abstention kept: on how many calibration splits are more than target_risk of the answers given wrong?
 
-    make abstention                                                        # after `make run`: demo and synthetic worlds, the rules
-    python tests/benchmarks/abstention.py --answers demo=logs/abstention/demo.json real=FILE --splits 1000
+    make abstention                                                       # after `make run`: its answers, and new ones
+    python tests/benchmarks/abstention.py --run models --answers real=FILE --splits 1000
 
-FILE is JSON: {"policies": {name: {"uncertainty": [...], "correct": [...]}}}, as tests/benchmarks/new_problems.py writes it. Where it
-holds the raw parts, too, their scale is made anew of every calibration split, as the pipeline does. Each split draws its calibration
-answers at random; the errors are counted on all other answers (the true risk, nearly), and on as many others as were drawn.
+FILE is JSON, {"policies": {name: {"uncertainty": [...], "correct": [...]}}}; a policy that has "parts" in place of "uncertainty", as
+tests/benchmarks/new_problems.py writes them, gets a scale that is made anew of every calibration split, as in the pipeline.
 
-Writes metrics/studies/abstention.json. A world's violations are the largest over its policies and targets, its coverages the means;
-``before`` is the largest threshold that meets the target on the calibration split itself; ``coverage_at_most`` is a threshold
-that knows the true risks: no rule that keeps its promise abstains less. In the synthetic worlds the true risk is exact. ``rules`` are
-compared on synthetic worlds with another seed, to choose one.
+Writes metrics/studies/abstention.json, with for every world:
+
+    violations               splits on which more than target_risk are wrong, all known answers being the world: calibration
+                             answers are drawn from them with replacement, so that the true risk of a threshold is theirs
+    violations_other_half    the same, where the splits are random halves and errors are counted on the other half, with its own noise
+    coverage                 share of the answers that are given, of all known ones
+    coverage_at_most         the same with a threshold that knows the true risks: no rule abstains less and keeps the target
+
+``before`` is the largest threshold that meets the target on the calibration split itself. Violations of a world are the largest over
+its policies and targets, coverages the means. In the synthetic worlds the true risk is exact. ``rules`` are compared on those worlds
+with another seed, to choose one: violations are the largest over worlds, calibration sizes and targets, coverage is the mean.
 """
 
 from __future__ import annotations
@@ -26,11 +32,15 @@ from scipy.stats import beta, binom
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
 from anchora.uncertainty.abstention import THRESHOLDS, abstention_threshold, is_answered, loosest_rejected, risk_p_values
-from anchora.uncertainty.reliability import coverage_at_risk
+from anchora.uncertainty.reliability import coverage_at_risk, labelled_answers
 from anchora.uncertainty.scale import Scale, mean_of_own_ecdfs
 
 TARGETS, CONFIDENCE, CALIBRATION_ANSWERS = (0.05, 0.1, 0.3), 0.9, 400
 CHOICE_SEED, REPORT_SEED = 1, 2
+ORDER = (
+    "violations_before", "violations", "violations_other_half_before", "violations_other_half",
+    "coverage_before", "coverage", "coverage_at_most",
+)  # fmt: skip
 Rule = Callable[[np.ndarray, np.ndarray, float], float | None]  # uncertainty, correct, target risk
 
 
@@ -161,15 +171,28 @@ def synthetic(draws: int) -> dict:
         curve = Curve(*shape)
         for target in TARGETS:
             found = simulate(curve, rules, CALIBRATION_ANSWERS, target, draws, [REPORT_SEED, number, round(100 * target)])
-            cells[f"{world}, {target:g}"] = {
-                **{f"{name}_before": value for name, value in found["before"].items()}, **found["now"],
-                "coverage_at_most": curve.coverage_at_most(target),
-            }  # fmt: skip
+            figures = {f"{name}_before": value for name, value in found["before"].items()} | found["now"]
+            figures["coverage_at_most"] = curve.coverage_at_most(target)
+            cells[f"{world}, {target:g}"] = {name: figures[name] for name in ORDER if name in figures}
     return with_totals(cells)
 
 
-def scaled(policy: dict, reference: dict, weights: dict[str, float], calibration: np.ndarray) -> np.ndarray:
-    """Return the policy's uncertainties on the scale that the reference policy's calibration answers make, (answers,)."""
+def answers_of_run(output_dir: Path) -> dict:
+    """Return what a run's policies answered to the calibration and the evaluation problems, in the form of a FILE of ``--answers``."""
+    sft, exported = (json.loads((output_dir / name).read_text()) for name in ("sft_answers.json", "ugrr_final/uncertainty.json"))
+    evaluated = [json.loads(line) for line in (output_dir / "evaluation" / "gsm8k.jsonl").read_text().splitlines()]
+    calibration = labelled_answers(exported["calibration_uncertainty"], exported["calibration_correct"])
+    uncertainty, correct = ([row[f"policy_{name}"] for row in evaluated] for name in ("uncertainty", "correct"))
+    return {
+        "policies": {
+            "sft": {"uncertainty": sft["calibration"][0] + sft["uncertainty"], "correct": sft["calibration"][1] + sft["correct"]},
+            "ugrr": {"uncertainty": calibration[0] + uncertainty, "correct": calibration[1] + correct},
+        }
+    }
+
+
+def uncertainties(policy: dict, reference: dict, weights: dict[str, float], calibration: np.ndarray) -> np.ndarray:
+    """Return the policy's uncertainties, (answers,); of raw parts, on the scale of the reference policy's calibration answers."""
     if "parts" not in policy:
         return np.array(policy["uncertainty"])
     parts = {name: np.array(values)[calibration] for name, values in reference["parts"].items()}
@@ -177,39 +200,33 @@ def scaled(policy: dict, reference: dict, weights: dict[str, float], calibration
     return scale.combine({name: np.array(values) for name, values in policy["parts"].items()})
 
 
-def split_outcomes(uncertainty: np.ndarray, correct: np.ndarray, order: np.ndarray, size: int, target: float) -> dict[str, float]:
-    """Return what both rules do with the first ``size`` answers of ``order`` as calibration split, on all others and on ``size`` others."""
-    calibration, others = order[:size], order[size:]
-    outcome = {}
-    for suffix, rule in (("_before", largest_within), ("", exact_tests)):
-        answered = is_answered(uncertainty, rule(uncertainty[calibration], correct[calibration], target))
-
-        def risk(rows: np.ndarray, answered: np.ndarray = answered) -> float:
-            return float((~correct[rows][answered[rows]]).mean()) if answered[rows].any() else 0.0
-
-        outcome |= {
-            f"violations{suffix}": risk(others) > target, f"violations_other_half{suffix}": risk(others[:size]) > target,
-            f"coverage{suffix}": answered[others].mean(),
-        }  # fmt: skip
-    return outcome | {"coverage_at_most": coverage_at_risk(uncertainty[others], ~correct[others], target)}
+def outcome(uncertainty: np.ndarray, correct: np.ndarray, calibration: np.ndarray, others: np.ndarray, target: float, rule: Rule) -> tuple:
+    """Return whether more than ``target`` of the answers given among ``others`` are wrong, and the share of them that is given."""
+    answered = is_answered(uncertainty[others], rule(uncertainty[calibration], correct[calibration], target))
+    return answered.any() and float((~correct[others][answered]).mean()) > target, float(answered.mean())
 
 
-def from_answers(path: Path, splits: int) -> dict:
-    """Return the figures of the two rules over random splits of the answers in ``path``, for each policy and target."""
-    content = json.loads(path.read_text())
+def from_answers(content: dict, splits: int) -> dict:
+    """Return the figures of the two rules over random splits of the answers in ``content``, for each policy and target."""
     policies: dict[str, dict] = content["policies"]
     reference, cells = next(iter(policies.values())), {}
     for name, policy in policies.items():
-        correct, found = np.array(policy["correct"], dtype=bool), {target: [] for target in TARGETS}
-        size = min(CALIBRATION_ANSWERS, len(correct) // 2)
+        correct = np.array(policy["correct"], dtype=bool)
+        world, size = np.arange(len(correct)), min(CALIBRATION_ANSWERS, len(correct) // 2)
+        found: dict[float, list[dict]] = {target: [] for target in TARGETS}
         for split in range(splits):
-            order = np.random.default_rng([REPORT_SEED, split]).permutation(len(correct))
-            uncertainty = scaled(policy, reference, content.get("weights", {}), order[:size])
+            generator = np.random.default_rng([REPORT_SEED, split])
+            drawn, order = generator.integers(0, len(world), size), generator.permutation(world)
+            by_draw, by_half = (uncertainties(policy, reference, content.get("weights", {}), rows) for rows in (drawn, order[:size]))
             for target in TARGETS:
-                found[target].append(split_outcomes(uncertainty, correct, order, size, target))
+                one: dict = {"coverage_at_most": coverage_at_risk(by_draw, ~correct, target)}
+                for suffix, rule in (("_before", largest_within), ("", exact_tests)):
+                    one[f"violations{suffix}"], one[f"coverage{suffix}"] = outcome(by_draw, correct, drawn, world, target, rule)
+                    one[f"violations_other_half{suffix}"], _ = outcome(by_half, correct, order[:size], order[size:][:size], target, rule)
+                found[target].append(one)
         for target, outcomes in found.items():
-            cells[f"{name}, {target:g}"] = {key: float(np.mean([one[key] for one in outcomes])) for key in outcomes[0]}
-    return {"answers": len(correct), "calibration_answers": size, "splits": splits, **with_totals(cells)}
+            cells[f"{name}, {target:g}"] = {key: float(np.mean([one[key] for one in outcomes])) for key in ORDER}
+    return {"answers": len(world), "calibration_answers": size, "splits": splits, **with_totals(cells)}
 
 
 def with_totals(cells: dict[str, dict[str, float]]) -> dict:
@@ -227,11 +244,14 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, help="output_dir of a finished run, for the world demo")
     parser.add_argument("--answers", nargs="+", default=[], metavar="WORLD=FILE", help="answers of policies, known to be right or wrong")
     parser.add_argument("--splits", type=int, default=1000)
-    parser.add_argument("--draws", type=int, default=300, help="calibration splits of each synthetic world for the choice of a rule")
+    parser.add_argument("--draws", type=int, default=150, help="calibration splits of each synthetic world for the choice of a rule")
     args = parser.parse_args()
-    result: dict = {world: from_answers(Path(path), args.splits) for world, path in (pair.split("=", 1) for pair in args.answers)}
+    contents = {"demo": answers_of_run(args.run)} if args.run else {}
+    contents |= {world: json.loads(Path(path).read_text()) for world, path in (pair.split("=", 1) for pair in args.answers)}
+    result: dict = {world: from_answers(content, args.splits) for world, content in contents.items()}
     result["synthetic"] = {"calibration_answers": CALIBRATION_ANSWERS, "splits": args.splits, **synthetic(args.splits)}
     result["rules"] = {name: rounded(figures) for name, figures in compare_rules(args.draws).items()}
     text = json.dumps({"abstention": result}, indent=2)

@@ -1,9 +1,10 @@
 """Ask the SFT policy and the final policy of a finished run more problems of the demo's world than its evaluation set holds.
 
-    python tests/benchmarks/new_problems.py --count 4000 --out logs/abstention/demo.json
+    python tests/benchmarks/new_problems.py --count 2400 --out logs/abstention/new_problems.json
 
 No question is in the demo's data files. The file has, for each policy, what tests/benchmarks/abstention.py reads: the raw parts of
-the uncertainty, the uncertainty on the run's scale, and whether the greedy response is right.
+the uncertainty, and whether the greedy response is right. The uncertainty is that of stages/ask.py where no verifiers are at hand:
+token entropy and MC dropout, which want no samples; with --verifiers it has all its parts, and takes nine times as long.
 """
 
 from __future__ import annotations
@@ -45,30 +46,31 @@ def new_problems(count: int) -> list[dict]:
     return rows
 
 
-def answers(folder: Path, rows: list[dict], params: MeasureParams) -> dict:
-    """Return raw parts, uncertainty and correctness of the greedy responses of the policy in ``folder``."""
+def answers(folder: Path, rows: list[dict], verifiers: list[dict[str, str]], params: MeasureParams) -> dict:
+    """Return the raw parts of the uncertainty, and correctness, of the greedy responses of the policy in ``folder``."""
     model, tokenizer = load_policy(from_folder(folder), params)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], ensemble_members(params.output_dir, params.verifiers), params,
-        seed=derived_seed(params.seed, "new problems"), samples=params.samples_per_prompt,
+        model, tokenizer, [row["prompt"] for row in rows], verifiers, params,
+        seed=derived_seed(params.seed, "new problems"), samples=params.samples_per_prompt if verifiers else 1,
     )  # fmt: skip
-    scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
+    parts = Scale.load(Path(params.output_dir) / "calibration.json", params).raw_parts(measured)
     return {
-        "parts": {name: values.tolist() for name, values in scale.raw_parts(measured).items()},
-        "uncertainty": scale.uncertainty(measured).tolist(),
+        "parts": {name: values.tolist() for name, values in parts.items()},
         "correct": correctness(rows, [response.text for response in measured.greedy], params.answer_reading),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=4000)
-    parser.add_argument("--out", type=Path, default=Path("logs/abstention/demo.json"))
+    parser.add_argument("--count", type=int, default=2400)
+    parser.add_argument("--out", type=Path, default=Path("logs/abstention/new_problems.json"))
+    parser.add_argument("--verifiers", action="store_true", help="measure the verifiers' disagreement, too")
     args = parser.parse_args()
     params = read_params(MeasureParams)
     use_machine(params)
     rows, output_dir = new_problems(args.count), Path(params.output_dir)
-    policies = {name: answers(output_dir / folder, rows, params) for name, folder in (("sft", "sft"), ("ugrr", "ugrr_final"))}
+    verifiers = ensemble_members(params.output_dir, params.verifiers) if args.verifiers else []
+    policies = {name: answers(output_dir / folder, rows, verifiers, params) for name, folder in (("sft", "sft"), ("ugrr", "ugrr_final"))}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, {"weights": params.weights(), "policies": policies})
 

@@ -1,10 +1,8 @@
 """The study of abstention: its worlds, the rules that it compares, and how it counts."""
 
-import json
-
 import numpy as np
 import pytest
-from abstention import WORLDS, Curve, bonferroni, exact_tests, fallback, from_answers, largest_within, simulate, split_outcomes
+from abstention import WORLDS, Curve, bonferroni, exact_tests, fallback, from_answers, largest_within, outcome, simulate
 from abstention import selection_with_guaranteed_risk as guaranteed
 
 UNCERTAINTY = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
@@ -50,20 +48,18 @@ def test_the_rule_before_breaks_the_promise_and_the_rule_now_keeps_it():
 def test_a_split_is_counted_on_the_others():
     """The first two answers, both right, let the rule before answer up to 0.2: of the others the one at 0.15, which is wrong."""
     uncertainty, correct = np.array([0.1, 0.2, 0.15, 0.9]), np.array([True, True, False, True])
-    outcome = split_outcomes(uncertainty, correct, np.arange(4), 2, 0.3)
-    assert (outcome["violations_before"], outcome["coverage_before"], outcome["coverage_at_most"]) == (True, 0.5, 0.0)
-    assert (outcome["violations"], outcome["coverage"]) == (False, 0.0)
+    first, others = np.arange(2), np.arange(2, 4)
+    assert outcome(uncertainty, correct, first, others, 0.3, largest_within) == (True, 0.5)
+    assert outcome(uncertainty, correct, first, others, 0.3, exact_tests) == (False, 0.0)
 
 
-def test_answers_of_any_world_are_read(tmp_path):
-    """With raw parts their scale is made of each calibration split; with the ranks of all of them alone they are taken as they are."""
+def test_answers_of_any_world_are_counted():
+    """With raw parts their scale is made of each calibration split; uncertainties are taken as they are."""
     curve, generator = Curve(*WORLDS["few errors"]), np.random.default_rng(0)
     uncertainty, correct = (values.tolist() for values in curve.draw(generator, 600))
-    answers = {"uncertainty": uncertainty, "correct": correct}
-    (tmp_path / "plain.json").write_text(json.dumps({"policies": {"one": answers}}))
-    parts = {"weights": {"token_entropy": 1.0}, "policies": {"one": {**answers, "parts": {"token_entropy": uncertainty}}}}
-    (tmp_path / "parts.json").write_text(json.dumps(parts))
-    plain, scaled = (from_answers(tmp_path / f"{name}.json", 20) for name in ("plain", "parts"))
+    plain = from_answers({"policies": {"one": {"uncertainty": uncertainty, "correct": correct}}}, 20)
+    parts = {"one": {"parts": {"token_entropy": uncertainty}, "correct": correct}}
+    scaled = from_answers({"weights": {"token_entropy": 1.0}, "policies": parts}, 20)
     assert plain["calibration_answers"] == 300 and set(plain["cells"]) == {"one, 0.05", "one, 0.1", "one, 0.3"}
     assert plain["coverage_before"] > plain["coverage"] > 0.5
     assert scaled["coverage"] == pytest.approx(plain["coverage"], abs=0.05)
