@@ -14,6 +14,7 @@ whose hypothesis is rejected keeps the target with the confidence asked for. To 
 
 A scale that is made of the calibration answers' own uncertainties puts its thresholds at their order statistics. Below the k-th of
 n values the k - 1 others are independent draws too, given that value; and an ECDF answers just those that are strictly below it.
+docs/reliability.md says what is assumed, and how often the target was missed in trials.
 """
 
 from __future__ import annotations
