@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds lock audit
+.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -40,6 +40,13 @@ wrong-pairs: .venv/test.installed
 
 worlds: .venv/test.installed
 	@python tests/benchmarks/worlds.py $(ARGS)
+
+# After `make run`: its policies answer new problems, once.
+abstention: .venv/test.installed logs/abstention/new_problems.json
+	@python tests/benchmarks/abstention.py --run models --answers demo_new_problems=logs/abstention/new_problems.json $(ARGS)
+
+logs/abstention/new_problems.json: | .venv/test.installed
+	@python tests/benchmarks/new_problems.py --out $@
 
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed

@@ -4,7 +4,7 @@
     python stages/ask.py --json "..."
 
 The uncertainty is that of the pipeline, on the scale that export shipped in uncertainty.json. Above the
-threshold, which kept the error rate of the calibration split under target_risk, the policy abstains.
+threshold the policy abstains, so that at most target_risk of the answers it gives are wrong, with risk_confidence.
 Where the verifiers are not at hand, uncertainty and threshold are those of the other two signals.
 """
 
@@ -27,9 +27,10 @@ from anchora.run.files import read_json
 from anchora.run.logs import say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
+from anchora.uncertainty.abstention import abstention_threshold, guarantee, is_answered
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
-from anchora.uncertainty.reliability import abstention_threshold, fit_correctness, is_answered, labelled_answers
+from anchora.uncertainty.reliability import fit_correctness, labelled_answers
 from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import ensemble_members
 
@@ -74,7 +75,7 @@ def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[Pretra
 
 
 def judgement(parts: dict[str, np.ndarray], scale: Scale, shipped: dict) -> dict:
-    """Return the uncertainty of one response, the threshold, P(correct), and whether to abstain.
+    """Return the uncertainty of one response, the threshold and what it promises, P(correct), and whether to abstain.
 
     ``parts``: its raw parts, (1,) each; ``shipped``: the content of uncertainty.json, from which ``scale`` was loaded. Where parts
     are missing, scale and threshold are made again from those that are there.
@@ -83,13 +84,15 @@ def judgement(parts: dict[str, np.ndarray], scale: Scale, shipped: dict) -> dict
     scale = scale.restricted_to(names)
     calibration_uncertainty = scale.combine({name: np.array(shipped["calibration_parts"][name]) for name in names})
     labelled = labelled_answers(calibration_uncertainty, shipped["calibration_correct"])
-    threshold = abstention_threshold(*labelled, shipped["target_risk"])
+    wanted = shipped["target_risk"], shipped["risk_confidence"]
+    threshold = abstention_threshold(*labelled, *wanted)
     uncertainty = float(scale.combine(parts)[0])
     return {
         "uncertainty": uncertainty,
         "probability_correct": float(fit_correctness(*labelled)([uncertainty])[0]) if labelled[0] else None,
         "threshold": threshold,
-        "abstains": not is_answered(uncertainty, threshold, len(labelled[0])),
+        "abstains": not is_answered(uncertainty, threshold),
+        "guarantee": guarantee(threshold, *wanted, len(labelled[0])),
         "signals": names,
     }
 
@@ -99,11 +102,11 @@ def in_words(answer: dict) -> str:
     chance = answer["probability_correct"]
     right = "" if chance is None else f"; answers as sure as this were right {100 * chance:.0f}% of the time"
     if not answer["abstains"]:
-        return f"{answer['response']}\n\nuncertainty {answer['uncertainty']:.2f}{right}"
+        return f"{answer['response']}\n\nuncertainty {answer['uncertainty']:.2f}{right}\n{answer['guarantee']}"
     limit = "no uncertainty is low enough" if answer["threshold"] is None else f"above {answer['threshold']:.2f}"
     return (
-        f"I am not sure enough to answer this (uncertainty {answer['uncertainty']:.2f}, {limit}{right}).\n\n"
-        f"What I would have said:\n{answer['response']}"
+        f"I am not sure enough to answer this (uncertainty {answer['uncertainty']:.2f}, {limit}{right}).\n"
+        f"{answer['guarantee']}\n\nWhat I would have said:\n{answer['response']}"
     )
 
 

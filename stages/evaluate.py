@@ -62,7 +62,7 @@ def main() -> None:
         "gsm8k": gsm8k_metrics(policy, baseline, sets["gsm8k"], params),
         **judged_sets(sets, policy, baseline, judge, params),
         "calibration": calibration_metrics(policy, baseline, params.seed),
-        "selective": abstention_metrics(policy, params.target_risk),
+        "selective": abstention_metrics(policy, params.target_risk, params.risk_confidence),
         "drift": drift_figures(kl, params.seed),
     }
     if not (args.policy or args.baseline):

@@ -4,9 +4,10 @@
 
 Writes ${output_dir}/ugrr_final: the model as AutoModelForCausalLM loads it, or with export_format: adapter as PEFT
 does, and uncertainty.json with the frozen scale of its uncertainty; how uncertain the model of that folder was on the
-calibration split, and whether it was right; and the threshold up to which at most target_risk of its answers there were
-wrong. What it answers to the calibration prompts and to the regret cases of all rounds goes to
-data/responses/final.jsonl, for the judge and the report. metrics/export.json says what merging an adapter cost.
+calibration split, and whether it was right; and the threshold up to which at most target_risk of its answers to new
+questions like those are wrong, with risk_confidence. What it answers to the calibration prompts and to the regret cases
+of all rounds goes to data/responses/final.jsonl, for the judge and the report. metrics/export.json says what merging an
+adapter cost.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.sampling.responses import Response, generate
+from anchora.uncertainty.abstention import abstention_threshold
 from anchora.uncertainty.measure import Measured, measure_calibration
-from anchora.uncertainty.reliability import abstention_threshold, labelled_answers
+from anchora.uncertainty.reliability import labelled_answers
 from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import ensemble_members
 from parameters.export import ExportParams
@@ -145,7 +147,8 @@ def calibration_figures(rows: list[dict], measured: Measured, correct: list[bool
         "calibration_correct": correct,
         "calibration_sampled_accuracy": sampled_accuracy(rows, measured.samples, params.answer_reading),
         "target_risk": params.target_risk,
-        "threshold": abstention_threshold(*labelled_answers(uncertainty, correct), params.target_risk),
+        "risk_confidence": params.risk_confidence,
+        "threshold": abstention_threshold(*labelled_answers(uncertainty, correct), params.target_risk, params.risk_confidence),
     }
 
 

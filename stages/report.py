@@ -23,6 +23,7 @@ from anchora.run.files import new_file, read_json, read_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
+from anchora.uncertainty.abstention import guarantee
 
 PAGE = Path("stages/report_page")
 
@@ -187,16 +188,13 @@ def notes_html(evaluation: dict) -> str:
 
 
 def abstention_text(metrics: dict) -> str:
-    """Say in one sentence what abstention does, from the metrics ``selective`` of the evaluation."""
-    if not metrics["calibration_answers"]:
-        return "No answer of the calibration split is known: there is no threshold, and the policy answers everything."
-    if metrics["threshold"] is None:
-        return f"No threshold keeps the error rate of the calibration split under {metrics['target_risk']:.0%}: the policy always abstains."
+    """Say what abstention promises and what it does here, from the metrics ``selective`` of the evaluation."""
+    promise = guarantee(*(metrics[name] for name in ("threshold", "target_risk", "risk_confidence", "calibration_answers")))
     low, high, risk = metrics["risk_low"], metrics["risk_high"], metrics["risk"]
     errors = "" if risk is None else f" and errs in {risk:.1%} of them ({low:.1%} to {high:.1%})"
     return (
-        f"With the threshold that kept the calibration error rate under {metrics['target_risk']:.0%}, the final policy answers "
-        f"{metrics['answered']:.1%} of these problems{errors}; it abstains from the rest (stages/ask.py)."
+        f"{promise} The final policy answers {metrics['answered']:.1%} of these problems{errors}; it abstains from the rest "
+        f"(stages/ask.py). Knowing their answers, one could let it answer {metrics['answered_at_most']:.1%} at that risk."
     )
 
 

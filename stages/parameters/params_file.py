@@ -36,7 +36,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["buffer_size", "anchor_count", "replay_alpha"],
         ["update_learning_rate", "update_batch_tokens", "replays_per_case"],
         ["chosen_nll_weight", "anchor_weight", "kl_budget", "kl_check_steps"],
-        ["export_format", "evaluation_samples", "target_risk"],
+        ["export_format", "evaluation_samples", "target_risk", "risk_confidence"],
         ["judge_model", "judge_base_url", "judge_requests_per_minute", "judge_parallel_requests", "judge_timeout", "judge_retries"],
         ["judge_price_prompt", "judge_price_completion"],
     ],

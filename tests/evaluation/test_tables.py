@@ -21,7 +21,7 @@ GSM8K = (
 ).split()
 NOTHING_SHOWN: dict = {
     "gsm8k": dict.fromkeys(GSM8K, 0.0), "calibration": dict.fromkeys(("ece", "auroc", "coverage_at_5_risk")), "drift": {},
-    "selective": {"target_risk": 0.05, "threshold": None},
+    "selective": {"target_risk": 0.05, "risk_confidence": 0.9, "threshold": None, "calibration_answers": 0},
 }  # fmt: skip
 
 
@@ -83,6 +83,7 @@ def test_unread_replies_stand_in_terminal_report_and_model_card():
     assert f"{start}{words}" in comparison(evaluation) and "MT-Bench: " not in comparison(evaluation)
     card = model_card(evaluation, {"path": "models/base/policy"})
     assert f"{start}its last line is '\\*\\*A\\*\\* \\<b\\>\\[x\\](y)\\</b\\> \\| \\`z\\`'" in card
+    assert "to promise that at most 5% of the answers given are wrong takes at least 45" in card
     page = report.notes_html(evaluation)
     assert f"<p>{start}its last line is &#x27;**A** &lt;b&gt;" in page and "<b>" not in page
 

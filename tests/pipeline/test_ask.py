@@ -63,14 +63,22 @@ def test_any_two_policies_are_compared_and_the_runs_own_figures_stay(ran):
 
 
 def test_without_verifiers_the_scale_is_that_of_the_other_signals():
-    """Entropies 1 to 4 of five calibration prompts each, the last ten wrong: 2.5 ranks at 1/2, the last place that is safe."""
-    parts = {"token_entropy": [1.0, 2.0, 3.0, 4.0] * 5, "verifier_disagreement": [4.0, 3.0, 2.0, 1.0] * 5}
+    """Entropies 1 to 4 of 25 calibration prompts each, the last 50 wrong: 2.5 ranks at 1/2, and the next rank is 3/4.
+
+    50 right answers reach 10% at a confidence of 0.9, 0.9^50 < 0.1, and 29 of 79 wrong would not.
+    """
+    parts = {"token_entropy": [1.0, 2.0, 3.0, 4.0] * 25, "verifier_disagreement": [4.0, 3.0, 2.0, 1.0] * 25}
     weights = {"token_entropy": 1.0, "mc_dropout": 0.0, "verifier_disagreement": 1.0}
-    shipped = {"calibration_parts": parts, "calibration_correct": [True, True, False, False] * 5, "target_risk": 0.0}
-    scale = Scale({name: np.array(part) for name, part in parts.items()}, np.full(20, 0.625), np.ones(2), weights, samples=4)
+    correct = [True, True, False, False] * 25
+    shipped = {"calibration_parts": parts, "calibration_correct": correct, "target_risk": 0.1, "risk_confidence": 0.9}
+    scale = Scale({name: np.array(part) for name, part in parts.items()}, np.full(100, 0.625), np.ones(2), weights, samples=4)
     answer = ask.judgement({"token_entropy": np.array([2.5])}, scale, shipped)
-    assert (answer["uncertainty"], answer["threshold"], answer["abstains"], answer["signals"]) == (0.5, 0.5, False, ["token_entropy"])
-    assert ask.judgement({"token_entropy": np.array([3.0])}, scale, shipped)["abstains"]
+    assert (answer["uncertainty"], answer["threshold"], answer["abstains"], answer["signals"]) == (0.5, 0.74, False, ["token_entropy"])
+    assert "at most 10% are wrong" in answer["guarantee"] and answer["guarantee"] in ask.in_words({"response": "2", **answer})
+    unsure = ask.judgement({"token_entropy": np.array([3.0])}, scale, shipped)
+    assert unsure["abstains"] and unsure["guarantee"] in ask.in_words({"response": "2", **unsure})
+    few = ask.judgement({"token_entropy": np.array([1.0])}, scale, {**shipped, "calibration_correct": [None] * 100})
+    assert few["abstains"] and "at least 22 calibration answers" in ask.in_words({"response": "2", **few})
 
 
 def test_what_was_right_under_another_reading_is_not_taken_over(tmp_path, monkeypatch):

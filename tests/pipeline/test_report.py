@@ -134,11 +134,21 @@ def test_only_names_of_the_template_are_filled_in():
     assert report.fill("a {{x}} b {{y}}", {"x": "{{y}}", "y": "2"}) == "a {{y}} b 2"
 
 
-def test_without_known_calibration_answers_nothing_is_held_back():
-    """The report says what stages/ask.py does; where all known answers are wrong, no threshold is low enough, and all is held back."""
+def test_the_report_says_what_abstention_promises_and_does():
+    """Sixty right answers at 0.4 show that at most 5% are wrong, 0.95^60 < 0.1; sixty wrong ones show it of none, and no answers neither.
+
+    Of the two problems the one at 0.2 is answered, and right; knowing so, no more could be answered.
+    """
     policy = {"uncertainty": np.array([0.2, 0.9]), "correct": np.array([True, False])}
-    unknown = abstention_metrics(SimpleNamespace(calibration=([], []), **policy), 0.05)
-    assert (unknown["answered"], unknown["risk"], unknown["threshold"]) == (1.0, 0.5, None)
-    assert "the policy answers everything" in report.abstention_text(unknown)
-    hopeless = abstention_metrics(SimpleNamespace(calibration=([0.5], [False]), **policy), 0.05)
-    assert hopeless["answered"] == 0 and "always abstains" in report.abstention_text(hopeless)
+
+    def metrics(calibration: tuple[list[float], list[bool]], target: float = 0.05) -> dict:
+        return abstention_metrics(SimpleNamespace(calibration=calibration, **policy), target, 0.9)
+
+    kept = metrics(([*[0.4] * 60, *[0.7] * 60], [*[True] * 60, *[False] * 60]))
+    assert (kept["answered"], kept["answered_at_most"], kept["risk"]) == (0.5, 0.5, 0.0) and 0.5 <= kept["threshold"] < 0.7
+    assert "at most 5% are wrong" in report.abstention_text(kept) and "answers 50.0% of these problems" in report.abstention_text(kept)
+    for calibration, reason in ((([], []), "at least 45 calibration answers"), (([0.2] * 60, [False] * 60), "show of no threshold")):
+        withheld = metrics(calibration)
+        assert (withheld["answered"], withheld["risk"], withheld["threshold"]) == (0.0, None, None)
+        assert reason in report.abstention_text(withheld)
+    assert metrics(([], []), target=1.0)["answered"] == 1.0

@@ -1,4 +1,4 @@
-"""Calibration errors, AUROC, risk against coverage, P(correct) and abstention, by hand or by other libraries."""
+"""Calibration errors, AUROC, risk against coverage and P(correct), by hand or by other libraries."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,12 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import roc_auc_score
 
 from anchora.uncertainty.reliability import (
-    abstention_threshold,
     aurc,
     auroc,
     brier,
     coverage_at_risk,
     expected_calibration_error,
     fit_correctness,
-    is_answered,
     labelled_answers,
     reliability_bins,
     risk_coverage,
@@ -71,7 +69,6 @@ def test_no_group_of_equal_uncertainty_is_cut():
     uncertainty, wrong = np.repeat([0.1, 0.2], [10, 20]), np.arange(30) == 29
     assert coverage_at_risk(uncertainty, wrong, 0.05) == 1
     assert coverage_at_risk(uncertainty, wrong, 0.02) == pytest.approx(1 / 3)
-    assert abstention_threshold(uncertainty, ~wrong, 0.02) == 0.1
     assert coverage_at_risk(np.zeros(20), np.arange(20) == 0, 0.05) == 1
 
 
@@ -102,28 +99,12 @@ def test_correctness_is_scikit_learns_with_ties_too(decimals):
     assert fit_correctness(uncertainty, correct)(places) == pytest.approx(oracle.predict(places), abs=1e-12)
 
 
-def test_the_threshold_by_hand():
-    """Most certain first: right, right, wrong, right, wrong. Error rates up to each: 0, 0, 1/3, 1/4, 2/5."""
-    uncertainty, correct = np.array([0.1, 0.2, 0.3, 0.4, 0.5]), np.array([True, True, False, True, False])
-    assert abstention_threshold(uncertainty, correct, 0.05) == 0.2
-    assert abstention_threshold(uncertainty, correct, 0.25) == 0.4
-    assert abstention_threshold(uncertainty, correct, 1.0) == 0.5
-    assert abstention_threshold(np.zeros(4), np.array([True, True, False, True]), 0.05) is None
-
-
-def test_without_a_threshold_all_is_withheld_unless_no_answer_is_known():
-    assert is_answered(np.array([0.1, 0.2, 0.3]), 0.2, labelled=4).tolist() == [True, True, False]
-    assert not is_answered(np.array([0.1, 0.2]), None, labelled=4).any()
-    assert is_answered(np.array([0.1, 0.2]), None, labelled=0).all()
-
-
 def test_a_handful_of_known_answers_says_nothing():
     """20 of 22 are known: enough; one fewer is none."""
     uncertainty, correct = np.linspace(0, 1, 22), [None, *[True, False] * 10, None]
     assert labelled_answers(uncertainty, correct) == (uncertainty[1:21].tolist(), correct[1:21])
     assert labelled_answers(uncertainty, [None, *correct[:-1]]) == (uncertainty[2:22].tolist(), correct[1:21])
     assert labelled_answers(uncertainty[:20], correct[:20]) == ([], [])
-    assert abstention_threshold([], [], 0.05) is None and is_answered([0.9], None, 0).all()
 
 
 def test_auroc_of_wrong_answers():

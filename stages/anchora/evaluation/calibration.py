@@ -9,15 +9,8 @@ import numpy as np
 from anchora.evaluation.policy_answers import Answers
 from anchora.evaluation.rounding import rounded
 from anchora.evaluation.statistics import paired_bootstrap, swap_p, wilson_interval
-from anchora.uncertainty.reliability import (
-    abstention_threshold,
-    aurc,
-    auroc,
-    brier,
-    coverage_at_risk,
-    expected_calibration_error,
-    is_answered,
-)
+from anchora.uncertainty.abstention import abstention_threshold, is_answered
+from anchora.uncertainty.reliability import aurc, auroc, brier, coverage_at_risk, expected_calibration_error
 
 
 def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
@@ -63,19 +56,21 @@ def _with_intervals(name: str, statistic: Callable[..., float | None], policy: A
     return metrics | {name: statistic(*of_policy), f"baseline_{name}": statistic(*of_baseline)}
 
 
-def abstention_metrics(policy: Answers, target_risk: float) -> dict:
+def abstention_metrics(policy: Answers, target_risk: float, risk_confidence: float) -> dict:
     """Return how many problems are answered below the threshold of uncertainty, and how many of these wrongly.
 
-    The threshold is set on the calibration split, where at most ``target_risk`` of the answers below it are wrong.
+    The threshold is set on the calibration split alone. ``answered_at_most`` is what it could be at this risk if it were set with
+    these very answers known: no threshold of this uncertainty abstains less.
     """
     uncertainty, correct = policy.calibration
-    threshold = abstention_threshold(uncertainty, correct, target_risk)
-    answered = is_answered(policy.uncertainty, threshold, len(correct))  # (problems,) bool
+    threshold = abstention_threshold(uncertainty, correct, target_risk, risk_confidence)
+    answered = is_answered(policy.uncertainty, threshold)  # (problems,) bool
     wrong = int((~policy.correct[answered]).sum())
     low, high = wilson_interval(wrong, int(answered.sum())) if answered.any() else (None, None)
     return rounded(
         {
-            "target_risk": target_risk, "calibration_answers": len(correct), "threshold": threshold, "answered": answered.mean(),
+            "target_risk": target_risk, "risk_confidence": risk_confidence, "calibration_answers": len(correct), "threshold": threshold,
+            "answered": answered.mean(), "answered_at_most": coverage_at_risk(policy.uncertainty, ~policy.correct, target_risk),
             "risk": wrong / answered.sum() if answered.any() else None, "risk_low": low, "risk_high": high,
         }
     )  # fmt: skip

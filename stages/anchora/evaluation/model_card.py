@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anchora.evaluation.tables import HEADER, comparison_rows, headline, notes
+from anchora.uncertainty.abstention import guarantee
 
 NO_MARKUP = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]<>|#"})  # a judge's words are text, not Markdown
 
@@ -17,6 +18,7 @@ def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
     remarks = "".join(f"{sentence.translate(NO_MARKUP)}\n\n" for sentence in notes(evaluation))
     selective = evaluation["selective"]
     threshold = "none" if selective["threshold"] is None else f"{selective['threshold']:.2f}"
+    promise = guarantee(*(selective[name] for name in ("threshold", "target_risk", "risk_confidence", "calibration_answers")))
     name = base_model.get("path") or f"{base_model['repo']}@{base_model['revision']}"
     base = f"base_model: {base_model['repo']}\n" if "repo" in base_model else ""
     return f"""---
@@ -31,7 +33,6 @@ was unsure or wrong, held to it by a KL term that grows with uncertainty. {headl
 
 {table}
 
-{remarks}`uncertainty.json` holds the scales of its uncertainty and the threshold up to which at most {selective["target_risk"]:.0%} of
-its answers to the calibration problems were wrong ({threshold}); above it, do not rely on an answer. All figures are from prompts
-that no training has seen. They say nothing about other tasks or languages.
+{remarks}`uncertainty.json` holds the scales of its uncertainty and a threshold ({threshold}); above it, do not rely on an answer.
+{promise} All figures are from prompts that no training has seen. They say nothing about other tasks or languages.
 """

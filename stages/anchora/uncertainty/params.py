@@ -106,12 +106,20 @@ class MeasureParams(ScoringParams, PolicyParams, SeedParams, OverlongPromptsPara
         }
 
 
-class TargetRiskParams(Parameters):
-    """The key of every stage that sets or judges the threshold of abstention."""
+class AbstentionParams(Parameters):
+    """The keys of every stage that sets or judges the threshold of abstention."""
 
     target_risk: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="Largest share of errors among the answers that are not abstained from; the threshold is set on the calibration split.",
+        description="Largest share of errors among the answers that are not abstained from, on new questions like those of the "
+        "calibration split; at 1 the policy answers everything.",
+    )
+    risk_confidence: float = Field(
+        0.9,
+        gt=0,
+        lt=1,
+        description="Least probability, over the draw of the calibration split, that the threshold of abstention keeps target_risk. A "
+        "larger one answers less.",
     )

@@ -1,4 +1,4 @@
-"""How well an uncertainty ranks errors (AUROC, AURC), how well a probability fits outcomes (ECE, Brier), and when to abstain."""
+"""How well an uncertainty ranks errors (AUROC, AURC), and how well a probability fits outcomes (ECE, Brier)."""
 
 from __future__ import annotations
 
@@ -79,16 +79,11 @@ def aurc(uncertainty: np.ndarray, wrong: np.ndarray) -> tuple[float, float]:
 
 def coverage_at_risk(uncertainty: np.ndarray, wrong: np.ndarray, risk: float) -> float:
     """Return the largest share of responses whose error rate is at most ``risk``, most certain first and equal ones together."""
-    return _count_within_risk(uncertainty, wrong, risk) / len(wrong)
-
-
-def _count_within_risk(uncertainty: ArrayLike, wrong: ArrayLike, risk: float) -> int:
-    """Return the largest count of most certain responses, equal ones together, whose error rate is at most ``risk``."""
     order = np.argsort(uncertainty, kind="stable")
     risks = np.cumsum(np.asarray(wrong, dtype=int)[order]) / np.arange(1, len(order) + 1)
     ends_group = np.append(np.diff(np.asarray(uncertainty, dtype=float)[order]) > 0, True)
     within = np.flatnonzero(ends_group & (risks <= risk))
-    return int(within[-1]) + 1 if len(within) else 0
+    return (int(within[-1]) + 1) / len(order) if len(within) else 0.0
 
 
 def labelled_answers(uncertainty: Sequence[float] | np.ndarray, correct: Sequence[bool | None]) -> tuple[list[float], list[bool]]:
@@ -99,26 +94,6 @@ def labelled_answers(uncertainty: Sequence[float] | np.ndarray, correct: Sequenc
     labelled = [(float(value), bool(is_right)) for value, is_right in zip(uncertainty, correct, strict=True) if is_right is not None]
     labelled = labelled if len(labelled) >= MIN_LABELLED else []
     return [value for value, _ in labelled], [is_right for _, is_right in labelled]
-
-
-def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk: float) -> float | None:
-    """Return the largest uncertainty up to which the error rate of the answers is at most ``target_risk``; None if there is none.
-
-    Responses of equal uncertainty are answered together or not at all.
-    """
-    answered = _count_within_risk(uncertainty, ~np.asarray(correct, dtype=bool), target_risk)
-    return float(np.sort(np.asarray(uncertainty, dtype=float))[answered - 1]) if answered else None
-
-
-def is_answered(uncertainty: ArrayLike, threshold: float | None, labelled: int) -> np.ndarray:
-    """Return whether a response is given rather than withheld, bool of the shape of ``uncertainty``: up to the threshold.
-
-    ``labelled``: how many calibration answers the threshold rests on. No threshold means that even the most certain of them err too
-    often, and all is withheld; but where there are none, nothing speaks for withholding anything.
-    """
-    if threshold is None:
-        return np.full(np.shape(uncertainty), labelled == 0)
-    return np.asarray(uncertainty) <= threshold
 
 
 def fit_correctness(uncertainty: ArrayLike, correct: ArrayLike):
