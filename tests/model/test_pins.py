@@ -11,5 +11,5 @@ def test_a_verifier_that_was_changed_since_it_was_pinned_is_refused(tmp_path):
     pin = {"path": str(tmp_path), "sha256": folder_hash(tmp_path)}
     assert from_pin(pin) == from_folder(tmp_path)
     (tmp_path / "config.json").write_text('{"num_labels": 1}')
-    with pytest.raises(UserError, match="have changed since they were pinned"):
+    with pytest.raises(UserError, match="have changed or gone since they were pinned"):
         from_pin(pin)

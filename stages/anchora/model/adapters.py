@@ -87,7 +87,7 @@ def policy_from_folder(path: str | Path, output_dir: str | Path) -> Pretrained:
     """Locate the policy of a folder: a whole model, or an adapter with the base that it names.
 
     A base named as the pinned one is that one, wherever it lies by now. Raises UserError for an adapter that is not taken,
-    and for a base that cannot be found or whose files have changed since they were pinned.
+    and for a base that cannot be found or whose files have changed or gone since they were pinned.
     """
     if not is_adapter(path):
         return Pretrained(str(path))

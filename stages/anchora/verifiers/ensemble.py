@@ -18,7 +18,7 @@ from anchora.verifiers.scoring import load_verifier, score_pairs
 def ensemble_members(output_dir: str, trained: list[int]) -> list[Pretrained]:
     """Locate the ensemble's members: ``trained`` ones by their seeds, then those brought.
 
-    Raises UserError for an ensemble of none, and for a brought model whose files have changed since they were pinned.
+    Raises UserError for an ensemble of none, and for a brought model whose files have changed or gone since they were pinned.
     """
     own = [from_folder(Path(output_dir) / "verifiers" / str(seed)) for seed in trained]
     brought = read_json(Path(output_dir) / "verifiers" / "brought.json")
