@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, configured, copy_of, dvc, environment, running, wait_for
+from conftest import ROOT, copy_of, dvc, environment, running, wait_for
 from safetensors.torch import load_file
 
 LAUNCHER = "accelerate launch --config_file presets/accelerate/ddp.yaml"
@@ -64,19 +64,6 @@ def train(sides: dict[str, Path], processes: str, command: list[str], model: str
 )
 def test_training_gives_one_processs_weights(sides, processes, command, model):
     largest, mean = drift(train(sides, "one", command, model), train(sides, processes, command, model))
-    assert largest < 1e-4 and mean < 1e-5
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("command", "model"), [(["stages/sft.py"], "sft"), (UPDATE, "round0")])
-def test_adapters_in_parts_give_one_processs_weights(sides, tmp_path, command, model):
-    """LoRA: the frozen weights and the adapters are cut alike, and what is saved is merged from the whole of both."""
-    for processes in ("one", "in parts"):
-        folder = Path(shutil.copytree(sides[processes], tmp_path / processes, symlinks=True))
-        configured(folder, lora_rank=4)
-        shutil.rmtree(folder / "models" / model)
-        run_stage(folder, processes, *command)
-    largest, mean = drift(*(tmp_path / processes / "models" / model for processes in ("one", "in parts")))
     assert largest < 1e-4 and mean < 1e-5
 
 
