@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import params_as
+from flash_on_cpu import emulate
 from peft import LoraConfig, get_peft_model
 from tiny_models import MODELS, PAIRS, SIZES
 from tokenizers import Tokenizer
@@ -197,3 +198,31 @@ def test_an_adapter_that_took_its_start_out_of_the_base_is_refused(tmp_path):
     get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config).save_pretrained(tmp_path / "adapter")
     with pytest.raises(UserError, match=r"taken out of its base's \(init_lora_weights: pissa\); only plain LoRA is taken"):
         read_adapter_config(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("in_4bit", [False, True])
+def test_flash_attentions_kernels_get_no_float32_from_adapters_beside_the_weights(in_4bit, tmp_path, monkeypatch):
+    """The adapters' own format is float32; what leaves a layer is bfloat16 again."""
+    if in_4bit:
+        pytest.importorskip("bitsandbytes")
+    params = params_as(PolicyParams, lora_rank=4, use_bf16=True, load_in_4bit=in_4bit, max_length=32)
+    base = base_of("llama", tmp_path / "base", torch.bfloat16)
+    model, _ = load_causal_lm(base, params, torch.bfloat16, trainable=True)
+    model = add_lora(model, 4, 8, seed=0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    save_adapter(tmp_path / "adapter", model, tokenizer(), ("sha256:0", None))
+    adapter = Pretrained(str(tmp_path / "adapter"), base=base)
+    plain, _ = load_policy(adapter, params)
+    emulate(monkeypatch, strict=True)
+    flash = params.model_copy(update={"attn_implementation": "flash_attention_2"})
+    policy, _ = load_policy(adapter, flash)
+    assert policy.config._attn_implementation == "flash_attention_2"
+    assert (logps(policy) - logps(plain)).abs().mean() < 0.02
+    assert all(sampled(policy, 1.0))
+    trained, _ = load_causal_lm(adapter, flash, torch.bfloat16, trainable=True)
+    with autocast(True):
+        assert (logps(trained.eval()) - logps(plain)).abs().mean() < 0.02
+    settings = {"rate": 0.1, "layer_share": 0.5, "seed": 0, "pad_token_id": 0, "budget": 64}
+    assert min(dropout_information(policy, PAIRS, copies=4, **settings)) > 0

@@ -71,9 +71,10 @@ def test_sft_and_rounds_through_files_are_those_that_stay_in_memory(policy, name
 
 
 def test_the_first_loss_is_that_of_the_sft_policy_merged_into_its_base(tmp_path, monkeypatch):
-    """In float32, to 1e-5, and so is every part of it; the base alone has another."""
+    """In float32, to 1e-5 of it, and so is every part of it; the base alone has another."""
     _, tokenizer, saved = after_sft(tmp_path, monkeypatch, **ADAPTERS)
-    params = settings(**ADAPTERS, **ROUND | {"rl_iterations": 1})
+    small_beta = {"beta_mode": "constant", "kl_beta_min": 0.1, "kl_beta_max": 0.1}  # by which the rounding of a margin is multiplied
+    params = settings(**ADAPTERS, **ROUND | {"rl_iterations": 1} | small_beta)
     adapter, _ = update_policy.load_trainable(saved, params)
     merged, _ = load_policy(saved, params_as(PolicyParams, **ADAPTERS))
     buffer = small_buffer(merged, tokenizer)
@@ -83,7 +84,7 @@ def test_the_first_loss_is_that_of_the_sft_policy_merged_into_its_base(tmp_path,
         one_round(model, tokenizer, buffer, params, tmp_path / f"{number}").iloc[1] for number, model in enumerate((adapter, merged, base))
     )
     for part in ("loss", "dpo", "chosen_nll", "anchor_nll"):
-        assert ours[part] == pytest.approx(theirs[part], abs=1e-5)
+        assert ours[part] == pytest.approx(theirs[part], rel=1e-5, abs=1e-6)
         assert abs(ours[part] - others[part]) > 1e-3
 
 
