@@ -77,8 +77,8 @@ def save_adapter(path: str | Path, model, tokenizer, base: tuple[str, str | None
     weights = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path, config.revision = base
-    for name in ("target_modules", "target_parameters"):  # sets, whose order changes from process to process
-        if isinstance(names := getattr(config, name), set):
+    for name in ("target_modules", "target_parameters"):  # of sets, whose order changes from process to process
+        if isinstance(names := getattr(config, name), set | list):  # text is a regular expression
             setattr(config, name, sorted(names))
     config.inference_mode = True
     with new_folder(path) as partial:
