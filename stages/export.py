@@ -72,11 +72,13 @@ def main() -> None:
         for folder in (partial, partial / "adapter"):
             if folder.is_dir():
                 add_chat_template(folder, tokenizer, [row["prompt"] for row in rows], params)
-        figures: dict = {"format": params.export_format}
+        figures: dict = {"format": params.export_format} | ({"load_in_4bit": True} if params.load_in_4bit else {})
         if policy.base is not None and params.export_format != "adapter":
             greedy = [(ids, response.ids) for ids, response in zip(measured.prompt_ids, measured.greedy, strict=True)]
             figures["merging"] = merge_cost(model, tokenizer, policy, greedy, params, params.scoring_batch_tokens)
             say_merge_cost(figures["merging"], drift_of(args.after))
+    if params.load_in_4bit and params.export_format != "merged":
+        say("the adapter belongs on its base in four bits (NF4, double quantisation): over the base as it is stored it is another policy")
     write_json("metrics/export.json", {"export": figures})
     case_responses = generate(
         model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,

@@ -61,8 +61,9 @@ def main() -> None:
     page = (PAGE / "page.html").read_text(encoding="utf-8")
     with new_file("metrics/report.html") as partial:
         partial.write_text(fill(page, parts), encoding="utf-8")
+    card = model_card(evaluation, read_json(Path(params.output_dir) / "pins" / "policy.json"), read_json("metrics/export.json")["export"])
     with new_file("metrics/model_card.md") as partial:
-        partial.write_text(model_card(evaluation, read_json(Path(params.output_dir) / "pins" / "policy.json")), encoding="utf-8")
+        partial.write_text(card, encoding="utf-8")
     say(summary_table(evaluation))
 
 

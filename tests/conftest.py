@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,16 +95,31 @@ def copy_project(target: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory) -> Path:
-    """A copy of the project in which the whole DAG has run with the smoke preset and two rounds.
+    """A copy of the project in which the whole DAG has run with the smoke preset and two rounds."""
+    return run_once(tmp_path_factory, "ran", small_project)
 
-    It runs once; each process of pytest-xdist then works on a copy of its own.
-    """
+
+@pytest.fixture(scope="session")
+def ran_adapters(ran, tmp_path_factory) -> Path:
+    """The project that ran, run again from SFT on with adapters that move far, and exported both merged and as an adapter."""
+    return run_once(tmp_path_factory, "ran_adapters", lambda folder: copy_of(ran, folder, **FAR_ADAPTERS))
+
+
+FAR_ADAPTERS = {  # whatever loses or mixes up an adapter shows
+    "lora_rank": 4, "export_format": "both", "sft_epochs": 0.1, "sft_learning_rate": 0.01, "rl_iterations": 6, "replays_per_case": 100,
+    "update_learning_rate": 0.003, "kl_budget": 1e9,
+}  # fmt: skip
+
+
+def run_once(tmp_path_factory, name: str, make: Callable[[Path], Path]) -> Path:
+    """The folder of a project that ``make`` makes and that is run once; each process of pytest-xdist then works on a copy of its own."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with FileLock(shared / "ran.lock"):
-        if not (shared / "ran" / "metrics" / "report.html").exists():  # the last thing that a run writes
-            dvc(small_project(shared / "ran"), "repro")
-    return Path(shutil.copytree(shared / "ran", base / "project", symlinks=True)) if shared != base else shared / "ran"
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / f"{name}.finished").exists():
+            dvc(make(shared / name), "repro")
+            (shared / f"{name}.finished").touch()
+    return Path(shutil.copytree(shared / name, base / f"own_{name}", symlinks=True)) if shared != base else shared / name
 
 
 def small_project(target: Path) -> Path:

@@ -81,7 +81,7 @@ def test_unread_replies_stand_in_terminal_report_and_model_card():
     evaluation = {**NOTHING_SHOWN, "alpaca_eval": {**win_rate, **read}, "mt_bench": {**win_rate, **read, "malformed": 0}}
     start = "AlpacaEval: 3 of 400 replies of the judge a-judge could not be read and are left out, such as: "
     assert f"{start}{words}" in comparison(evaluation) and "MT-Bench: " not in comparison(evaluation)
-    card = model_card(evaluation, {"path": "models/base/policy"})
+    card = model_card(evaluation, {"path": "models/base/policy"}, {"format": "merged"})
     assert f"{start}its last line is '\\*\\*A\\*\\* \\<b\\>\\[x\\](y)\\</b\\> \\| \\`z\\`'" in card
     assert "to promise that at most 5% of the answers given are wrong takes at least 45" in card
     page = report.notes_html(evaluation)

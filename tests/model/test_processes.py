@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, configured, copy_of, dvc, environment, running, wait_for
+from conftest import ROOT, copy_of, dvc, environment, running, wait_for
 from safetensors.torch import load_file
 
 LAUNCHER = "accelerate launch --config_file presets/accelerate/ddp.yaml"
@@ -25,11 +25,18 @@ REWARD = ["stages/train_reward.py", "--member", "0", "--data", "preferences", "-
 @pytest.fixture(scope="module")
 def sides(ran, tmp_path_factory) -> dict[str, Path]:
     """Copies of the project that ran, one for each launcher, whose updates take 20 steps."""
-    folders = {}
-    for name in LAUNCHERS:
-        folder = folders[name] = tmp_path_factory.mktemp(name.replace(" ", "_"))
-        copy_of(ran, folder, rl_iterations=20, kl_check_steps=4, cpu_threads=1)
-    return folders
+    return {name: side_of(ran, tmp_path_factory.mktemp(name.replace(" ", "_"))) for name in LAUNCHERS}
+
+
+@pytest.fixture(scope="module")
+def adapter_sides(ran_adapters, tmp_path_factory) -> dict[str, Path]:
+    """The same of the project that ran with adapters, at learning rates at which rounding stays small."""
+    rates = {"sft_learning_rate": 0.0005, "update_learning_rate": 0.0001}
+    return {name: side_of(ran_adapters, tmp_path_factory.mktemp(name.replace(" ", "_")), **rates) for name in LAUNCHERS}
+
+
+def side_of(project: Path, folder: Path, **changes) -> Path:
+    return copy_of(project, folder, rl_iterations=20, kl_check_steps=4, cpu_threads=1, **changes)
 
 
 def run_stage(folder: Path, processes: str, *command: str, **variables: str) -> str:
@@ -40,8 +47,9 @@ def run_stage(folder: Path, processes: str, *command: str, **variables: str) -> 
 
 
 def drift(first: Path, second: Path) -> tuple[float, float]:
-    """Maximum and mean absolute difference of two models' weights."""
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (first, second))
+    """Maximum and mean absolute difference of two models' weights, or of two adapters'."""
+    name = "adapter_model.safetensors" if (first / "adapter_config.json").is_file() else "model.safetensors"
+    ours, theirs = (load_file(folder / name) for folder in (first, second))
     gaps = [(ours[name] - theirs[name]).abs().flatten() for name in ours]
     total = sum(gap.sum().item() for gap in gaps) / sum(len(gap) for gap in gaps)
     return max(gap.max().item() for gap in gaps), total
@@ -68,16 +76,27 @@ def test_training_gives_one_processs_weights(sides, processes, command, model):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("processes", ["two", "in parts"])
 @pytest.mark.parametrize(("command", "model"), [(["stages/sft.py"], "sft"), (UPDATE, "round0")])
-def test_adapters_in_parts_give_one_processs_weights(sides, tmp_path, command, model):
-    """LoRA: the frozen weights and the adapters are cut alike, and what is saved is merged from the whole of both."""
-    for processes in ("one", "in parts"):
-        folder = Path(shutil.copytree(sides[processes], tmp_path / processes, symlinks=True))
-        configured(folder, lora_rank=4)
-        shutil.rmtree(folder / "models" / model)
-        run_stage(folder, processes, *command)
-    largest, mean = drift(*(tmp_path / processes / "models" / model for processes in ("one", "in parts")))
+def test_adapters_are_those_of_one_process(adapter_sides, processes, command, model):
+    """In parts, the frozen weights and the adapters are cut alike; what is saved is gathered whole."""
+    one, other = train(adapter_sides, "one", command, model), train(adapter_sides, processes, command, model)
+    largest, mean = drift(one, other)
     assert largest < 1e-4 and mean < 1e-5
+    assert (one / "adapter_config.json").read_bytes() == (other / "adapter_config.json").read_bytes()
+
+
+@pytest.mark.long
+def test_four_bits_on_two_processes_are_those_of_one_and_in_parts_are_refused(adapter_sides, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    folders = {name: copy_of(adapter_sides["one"], tmp_path / name, with_cache=False, load_in_4bit=True) for name in LAUNCHERS}
+    for name in ("one", "two"):
+        run_stage(folders[name], name, "stages/sft.py")
+    largest, mean = drift(*(folders[name] / "models" / "sft" for name in ("one", "two")))
+    assert largest < 1e-4 and mean < 1e-5
+    command = [*LAUNCHERS["in parts"], "stages/sft.py"]
+    done = subprocess.run(command, cwd=folders["in parts"], env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0 and "sft: error: load_in_4bit: true, but FSDP cannot shard weights of four bits" in done.stderr
 
 
 @pytest.mark.long

@@ -11,10 +11,10 @@ from conftest import configured, environment, params_as
 from tiny_models import SIZES
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
-from anchora.model.adapters import policy_from_folder
+from anchora.kl.merging import merged_policy
+from anchora.model.adapters import policy_from_folder, read_adapter_config
 from anchora.model.loading import load_policy
 from anchora.model.params import PolicyParams
-from anchora.model.pins import Pretrained
 from anchora.sampling.responses import generate
 
 pytestmark = pytest.mark.slow
@@ -32,11 +32,13 @@ def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tm
         command = [sys.executable, f"stages/{stage}.py"]
         finished = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr
-    monkeypatch.chdir(tmp_path)
-    sft = policy_from_folder(tmp_path / "models" / "sft", tmp_path / "models")
-    assert sft.base == Pretrained("data/experts")
-    model, tokenizer = load_policy(sft, params_as(PolicyParams, use_bf16=True))
-    assert model.config.use_cache and not model.config.output_router_logits and model.get_input_embeddings().weight.dtype == torch.bfloat16
+    monkeypatch.chdir(tmp_path)  # the base is pinned by a path from here
+    params, policy = params_as(PolicyParams, lora_rank=2, use_bf16=True), policy_from_folder("models/sft", "models")
+    assert read_adapter_config(policy.source)["target_parameters"] == ["down_proj", "gate.weight", "gate_up_proj"]
+    merged_policy(policy, params)[0].save_pretrained(tmp_path / "merged")
+    config = MixtralConfig.from_pretrained(tmp_path / "merged")
+    assert config.use_cache and not config.output_router_logits and config.dtype == torch.float32
+    model, tokenizer = load_policy(policy, params)
     prompts = [tokenizer("What is 3 + 4?")["input_ids"], tokenizer("5 + 6?")["input_ids"]]
     for (response,) in generate(model, tokenizer, prompts, max_new_tokens=20, responses_at_once=2, seed=0):
         assert response.ids and all(math.isfinite(value) for value in response.entropies)

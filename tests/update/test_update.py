@@ -15,12 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import update_policy
 from anchora.kl.forward import forward_kl
-from anchora.model.loading import load_causal_lm, load_policy, save_policy
+from anchora.model.loading import load_policy
 from anchora.model.logps import response_logps as all_logps
-from anchora.model.lora import add_lora, save_adapter
 from anchora.model.machine import autocast
 from anchora.model.params import PolicyParams
-from anchora.model.pins import Pretrained, from_folder
+from anchora.model.pins import from_folder
 from anchora.model.prompts import encode_prompt, encode_response
 from anchora.regret.batches import layout_for
 from anchora.run.errors import UserError
@@ -255,29 +254,6 @@ def test_a_models_own_dropout_stays_off_under_gradient_checkpointing(policy):
     _, curve, *_ = run((model, policy[1]), buffer, settings(rl_iterations=1, gradient_checkpointing=True))
     assert curve["kl_forward"].iloc[0] == pytest.approx(0, abs=1e-6)
     assert curve["margin"].iloc[1] == pytest.approx(0, abs=1e-5)
-
-
-def test_lora_trains_the_adapter_of_sft_on_and_saves_it_alone(policy, buffer, tmp_path):
-    params = settings(lora_rank=4, update_learning_rate=0.005, kl_budget=100.0)
-    save_policy(tmp_path / "base", *policy)
-    base = from_folder(tmp_path / "base")
-    fresh, tokenizer = load_causal_lm(base, params, trainable=True)
-    save_adapter(tmp_path / "sft", add_lora(fresh, 4, 8, seed=0), tokenizer, (str(tmp_path / "base"), None))
-    model, _ = update_policy.load_trainable(Pretrained(str(tmp_path / "sft"), base=base), params)
-    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    assert trained and all("lora_" in name for name in trained)
-    layout = layout_of(model, policy[1], buffer, params)
-    update_policy.check_reference(model, buffer, layout, params)
-    anchors = [row for row in buffer if row["kind"] == "anchor"]
-    data = update_policy.ReplayData(weigh(cases_of(buffer), params), anchors, anchors, layout)
-    update_policy.replay(model, data, params, 0, Checkpoints(tmp_path / "checkpoints"))
-    case = buffer[0]
-    pair = [(case["prompt_ids"], case["chosen"]["ids"])]
-    adapted = response_logps(model.eval(), pair, policy[1].pad_token_id, 512)[0]
-    save_adapter(tmp_path / "round0", model, policy[1], (str(tmp_path / "base"), None))
-    loaded, _ = load_policy(Pretrained(str(tmp_path / "round0"), base=base), params_as(PolicyParams))
-    assert response_logps(loaded, pair, policy[1].pad_token_id, 512)[0] == pytest.approx(adapted, abs=1e-4)
-    assert sum(adapted) != pytest.approx(sum(case["chosen"]["reference_logps"]), abs=1e-3)
 
 
 def test_a_policy_with_the_real_mistral_tokenizer_takes_an_update(tmp_path):

@@ -8,10 +8,11 @@ from anchora.uncertainty.abstention import guarantee
 NO_MARKUP = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]<>|#"})  # a judge's words are text, not Markdown
 
 
-def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
+def model_card(evaluation: dict, base_model: dict, exported: dict) -> str:
     """Write the card in Markdown, with the hub's header: what the model is, its measured results, how to use its uncertainty.
 
     ``base_model`` is the pin of the model that was fine-tuned: ``path`` of a folder, or ``repo`` and ``revision`` on the hub.
+    ``exported``: what export says of the folder, the content of metrics/export.json.
     """
     rows = [HEADER, ("---",) * len(HEADER), *(row.cells for row in comparison_rows(evaluation))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -19,20 +20,43 @@ def model_card(evaluation: dict, base_model: dict[str, str]) -> str:
     selective = evaluation["selective"]
     threshold = "none" if selective["threshold"] is None else f"{selective['threshold']:.2f}"
     promise = guarantee(*(selective[name] for name in ("threshold", "target_risk", "risk_confidence", "calibration_answers")))
-    name = base_model.get("path") or f"{base_model['repo']}@{base_model['revision']}"
-    base = f"base_model: {base_model['repo']}\n" if "repo" in base_model else ""
+    name, under = pinned_name(base_model), base_model.get("base", base_model)
+    base = f"base_model: {under['repo']}\n" if "repo" in under else ""
+    weights = weights_text(exported, pinned_name(under))
+    library = "peft" if exported["format"] == "adapter" else "transformers"
     return f"""---
-{base}library_name: transformers
+{base}library_name: {library}
 tags: [dpo, uncertainty, anchora]
 ---
 
 # Fine-tuned with UGRR (uncertainty-gated RL with regret replay)
 
 Started from `{name}`, fine-tuned on instructions (SFT), then by preference updates on the prompts where the SFT model
-was unsure or wrong, held to it by a KL term that grows with uncertainty. {headline(evaluation["gsm8k"])}
+was unsure or wrong, held to it by a KL term that grows with uncertainty. {headline(evaluation["gsm8k"])}{weights}
 
 {table}
 
 {remarks}`uncertainty.json` holds the scales of its uncertainty and a threshold ({threshold}); above it, do not rely on an answer.
 {promise} All figures are from prompts that no training has seen. They say nothing about other tasks or languages.
 """
+
+
+def pinned_name(pin: dict) -> str:
+    """Return what the card calls the model of a pin."""
+    return pin.get("path") or f"{pin['repo']}@{pin['revision']}"
+
+
+def weights_text(exported: dict, base: str) -> str:
+    """Say what the folder holds where adapters were trained over ``base``, and what merging them cost; nothing of whole models."""
+    quantised = "four bits a weight (bitsandbytes NF4 with double quantisation)"
+    beside = f", held in {quantised}: over the base as it is stored it is another policy" if exported.get("load_in_4bit") else ""
+    if exported["format"] == "adapter":
+        return f"\n\nThe folder holds a LoRA adapter alone. It belongs on `{base}`{beside}."
+    if "merging" not in exported:
+        return ""
+    cost, origin = exported["merging"], f", which was held in {quantised} and is dequantised here" if beside else ""
+    also = " The adapter alone is in the folder `adapter`." if exported["format"] == "both" else ""
+    return (
+        f"\n\nA LoRA adapter was trained and merged into `{base}`{origin}. Merging moved log-probs by {cost['logp_difference']:.4f} nats a "
+        f"token, a KL of {cost['kl_sequence']:.4f} nats a sequence; the figures are those of the merged model.{also}"
+    )

@@ -24,9 +24,11 @@ REFUSED = {  # settings of a LoRA that changes more than linear layers by a prod
     "modules_to_save": "it replaces whole modules (modules_to_save)",
     "layer_replication": "it repeats layers (layer_replication)",
     "trainable_token_indices": "it replaces token embeddings (trainable_token_indices)",
-    "target_parameters": "it adapts bare parameters (target_parameters)",
     "alora_invocation_tokens": "it is an activated LoRA (alora_invocation_tokens)",
 }
+PLAIN_STARTS = ("gaussian", "orthogonal", "eva")  # the values of init_lora_weights, but true and false, that leave the base as it is
+ADVICE = "only plain LoRA is taken: merge it into its base (PEFT's merge_and_unload)"
+EMBEDDINGS_ADAPTED = f"it adapts token embeddings or the output layer; {ADVICE}"
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -51,8 +53,11 @@ def read_adapter_config(folder: str | Path, heads: bool = False) -> dict:
     reasons = [reason for key, reason in REFUSED.items() if config.get(key) and not (heads and key == "modules_to_save")]
     if config.get("bias", "none") != "none":
         reasons.append(f"it trained biases (bias: {config['bias']})")
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in PLAIN_STARTS:
+        reasons.append(f"its first weights were taken out of its base's (init_lora_weights: {start})")
     if reasons:
-        raise UserError(f"adapter {folder}: {reasons[0]}; only plain LoRA is taken: merge it into its base (PEFT's merge_and_unload)")
+        raise UserError(f"adapter {folder}: {reasons[0]}; {ADVICE}")
     if not (Path(folder) / WEIGHTS).is_file():
         raise UserError(f"adapter {folder}: it has no {WEIGHTS}; weights are read from safetensors alone")
     return config
@@ -120,15 +125,20 @@ def check_shapes(adapter: str | Path, base: str | Path, name: str) -> None:
     classifier = any(".score." in key or ".classifier." in key for key in shapes)
     loader = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     with torch.device("meta"), refused(f"{name}: its base {base} cannot be built ({{error}})"):
-        layers = dict(loader.from_config(config).named_modules())
+        model = loader.from_config(config)
+    layers, embeddings = dict(model.named_modules()), (model.get_input_embeddings(), model.get_output_embeddings())
     for key, shape in shapes.items():
         layer_name, _, matrix = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-        if matrix not in ("lora_A", "lora_B"):
+        if not matrix.startswith("lora_"):
             continue
-        layer = layers.get(layer_name)
+        layer = layers.get(layer_name.replace(".base_layer", ""))  # of adapters on two parameters of one module
+        if layer is None:
+            raise UserError(f"{name}: it was made for another model than its base {base}, which has no layer {layer_name}")
+        if layer in embeddings or "embedding" in matrix:
+            raise UserError(f"{name}: {EMBEDDINGS_ADAPTED}")
         weight = getattr(layer, "weight", None)
         if weight is None:
-            raise UserError(f"{name}: it was made for another model than its base {base}, which has no layer {layer_name}")
+            continue  # fused experts, whose parameters have adapters of their own shapes: these are held against them on loading
         outputs, inputs = weight.shape if type(layer).__name__ != "Conv1D" else weight.shape[::-1]  # GPT-2's are transposed
         own, expected = (shape[1], inputs) if matrix == "lora_A" else (shape[0], outputs)
         if own != expected:

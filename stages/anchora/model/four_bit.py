@@ -59,7 +59,12 @@ def keep_one_form(model) -> None:
 
 def four_bit_layers(model) -> list[Any]:
     """Return the linear layers of a model that hold their weights in four bits."""
-    return [module for module in model.modules() if type(module._parameters.get("weight")).__name__ == "Params4bit"]
+    return [module for module in model.modules() if holds_four_bits(module)]
+
+
+def holds_four_bits(layer) -> bool:
+    """Return whether a layer holds its own weight in four bits."""
+    return type(layer._parameters.get("weight")).__name__ == "Params4bit"
 
 
 def check_mostly_four_bit(model, name: str) -> None:
@@ -73,7 +78,7 @@ def check_mostly_four_bit(model, name: str) -> None:
         share = quantised / max(1, quantised + others)
         raise UserError(
             f"load_in_4bit: true, but of {type(model).__name__} (model {name}) bitsandbytes quantises {share:.0%} of the weights between "
-            "the embeddings, for the others are in no linear layers; set it to false"
+            "the embeddings: the others are in layers of a kind that it does not take; set it to false"
         )
 
 

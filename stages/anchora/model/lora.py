@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
-from anchora.model.adapters import WEIGHTS
-from anchora.model.four_bit import dequantised
+from anchora.model.adapters import EMBEDDINGS_ADAPTED, WEIGHTS
+from anchora.model.four_bit import dequantised, holds_four_bits
 from anchora.model.pins import Pretrained, model_name
 from anchora.run.errors import UserError, refused
 from anchora.run.files import first_process, new_folder
 
 
 def add_lora(model, rank: int, alpha: int, seed: int):
-    """Return ``model`` with fresh LoRA adapters on every linear layer, or as it is when ``rank`` is 0.
+    """Return ``model`` with fresh LoRA adapters on every linear layer of its decoder, or as it is when ``rank`` is 0.
 
     What text never passes through, such as a vision tower, is frozen: it has no gradient, which DDP waits for. Raises
     UserError for an architecture that PEFT has no adapters for.
@@ -27,7 +29,8 @@ def add_lora(model, rank: int, alpha: int, seed: int):
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    layers = {"target_modules": "all-linear", "exclude_modules": outside_decoder(model)}
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, task_type="CAUSAL_LM", **layers)
     name = type(model).__name__
     with refused(f"lora_rank: {rank}, but PEFT puts no adapters on {name} ({{error}}); set it to 0"):
         model = get_peft_model(model, config)
@@ -45,6 +48,8 @@ def load_adapter(model, pretrained: Pretrained, *, trainable: bool = False):
     base = model_name(pretrained.base) if pretrained.base else type(model).__name__
     with refused(f"{name}: cannot be put on its base {base} ({{error}}); it was made for another model"):
         model = PeftModel.from_pretrained(model, pretrained.source, is_trainable=trainable)
+    if {model.get_input_embeddings(), model.get_output_embeddings()} & set(lora_layers(model)):
+        raise UserError(f"{name}: {EMBEDDINGS_ADAPTED}")
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     if others := sorted(expected.keys() ^ saved.keys()):  # PEFT would draw anew what is missing, and pass over what is too much
         raise UserError(f"{name}: it was made for another model than its base {base}: {len(others)} weights differ, such as {others[0]}")
@@ -72,7 +77,9 @@ def save_adapter(path: str | Path, model, tokenizer, base: tuple[str, str | None
     weights = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path, config.revision = base
-    config.target_modules = sorted(config.target_modules)  # a set, whose order changes from process to process
+    for name in ("target_modules", "target_parameters"):  # of sets, whose order changes from process to process
+        if isinstance(names := getattr(config, name), set | list):  # text is a regular expression
+            setattr(config, name, sorted(names))
     config.inference_mode = True
     with new_folder(path) as partial:
         save_file({name: weights[name].cpu().contiguous() for name in sorted(weights)}, partial / WEIGHTS, {"format": "pt"})
@@ -101,25 +108,33 @@ def merge_into(plain, model) -> None:
     """Add the adapter of ``model`` to the weights that it was trained on, and put the sums into ``plain``, a whole model of the same base.
 
     The sum is made in float32 and rounded once, to the number format of ``plain``. Of a base in four bits, the weights that it computed
-    with are taken: the adapter was trained beside those, not beside what they were quantised from.
+    with are taken, those without an adapter, too: the policy was trained on them, not on what they were quantised from.
     """
-    for name, layer in model.get_base_model().named_modules():
-        if not hasattr(layer, "lora_A") or not hasattr(layer, "base_layer"):
-            continue
-        target, delta = plain.get_submodule(name), layer.get_delta_weight("default")
-        if not is_four_bit(model):
-            merged = target.weight.float() + delta.to(target.weight.device, torch.float32)
+    adapted = named_lora_layers(model.get_base_model())
+    quantised = {name: layer for name, layer in model.get_base_model().named_modules() if holds_four_bits(layer)}
+    for name in adapted.keys() | {name.removesuffix(".base_layer") for name in quantised}:
+        owner = plain.get_submodule(name.replace(".base_layer", ""))  # adapters on two parameters of one module stand in one another
+        layer = adapted.get(name)
+        target = getattr(owner, getattr(layer, "parameter_name", "weight"))
+        delta = layer.get_delta_weight("default").to(target.device, torch.float32) if layer is not None else 0
+        held = quantised.get(name) or quantised.get(f"{name}.base_layer")
+        if held is None:
+            target.copy_(target.float() + delta)
         else:
-            merged = (dequantised(layer.base_layer) + delta.float()).to(target.weight.device)
-            merged = merged.T if isinstance(target, Conv1D) else merged  # GPT-2's, which bitsandbytes has turned
-        target.weight.copy_(merged)
+            merged = dequantised(held).to(target.device) + delta
+            target.copy_(merged.T if isinstance(owner, Conv1D) else merged)  # GPT-2's, which bitsandbytes has turned
 
 
 def lora_layers(model) -> list:
     """Return the layers of a model that have adapters."""
+    return list(named_lora_layers(model).values())
+
+
+def named_lora_layers(model) -> dict[str, Any]:
+    """Return the layers of a model that have adapters, by name."""
     from peft.tuners.lora import LoraLayer
 
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def leave_casts_to_autocast(model):
@@ -127,6 +142,18 @@ def leave_casts_to_autocast(model):
     for layer in lora_layers(model):
         layer.cast_input_dtype_enabled = False
     return model
+
+
+def outside_decoder(model) -> str | None:
+    """Return a regular expression of the modules beside a model's decoder, such as those of a vision tower; None without any."""
+    decoder, beside = model.get_decoder(), list[str]()
+    if decoder is None:
+        return None
+    used = {*decoder.modules(), model.get_output_embeddings()}
+    for name, module in model.named_modules():
+        if name and used.isdisjoint(module.modules()) and not name.startswith(tuple(f"{other}." for other in beside)):
+            beside.append(name)
+    return "|".join(rf"{re.escape(name)}(\..*)?" for name in beside) or None
 
 
 def freeze_outside_decoder(model):
