@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 from anchora.model.adapters import ADAPTER_CONFIG, COMMIT, check_shapes, is_adapter, named_base, read_adapter_config, unknown_base_error
-from anchora.model.pins import adapter_error, folder_hash
+from anchora.model.pins import Pretrained, adapter_error, folder_hash
 from anchora.run.errors import UserError
 from anchora.run.files import write_json
 from anchora.run.logs import log_params, say
@@ -43,8 +43,7 @@ def main() -> None:
     brought = [pin(name, "verifier_paths") for name in params.verifier_paths]
     if brought:
         check_brought(brought)
-    if params.load_in_4bit:
-        check_bitsandbytes()
+    check_bitsandbytes(params)
     write_json(pins / "policy.json", policy)
     write_json(pins / "encoder.json", encoder)
     write_json(pins / "judge.json", judge)
@@ -78,6 +77,9 @@ def pin(name: str, key: str) -> dict:
             "(on the model's page under Files, History)"
         )
     if (snapshot := cached_snapshot(match["repo"], revision)) is not None:
+        if is_adapter(snapshot):
+            advice = f"`hf download {match['repo']} --revision {revision} --local-dir models/adapter`, and name that folder"
+            raise UserError(f"{key}: {name} is an adapter; adapters are taken from folders: {advice}")
         check_files(snapshot, key, name)
     return {"repo": match["repo"], "revision": revision}
 
@@ -97,7 +99,7 @@ def pin_adapter(name: str, key: str) -> dict:
     pinned = pin(base if Path(base).is_dir() else f"{base}@{commit}", key)
     folder = pinned.get("path") or cached_snapshot(pinned["repo"], pinned["revision"])
     if folder is not None and (Path(folder) / "config.json").is_file():
-        check_shapes(name, folder, f"{key}: adapter {name}")
+        check_shapes(name, folder, f"{key}: adapter {name}", classifier=key != "base_model_name")
     return {"path": name, "sha256": folder_hash(name), "base": pinned}
 
 
@@ -114,31 +116,46 @@ def check_files(folder: Path, key: str, name: str) -> None:
         )
 
 
-def check_bitsandbytes() -> None:
-    """Raise UserError where load_in_4bit would fail: bitsandbytes is not there, or cannot quantise on this machine."""
+def check_bitsandbytes(params: PinModelsParams) -> None:
+    """Raise UserError where models could not be loaded in four bits: bitsandbytes is not there, or cannot quantise on this machine."""
+    if not params.load_in_4bit and params.verifier_dtype != "4bit":
+        return
     import torch
 
-    from anchora.model.four_bit import check_four_bit
+    from anchora.model.four_bit import POLICY, VERIFIER, check_four_bit
 
-    check_four_bit(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    check_four_bit(torch.device("cuda" if torch.cuda.is_available() else "cpu"), POLICY if params.load_in_4bit else VERIFIER)
 
 
 def check_brought(pins: list[dict]) -> None:
     """Raise UserError for brought verifiers that cannot serve; print of which the hub's cache does not hold the files yet."""
-    from anchora.verifiers.heads import check_brought_verifier, is_complete  # with torch and transformers, for those who bring some
+    from anchora.verifiers.heads import check_adapters_head, check_brought_verifier  # with torch, for those who bring some
 
     for pin in pins:
-        if "path" in pin:
-            check_brought_verifier(pin["path"], f"verifier_paths: {pin['path']}")
-            continue
-        name, folder = f"{pin['repo']}@{pin['revision']}", cached_snapshot(pin["repo"], pin["revision"])
-        if folder is not None and is_complete(folder):
-            check_brought_verifier(folder, f"verifier_paths: {name}")
-        else:
+        name = f"verifier_paths: {pin.get('path') or pin['repo'] + '@' + pin['revision']}"
+        whole, folder = pin.get("base", pin), folder_at_hand(pin.get("base", pin))
+        if folder is None:
+            if "base" in pin:
+                check_adapters_head(pin["path"], name)
             say(
-                f"verifier_paths: {name} is not here yet: calibrate_uncertainty, after SFT, is the first to look at it. To have it "
-                f"checked before, run `hf download {pin['repo']} --revision {pin['revision']}` and pin_models again"
+                f"{name}{' stands on ' + whole['repo'] + '@' + whole['revision'] + ', which' if 'base' in pin else ''} is not here yet: "
+                f"calibrate_uncertainty, after SFT, is the first to look at it. To have it checked before, run `hf download "
+                f"{whole['repo']} --revision {whole['revision']}` and pin_models again"
             )
+        elif "base" in pin:
+            check_brought_verifier(Pretrained(pin["path"], base=Pretrained(str(folder))), name)
+        else:
+            check_brought_verifier(Pretrained(str(folder)), name)
+
+
+def folder_at_hand(pin: dict) -> Path | None:
+    """Return the folder with the files of a pinned model: its own, or the one in the hub's cache; None where they are not here yet."""
+    if "path" in pin:
+        return Path(pin["path"])
+    from anchora.verifiers.heads import is_complete
+
+    folder = cached_snapshot(pin["repo"], pin["revision"])
+    return folder if folder is not None and is_complete(folder) else None
 
 
 def cached_snapshot(repo: str, revision: str) -> Path | None:

@@ -198,9 +198,9 @@ def policy():
 
 def scoring_params(**changes):
     """The parameters by which verifiers score, for short pairs."""
-    from anchora.model.params import ScoringParams
+    from anchora.verifiers.params import VerifierScoringParams
 
-    return params_as(ScoringParams, **{"max_length": 128} | changes)
+    return params_as(VerifierScoringParams, **{"max_length": 128} | changes)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ from pydantic import Field
 
 from anchora.model.params import ExportFormatParams
 from anchora.run.params import ModelStageParams, NonEmptyStr
+from anchora.verifiers.params import VerifierDtypeParams
 
 
-class PinModelsParams(ModelStageParams, ExportFormatParams):
+class PinModelsParams(ModelStageParams, ExportFormatParams, VerifierDtypeParams):
     base_model_name: str = Field(
         "models/base/policy",
         min_length=1,
@@ -17,16 +18,18 @@ class PinModelsParams(ModelStageParams, ExportFormatParams):
         "models/base/encoder",
         min_length=1,
         description="The encoder (or decoder) that verifiers are trained from, under a new head with one logit: a folder in the project, "
-        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b).",
+        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). A PEFT adapter's folder is merged into its base "
+        "first.",
     )
     judge_model_name: str = Field(
         "models/base/judge_encoder",
         min_length=1,
         description="The encoder (or decoder) that the judge is trained from, which only evaluation sees: a folder in the project, "
-        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). It should differ from the verifiers' model, so "
-        "that it shares no errors with them.",
+        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). A PEFT adapter's folder is merged into its base "
+        "first. It should differ from the verifiers' model, so that it shares no errors with them.",
     )
     verifier_paths: list[NonEmptyStr] = Field(
         [],
-        description="Reward models made elsewhere that join the ensemble: folders in the project, or owner/name@<commit> on the hub.",
+        description="Reward models made elsewhere that join the ensemble: folders in the project, which may be PEFT adapters', or "
+        "owner/name@<commit> on the hub.",
     )

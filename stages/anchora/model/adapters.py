@@ -18,6 +18,8 @@ from anchora.run.files import read_json
 ADAPTER_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every name in an adapter's file
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# What transformers calls the modules between a backbone and a classifier's logits. PEFT saves some of them with a classifier's adapter.
+HEADS = ("score", "classifier", "pre_classifier", "classification_head", "logits_proj", "sequence_summary", "pooler")
 REFUSED = {  # settings of a LoRA that changes more than linear layers by a product of two matrices
     "use_dora": "it is a DoRA",
     "lora_bias": "its adapters have biases (lora_bias)",
@@ -37,7 +39,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def read_adapter_config(folder: str | Path, heads: bool = False) -> dict:
-    """Read an adapter's configuration. ``heads`` allows whole modules to be saved with it, as a classifier's head is.
+    """Read an adapter's configuration. ``heads`` allows a classifier's head to be saved with it, and no other whole modules.
 
     Raises UserError for a file that is no JSON object, for an adapter that is no plain LoRA, and for one without safetensors.
     """
@@ -51,6 +53,9 @@ def read_adapter_config(folder: str | Path, heads: bool = False) -> dict:
     if str(config.get("peft_type", "")).upper() != "LORA":
         raise UserError(f"adapter {folder}: its peft_type is {config.get('peft_type')}; only LoRA adapters are taken")
     reasons = [reason for key, reason in REFUSED.items() if config.get(key) and not (heads and key == "modules_to_save")]
+    others = sorted({str(module) for module in config.get("modules_to_save") or []} - set(HEADS))
+    if heads and others:
+        reasons.append(f"it replaces whole modules beside a classifier's head (modules_to_save: {', '.join(others)})")
     if config.get("bias", "none") != "none":
         reasons.append(f"it trained biases (bias: {config['bias']})")
     start = config.get("init_lora_weights", True)
@@ -109,10 +114,18 @@ def policy_from_folder(path: str | Path, output_dir: str | Path) -> Pretrained:
     raise unknown_base_error(path, name, revision)
 
 
-def check_shapes(adapter: str | Path, base: str | Path, name: str) -> None:
+def tokenizer_source(pretrained: Pretrained) -> Pretrained:
+    """Return the files that a model's tokenizer is loaded from: those of an adapter's base where the adapter has none beside it."""
+    if pretrained.base is None or (Path(pretrained.source) / "tokenizer_config.json").is_file():
+        return pretrained
+    return pretrained.base
+
+
+def check_shapes(adapter: str | Path, base: str | Path, name: str, classifier: bool = False) -> None:
     """Raise UserError, beginning with ``name``, for an adapter with a layer that its ``base``'s folder has not, or has of another size.
 
-    No weight of either is read. A base that brings code along is left to the stage that loads it: that code must not run here.
+    ``classifier``: whether it stands on a sequence classifier with one logit, or else on a language model. No weight of either is
+    read. A base that brings code along is left to the stage that loads it: that code must not run here.
     """
     import torch  # here, for most runs pin no adapter
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -122,8 +135,8 @@ def check_shapes(adapter: str | Path, base: str | Path, name: str) -> None:
     if getattr(config, "auto_map", None):
         return
     shapes = adapter_shapes(adapter)
-    classifier = any(".score." in key or ".classifier." in key for key in shapes)
     loader = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    config.num_labels = 1
     with torch.device("meta"), refused(f"{name}: its base {base} cannot be built ({{error}})"):
         model = loader.from_config(config)
     layers, embeddings = dict(model.named_modules()), (model.get_input_embeddings(), model.get_output_embeddings())
@@ -153,3 +166,9 @@ def adapter_shapes(adapter: str | Path) -> dict[str, list[int]]:
 
     with safe_open(Path(adapter) / WEIGHTS, framework="pt") as file:
         return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+def saved_heads(adapter: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every whole weight in an adapter's file, those of a classifier's head, by its name in the classifier."""
+    whole = {name.removeprefix(PREFIX): shape for name, shape in adapter_shapes(adapter).items() if "lora_" not in name}
+    return {name: tuple(shape) for name, shape in whole.items()}

@@ -1,13 +1,14 @@
-"""The base model in four bits a weight: NF4 with double quantisation, by bitsandbytes.
+"""A model in four bits a weight: NF4 with double quantisation, by bitsandbytes.
 
-The weights are quantised when the base is loaded from its pin, in every stage by the same code on the same weights, so that all
-stages hold the same base. Source: Dettmers et al. 2023 (QLoRA), sections 3 and 4.
+The weights are quantised when a model is loaded from its files, in every stage by the same code on the same weights, so that all
+stages hold the same one. Source: Dettmers et al. 2023 (QLoRA), sections 3 and 4.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,33 +16,39 @@ import torch
 from anchora.run.errors import UserError, refused
 
 PACKAGE = "bitsandbytes==0.50.2"
+POLICY, VERIFIER = "load_in_4bit: true", "verifier_dtype: 4bit"  # the parameters that ask for four bits
+WITHOUT = {POLICY: "set it to false", VERIFIER: "set it to bfloat16"}  # what to do where they cannot be had
 
 
-def four_bit_options(dtype: torch.dtype | str, device: torch.device) -> dict:
+def four_bit_options(dtype: torch.dtype | str, device: torch.device, parameter: str = POLICY, whole: Sequence[str] | None = None) -> dict:
     """Return the arguments of ``from_pretrained`` that load a model in four bits on ``device``, to compute in ``dtype``.
 
-    Raises UserError where bitsandbytes is missing, cannot quantise on this machine, or would have to shard its weights.
+    ``parameter``: the one that asks for it, for errors. ``whole`` names the modules that are not to be quantised, wherever they stand;
+    without it they are those that transformers chooses for a language model. Raises UserError where bitsandbytes is missing, cannot
+    quantise on this machine, or would have to shard the weights of a policy.
     """
     from transformers import BitsAndBytesConfig
 
-    check_four_bit(device)
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise UserError("load_in_4bit: true, but FSDP cannot shard weights of four bits: launch processes without it, or set it to false")
+    check_four_bit(device, parameter)
+    if parameter == POLICY and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":  # what only scores is not sharded
+        raise UserError(f"{POLICY}, but FSDP cannot shard weights of four bits: launch processes without it, or set it to false")
     config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=whole and [rf"(?:.*\.)?{name}" for name in whole],  # of four bits, too, in spite of its name
     )  # fmt: skip
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def check_four_bit(device: torch.device) -> None:
+def check_four_bit(device: torch.device, parameter: str = POLICY) -> None:
     """Raise UserError where bitsandbytes is not installed, or cannot quantise a few weights on ``device`` and restore them."""
+    without = WITHOUT[parameter]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says on import which of its kernels are not there
     try:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
     except ImportError:
-        raise UserError(f"load_in_4bit: true, but bitsandbytes is not installed: `pip install {PACKAGE}`, or set it to false") from None
+        raise UserError(f"{parameter}, but bitsandbytes is not installed: `pip install {PACKAGE}`, or {without}") from None
     weights = torch.linspace(-1, 1, 128, device=device).view(2, 64)
-    with refused(f"load_in_4bit: true, but bitsandbytes cannot quantise on this machine's {device.type} ({{error}}); set it to false"):
+    with refused(f"{parameter}, but bitsandbytes cannot quantise on this machine's {device.type} ({{error}}); {without}"):
         restored = dequantize_4bit(*quantize_4bit(weights, quant_type="nf4", compress_statistics=True))
         if not (restored - weights).abs().max() < 0.2:  # the codes of NF4 are at most 0.3 apart
             raise ValueError("the weights that come back are others")
@@ -67,7 +74,7 @@ def holds_four_bits(layer) -> bool:
     return type(layer._parameters.get("weight")).__name__ == "Params4bit"
 
 
-def check_mostly_four_bit(model, name: str) -> None:
+def check_mostly_four_bit(model, name: str, parameter: str = POLICY) -> None:
     """Raise UserError for a model that bitsandbytes leaves mostly as it was, such as one of fused experts, which are no linear layers."""
     layers = four_bit_layers(model)
     quantised = sum(layer.weight.quant_state.shape.numel() for layer in layers)
@@ -77,8 +84,8 @@ def check_mostly_four_bit(model, name: str) -> None:
     if quantised < others:
         share = quantised / max(1, quantised + others)
         raise UserError(
-            f"load_in_4bit: true, but of {type(model).__name__} (model {name}) bitsandbytes quantises {share:.0%} of the weights between "
-            "the embeddings: the others are in layers of a kind that it does not take; set it to false"
+            f"{parameter}, but of {type(model).__name__} (model {name}) bitsandbytes quantises {share:.0%} of the weights between "
+            f"the embeddings: the others are in layers of a kind that it does not take; {WITHOUT[parameter]}"
         )
 
 

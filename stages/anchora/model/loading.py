@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from anchora.model.adapters import tokenizer_source
 from anchora.model.four_bit import check_mostly_four_bit, four_bit_options, keep_one_form
 from anchora.model.layers import use_liger
 from anchora.model.lora import as_plain_model, load_adapter
@@ -38,12 +40,13 @@ def load_pretrained(loader, pretrained: Pretrained, params: ComputeParams, **opt
         raise UserError(f"model {name}: cannot be loaded: {first[:300]}") from None
 
 
-def load_model(loader, pretrained: Pretrained, params: ComputeParams, *, new_head: bool = False, **options):
+def load_model(loader, pretrained: Pretrained, params: ComputeParams, *, new_head: bool = False, replaced: Container[str] = (), **options):
     """Load a model whose every weight is in its safetensors files, and finite.
 
     ``new_head`` allows a classifier's head, the modules outside of the backbone, to be missing or of another size, and a
-    pooler below it to be missing: they are drawn anew. Raises UserError for another architecture's weights, which transformers
-    would draw anew too, and for a model with an adapter beside it, which transformers would attach unasked.
+    pooler below it to be missing: they are drawn anew. So are the weights that ``replaced`` names. Raises UserError for another
+    architecture's weights, which transformers would draw anew too, and for a model with an adapter beside it, which transformers
+    would attach unasked.
     """
     name = model_name(pretrained)
     if find_adapter_config_file(pretrained.source, revision=pretrained.revision):
@@ -52,14 +55,14 @@ def load_model(loader, pretrained: Pretrained, params: ComputeParams, *, new_hea
     backbone = f"{model.base_model_prefix}."
     missing = sorted(key for key in info["missing_keys"] if key.startswith(backbone) or not new_head)
     drawn_anew = (".position_ids", ".pooler.dense.weight", ".pooler.dense.bias") if new_head else (".position_ids",)
-    missing = [key for key in missing if not key.endswith(drawn_anew)]
+    missing = [key for key in missing if not key.endswith(drawn_anew) and key not in replaced]
     if missing:
         raise UserError(
             f"model {name}: {len(missing)} weights of {type(model).__name__} are not in its files, the first of them "
             f"{missing[0]}: its config.json names another architecture, or files are missing"
         )
     for key, saved, expected in sorted(info["mismatched_keys"]):
-        if key.startswith(backbone) or not new_head:
+        if key not in replaced and (key.startswith(backbone) or not new_head):
             logit = f": a verifier has one logit, this classifier has {saved[0]}" if options.get("num_labels") == 1 else ""
             raise UserError(f"model {name}: {key} is {list(saved)} in its files, {list(expected)} in {type(model).__name__}{logit}")
     for key, weight in model.named_parameters():
@@ -73,8 +76,7 @@ def load_tokenizer(pretrained: Pretrained, params: ComputeParams):
 
     Raises UserError for a tokenizer without an end-of-sequence token: its model could never stop.
     """
-    if pretrained.base is not None and not (Path(pretrained.source) / "tokenizer_config.json").is_file():
-        pretrained = pretrained.base
+    pretrained = tokenizer_source(pretrained)
     tokenizer = load_pretrained(AutoTokenizer, pretrained, params)
     if tokenizer.eos_token_id is None:
         name = model_name(pretrained)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,25 @@ def add_lora(model, rank: int, alpha: int, seed: int):
     return freeze_outside_decoder(leave_casts_to_autocast(model))
 
 
-def load_adapter(model, pretrained: Pretrained, *, trainable: bool = False):
+def load_adapter(model, pretrained: Pretrained, *, trainable: bool = False, heads: Sequence[str] | None = None):
     """Return ``model`` with the adapter of ``pretrained`` on it, in float32.
 
+    On a classifier, ``heads`` names the modules that are replaced by those in the adapter's file; others there are passed over.
     Raises UserError for an adapter of another model, by its shapes or by the names of its layers, and for one that is not finite.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     name, saved = f"adapter {pretrained.source}", load_file(Path(pretrained.source) / WEIGHTS)
     base = model_name(pretrained.base) if pretrained.base else type(model).__name__
     with refused(f"{name}: cannot be put on its base {base} ({{error}}); it was made for another model"):
-        model = PeftModel.from_pretrained(model, pretrained.source, is_trainable=trainable)
+        if heads is None:
+            model = PeftModel.from_pretrained(model, pretrained.source, is_trainable=trainable)
+        else:
+            config = PeftConfig.from_pretrained(pretrained.source)
+            config.task_type, config.modules_to_save = None, list(heads) or None  # a task has modules to save of its own
+            saved = {key: weight for key, weight in saved.items() if "lora_" in key or set(heads) & set(key.split("."))}
+            model = get_peft_model(model, config)
+            set_peft_model_state_dict(model, saved)
     if {model.get_input_embeddings(), model.get_output_embeddings()} & set(lora_layers(model)):
         raise UserError(f"{name}: {EMBEDDINGS_ADAPTED}")
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -88,7 +97,7 @@ def save_adapter(path: str | Path, model, tokenizer, base: tuple[str, str | None
 
 
 def as_plain_model(model):
-    """Return a policy with an adapter as transformers' own class, to sample and to score with.
+    """Return a model with an adapter as transformers' own class, to sample and to score with.
 
     In float32 the adapter is merged into the weights, which rounds nothing away that matters and is faster. In bfloat16 or four bits it
     stays beside them.

@@ -3,12 +3,12 @@
 from pydantic import Field, FiniteFloat, model_validator
 
 from anchora.correctness.params import AnswerReadingParams
-from anchora.model.params import PolicyParams, ScoringParams
+from anchora.model.params import PolicyParams
 from anchora.regret.penalty_params import RegretPenaltyParams
-from anchora.verifiers.params import VerifiersParams
+from anchora.verifiers.params import VerifierScoringParams, VerifiersParams
 
 
-class BuildRegretBufferParams(ScoringParams, PolicyParams, AnswerReadingParams, VerifiersParams, RegretPenaltyParams):
+class BuildRegretBufferParams(VerifierScoringParams, PolicyParams, AnswerReadingParams, VerifiersParams, RegretPenaltyParams):
     uncertainty_quantile: float = Field(
         0.25,
         ge=0,

@@ -5,12 +5,12 @@ from typing import Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from anchora.correctness.params import AnswerReadingParams
-from anchora.model.params import OverlongPromptsParams, PolicyParams, ScoringParams
+from anchora.model.params import OverlongPromptsParams, PolicyParams
 from anchora.run.params import NonEmptyStr, Parameters, SeedParams
-from anchora.verifiers.params import VerifiersParams
+from anchora.verifiers.params import VerifierScoringParams, VerifiersParams
 
 
-class MeasureParams(ScoringParams, PolicyParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams):
+class MeasureParams(VerifierScoringParams, PolicyParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams):
     """Keys of every stage that samples responses and measures their uncertainty."""
 
     samples_per_prompt: int = Field(8, ge=2, description="Responses sampled for each prompt, beside the greedy one.")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from anchora.model.params import ScoringParams
 from anchora.model.pins import Pretrained, from_folder, from_pin
 from anchora.run.errors import UserError
 from anchora.run.files import read_json
 from anchora.verifiers.pairs import Pair
+from anchora.verifiers.params import VerifierScoringParams
 from anchora.verifiers.scoring import load_verifier, score_pairs
 
 
@@ -27,7 +27,7 @@ def ensemble_members(output_dir: str, trained: list[int]) -> list[Pretrained]:
     return own + [from_pin(pin) for pin in brought]
 
 
-def score_ensemble(members: list[Pretrained], pairs: list[Pair], params: ScoringParams) -> np.ndarray:
+def score_ensemble(members: list[Pretrained], pairs: list[Pair], params: VerifierScoringParams) -> np.ndarray:
     """Return every member's raw score of each pair, (members, pairs) float64.
 
     One member is in memory at a time. Equal pairs are scored once, so that their scores are equal to the bit.
@@ -38,7 +38,7 @@ def score_ensemble(members: list[Pretrained], pairs: list[Pair], params: Scoring
     column = {keys[index]: position for position, index in enumerate(unique)}
     scores = np.zeros((len(members), len(unique)))
     for number, pretrained in enumerate(members):
-        model, tokenizer = load_verifier(pretrained, params)
+        model, tokenizer = load_verifier(pretrained, params, dtype=params.verifier_dtype)
         scores[number] = score_pairs(model, tokenizer, [pairs[i] for i in unique], params)
         del model
     return scores[:, [column[key] for key in keys]]

@@ -12,36 +12,52 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
+from anchora.model.adapters import saved_heads, tokenizer_source
+from anchora.model.pins import Pretrained
 from anchora.run.errors import UserError, refused
 from anchora.verifiers.pairs import encode_pair
 
+LOGITS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight", "logits_proj.weight")
 PROMPT = [{"role": "user", "content": "2 + 2?"}]
 
 
-def check_brought_verifier(folder: str | Path, name: str) -> None:
-    """Raise UserError for a folder that is no sequence classifier with one logit, or whose tokenizer cannot encode a pair.
+def check_brought_verifier(verifier: Pretrained, name: str) -> None:
+    """Raise UserError for folders that hold no sequence classifier with one logit, or whose tokenizer cannot encode a pair.
 
-    The number of logits is that of the head in the weight files, of which only the headers are read. A model that brings code
-    along is left to the stage that loads it, for that code must not run here.
+    The number of logits is that of the head in the weight files, of which only the headers are read: an adapter's, or its base's. A
+    model that brings code along is left to the stage that loads it, for that code must not run here.
     """
-    if brings_code(Path(folder)):
+    folder, files = Path((verifier.base or verifier).source), "its files" if verifier.base is None else "its file, nor in its base's"
+    if brings_code(folder) or brings_code(Path(verifier.source)):
         return
     with refused(f"{name}: cannot be loaded ({{error}})"):
         one_logit, two_logits = (classifier_shapes(AutoConfig.from_pretrained(folder), labels) for labels in (1, 2))
-        saved = saved_shapes(Path(folder))
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        saved = saved_shapes(folder) | ({} if verifier.base is None else saved_heads(verifier.source))
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(verifier).source)
     for weight, shape in one_logit.items():
         if shape == two_logits[weight]:  # not of the head: its shape depends on no number of labels
             continue
         if weight not in saved:
-            raise UserError(f"{name}: no classifier's head is in its files ({weight}); a verifier is a sequence classifier with one logit")
+            raise UserError(f"{name}: no classifier's head is in {files} ({weight}); a verifier is a sequence classifier with one logit")
         if saved[weight] != shape:
-            raise UserError(
-                f"{name}: a verifier has one logit, this classifier has {saved[weight][0]} ({weight} in its files); take a reward "
-                "model with one, such as one trained on preferences"
-            )
+            raise logits_error(name, weight, saved[weight][0])
     with refused(f"{name}: its tokenizer cannot encode a prompt with its response ({{error}})"):
         encode_pair(tokenizer, PROMPT, "4", 64, "{prompt}")
+
+
+def check_adapters_head(adapter: str, name: str) -> None:
+    """Raise UserError for an adapter whose file holds a head with another number of logits than one; its base need not be here."""
+    for weight, shape in saved_heads(adapter).items():
+        if weight in LOGITS and shape[0] != 1:
+            raise logits_error(name, weight, shape[0])
+
+
+def logits_error(name: str, weight: str, logits: int) -> UserError:
+    """Make the error for a classifier whose ``weight`` gives ``logits`` logits."""
+    return UserError(
+        f"{name}: a verifier has one logit, this classifier has {logits} ({weight} in its files); take a reward model with one, such "
+        "as one trained on preferences"
+    )
 
 
 def brings_code(folder: Path) -> bool:

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from anchora.model.adapters import HEADS, saved_heads, tokenizer_source
 from anchora.model.batches import token_budget_batches
+from anchora.model.four_bit import VERIFIER, check_mostly_four_bit, four_bit_options, keep_one_form
 from anchora.model.loading import check_vocabulary, load_model, load_pretrained
+from anchora.model.lora import as_plain_model, load_adapter
 from anchora.model.machine import device
 from anchora.model.params import PromptParams, ScoringParams
 from anchora.model.pins import Pretrained, model_name
@@ -22,24 +25,81 @@ from anchora.run.errors import UserError
 from anchora.verifiers.pairs import Pair, encode_pair, max_pair_length, pad_inputs
 
 
-def load_verifier(pretrained: Pretrained, params: PromptParams, *, new_head: bool = False) -> tuple[Any, Any]:
-    """Load a sequence classifier with one logit, in float32 and eval mode, and its tokenizer with a pad token.
+def load_verifier(pretrained: Pretrained, params: PromptParams, *, new_head: bool = False, dtype: str = "float32") -> tuple[Any, Any]:
+    """Load a sequence classifier with one logit, in eval mode, and its tokenizer with a pad token.
 
     ``new_head`` puts a head with one logit on a model that has none, or one of another number. Otherwise the head must be in
-    the files, whatever number of labels config.json says. Raises UserError for a head with another number of logits, and
-    for a tokenizer that has no token to pad with.
+    the files, an adapter's or its base's, whatever number of labels config.json says. The backbone is held in ``dtype``, one of
+    ``verifier_dtype``, the head in float32. Raises UserError for a head with another number of logits, and for a tokenizer that
+    has no token to pad with.
     """
-    tokenizer = load_pretrained(AutoTokenizer, pretrained, params)
-    model = load_model(
-        AutoModelForSequenceClassification, pretrained, params, new_head=new_head, dtype=torch.float32, num_labels=1,
-        ignore_mismatched_sizes=True,
-    )  # fmt: skip
-    check_vocabulary(model, tokenizer, pretrained)
+    base, source = pretrained.base or pretrained, tokenizer_source(pretrained)
+    tokenizer = load_pretrained(AutoTokenizer, source, params)
+    model = load_classifier(pretrained, params, new_head, dtype)
+    check_vocabulary(model, tokenizer, base)
+    if pretrained.base is not None and source is pretrained and tokenizer.pad_token_id is not None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id  # that of its training; its base's may be another
     choose_pad_token(tokenizer, model, new_head)
     if tokenizer.pad_token_id is None:
         raise UserError(f"model {model_name(pretrained)}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model.to(device()).eval(), tokenizer
+
+
+def load_classifier(pretrained: Pretrained, params: PromptParams, new_head: bool, dtype: str):
+    """Return the model of ``load_verifier``: an adapter in float32 is merged into its base, in another number format it stays beside."""
+    compute = torch.bfloat16 if dtype == "bfloat16" or (dtype == "4bit" and params.use_bf16) else torch.float32
+    options = four_bit_options(compute, device(), VERIFIER, HEADS) if dtype == "4bit" else {}
+    base, heads = pretrained.base or pretrained, {} if pretrained.base is None else saved_heads(pretrained.source)
+    model = load_model(
+        AutoModelForSequenceClassification, base, params, new_head=new_head, replaced=heads, dtype=compute, num_labels=1,
+        ignore_mismatched_sizes=True, **options,
+    )  # fmt: skip
+    if dtype == "4bit":
+        check_mostly_four_bit(model, model_name(base), VERIFIER)
+        keep_one_form(model)
+    if pretrained.base is not None:
+        model = as_plain_model(load_adapter(model, pretrained, heads=heads_to_take(model, pretrained, heads, new_head)))
+        model.requires_grad_(new_head)  # PEFT leaves it frozen
+    if compute != torch.float32:
+        keep_head_in_float32(model)
+    return model
+
+
+def heads_to_take(model, pretrained: Pretrained, saved: dict[str, tuple[int, ...]], new_head: bool) -> list[str]:
+    """Return the modules of a classifier that its adapter's file replaces; with ``new_head`` only those of its own size.
+
+    ``saved``: the shapes of the whole weights in that file. Raises UserError for a head with another number of logits than one.
+    """
+    own = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    others = {name for name, shape in saved.items() if own.get(name) != shape}
+    if others and not new_head:
+        name = min(others)
+        raise UserError(
+            f"adapter {pretrained.source}: {name} is {list(saved[name])} in its file, {list(own.get(name, ()))} in a "
+            f"{type(model).__name__} with one logit, as a verifier has"
+        )
+    taken = {part for name in saved for part in name.split(".") if part in HEADS}
+    return sorted(taken - {part for name in others for part in name.split(".")})
+
+
+def keep_head_in_float32(model) -> None:
+    """Let the modules behind a classifier's backbone compute in float32, from what that gives them.
+
+    A logit of bfloat16 has 8 bits: scores near 4 would be 1/32 apart, and many responses to one prompt would tie.
+    """
+    for name, head in model.named_children():
+        if name != model.base_model_prefix:
+            head.float().register_forward_pre_hook(in_float32, with_kwargs=True)
+
+
+def in_float32(_, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+    """Return a module's inputs with floating-point tensors in float32."""
+
+    def cast(value):
+        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return tuple(map(cast, inputs)), {name: cast(value) for name, value in options.items()}
 
 
 def choose_pad_token(tokenizer, model, new_head: bool) -> None:

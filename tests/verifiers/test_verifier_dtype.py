@@ -1,0 +1,114 @@
+"""Verifiers in bfloat16 and in four bits: what is quantised, what stays whole, and how far their scores are from float32's."""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, params_as, scoring_params
+from scipy.stats import spearmanr
+from test_heads import KINDS
+from test_reward_adapters import ENCODER, PAIRS, decoder, reward_adapter
+from transformers import AutoTokenizer, MixtralConfig, MixtralForSequenceClassification
+
+import pin_models
+from anchora.model.four_bit import four_bit_layers
+from anchora.model.pins import from_folder, from_pin
+from anchora.run.errors import UserError
+from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.scoring import load_verifier
+from parameters.pin_models import PinModelsParams
+
+TOLERANCE = {"bfloat16": 0.05, "4bit": 0.5}  # mean deviation from float32, in standard deviations of a prompt's scores; docs/models.md
+
+
+def classifier(folder, kind: str):
+    """A random classifier of some width with one logit, whose scores of responses differ, with its tokenizer."""
+    cls, config, sizes, base = KINDS[kind]
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "base" / base)
+    torch.manual_seed(0)
+    wide = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "initializer_range": 0.1}
+    cls(config(**sizes | wide | {"vocab_size": len(tokenizer), "num_labels": 1})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return from_folder(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_bits_leave_head_pooler_and_embeddings_whole(tmp_path, kind):
+    """By itself transformers would quantise BERT's pooler and its head, for it looks for the last weight by its name, a bias."""
+    pytest.importorskip("bitsandbytes")
+    model, _ = load_verifier(classifier(tmp_path, kind), scoring_params(), dtype="4bit")
+    quantised = {name for name, module in model.named_modules() if module in set(four_bit_layers(model))}
+    whole = {name for name, module in model.named_modules() if type(module) is torch.nn.Linear}
+    assert len(quantised) == model.config.num_hidden_layers * (7 if kind == "llama" else 6)
+    heads = {"bert": {"bert.pooler.dense", "classifier"}, "roberta": {"classifier.dense", "classifier.out_proj"}, "llama": {"score"}}
+    assert whole == heads[kind] and model.get_input_embeddings().weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "4bit"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_within_the_stated_tolerance(tmp_path, kind, dtype):
+    """As docs/models.md states it; and never tied, for the head computes in float32."""
+    pytest.importorskip("bitsandbytes") if dtype == "4bit" else None
+    verifier, generator = classifier(tmp_path, kind), np.random.default_rng(0)
+    pairs = [
+        ([{"role": "user", "content": f"{n} + {n}?"}], f"{n} and {n} make {m}.") for n in range(8) for m in generator.integers(0, 999, 8)
+    ]
+    exact, scores = (score_ensemble([verifier], pairs, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
+    unit = exact.reshape(8, 8).std(1).mean()
+    difference = scores - exact
+    within = difference.reshape(8, 8) - difference.reshape(8, 8).mean(1, keepdims=True)  # a prompt's own offset says nothing
+    assert 0 < np.abs(within).mean() / unit < TOLERANCE[dtype]
+    assert spearmanr(scores, exact).statistic > (0.99 if dtype == "bfloat16" else 0.9)
+    assert len(set(scores)) == len(set(exact))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "4bit"])
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_an_adapter_stays_beside_its_base(tmp_path, kind, dtype):
+    """Its head in float32 from its own file; it changes the scores as it does in float32."""
+    pytest.importorskip("bitsandbytes") if dtype == "4bit" else None
+    base = ENCODER if kind == "encoder" else decoder(tmp_path / "base", False)
+    adapter = from_pin(pin_models.pin(str(reward_adapter(tmp_path / "adapter", base, init_lora_weights=False)), "verifier_paths"))
+    model, _ = load_verifier(adapter, scoring_params(), dtype=dtype)
+    assert any("lora_A" in name for name, _ in model.named_parameters())
+    assert bool(four_bit_layers(model)) == (dtype == "4bit")
+    head = model.classifier if kind == "encoder" else model.score
+    assert {weight.dtype for weight in head.parameters()} == {torch.float32}
+    exact, scores = (score_ensemble([adapter], PAIRS, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
+    assert spearmanr(scores, exact).statistic == 1 and 0 < np.abs(scores - exact).max() < exact.std()
+
+
+def test_use_bf16_computes_four_bits_in_bfloat16(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    model, _ = load_verifier(classifier(tmp_path, "llama"), scoring_params(use_bf16=True), dtype="4bit")
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16 and model.score.weight.dtype == torch.float32
+    assert {layer.compute_dtype for layer in four_bit_layers(model)} == {torch.bfloat16}
+    model, _ = load_verifier(classifier(tmp_path, "llama"), scoring_params(use_bf16=True))
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_bitsandbytes_that_is_not_installed_is_told_at_pin_models(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("bitsandbytes"):
+            raise ImportError("No module named 'bitsandbytes'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    pin_models.check_bitsandbytes(params_as(PinModelsParams, verifier_dtype="bfloat16"))
+    with pytest.raises(
+        UserError, match=r"^verifier_dtype: 4bit, but bitsandbytes is not installed: `pip install .*`, or set it to bfloat16$"
+    ):
+        pin_models.check_bitsandbytes(params_as(PinModelsParams, verifier_dtype="4bit"))
+
+
+def test_fused_experts_are_refused(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "base" / "policy")
+    sizes = KINDS["llama"][2] | {"vocab_size": len(tokenizer), "num_local_experts": 8, "intermediate_size": 256, "num_labels": 1}
+    MixtralForSequenceClassification(MixtralConfig(**sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="^verifier_dtype: 4bit, but of MixtralForSequenceClassification .* set it to bfloat16$"):
+        load_verifier(from_folder(tmp_path), scoring_params(), dtype="4bit")
