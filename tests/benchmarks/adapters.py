@@ -27,13 +27,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "87cf470"
-RANK, VOCABULARY = 16, 49_152
+RANK = 16
 PART = 160  # tokens of a prompt and of a response: a pair that shares its prompt has 480
 PLAIN = "#$%&@"  # each is one token, for no merge of the tokenizer takes them
 BASE = "models/base/llama"
 PARAMS = {  # of both sides
     "base_model_name": BASE, "lora_rank": RANK, "lora_alpha": RANK, "cpu_threads": 2, "use_bf16": False, "prompt_template": "{prompt}",
-    "max_length": 2 * PART, "batch_size": 2, "grad_accum_steps": 1, "sft_epochs": 1, "rl_iterations": 4, "kl_check_steps": 100,
+    "max_length": 2 * PART, "batch_size": 2, "grad_accum_steps": 1, "sft_epochs": 1, "rl_iterations": 3, "kl_check_steps": 100,
     "kl_budget": 1000.0, "update_batch_tokens": 512, "replays_per_case": 100, "case_weight": "none",
 }  # fmt: skip
 VARIANTS: dict[str, tuple[str, dict]] = {  # project and settings of each
@@ -90,8 +90,8 @@ def measured(folder: Path, stage: str) -> dict:
 def make_project(folder: Path, commit: str | None) -> Path:
     """Make a project's copy: a clone at ``commit``, or the files as they are here."""
     if commit:
-        for command in (["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(folder)], ["git", "-C", str(folder), "checkout", "--quiet", commit]):
-            subprocess.run(command, check=True)
+        for arguments in (["clone", "--quiet", "--no-checkout", str(ROOT), str(folder)], ["-C", str(folder), "checkout", "--quiet", commit]):
+            subprocess.run(["git", *arguments], check=True)
         return folder
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -114,20 +114,20 @@ def set_params(folder: Path, changes: dict) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump({**yaml.safe_load(committed), **changes}, sort_keys=False))
 
 
-def make_base(folder: Path) -> None:
-    """Write the base: SmolLM2-135M's shape with random weights in float32, and a byte-level tokenizer of as many tokens."""
+def make_base(folder: Path, layers: int = 30, vocabulary: int = 49_152) -> None:
+    """Write a base: SmolLM2-135M's shape with random weights in float32, and a byte-level tokenizer of as many tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        vocab_size=vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     characters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merged = [(a, b) for a in characters for b in characters if a not in PLAIN and b not in PLAIN][: VOCABULARY - 2 - len(characters)]
+    merged = [(a, b) for a in characters for b in characters if a not in PLAIN and b not in PLAIN][: vocabulary - 2 - len(characters)]
     names = ["<end>", "<pad>", *characters, *(a + b for a, b in merged)]
     tokenizer = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, merged))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -156,16 +156,17 @@ def write_rows(folder: Path) -> None:
     (folder / "data" / "prepared").mkdir(parents=True, exist_ok=True)
     (folder / "data" / "regret_buffer").mkdir(parents=True, exist_ok=True)
     sft, buffer = [], []
-    for number in range(8):
+    for number in range(6):
         prompt = text(PART)
         message = [{"role": "user", "content": prompt}]
         sft.append({"prompt": message, "completion": text(PART - 1), "source": f"row {number}"})
         common = {
-            "id": f"{number:016x}", "round": 1, "prompt": message, "prompt_ids": encoded(prompt), "uncertainty": number / 8, "held_out": False,
+            "id": f"{number:016x}", "round": 1, "prompt": message, "prompt_ids": encoded(prompt), "uncertainty": number / 6,
+            "held_out": False,
         }  # fmt: skip
         buffer.append({
             **common, "kind": "case", "parts": {}, "regret": 1.0, "source": "sample", "chosen": response(), "rejected": response(),
-            "priority": 0.125, "chosen_right": None,
+            "priority": 1 / 6, "chosen_right": None,
         })  # fmt: skip
         other = {"id": f"{8 + number:016x}", "held_out": number < 2}
         buffer.append({**common, **other, "kind": "anchor", "response": response()})
@@ -208,6 +209,74 @@ def measure_stages(projects: dict[str, Path], repeat: int, variants: list[str]) 
     return summary, outs
 
 
+# Of the experiments whose cache is measured: eight layers and a quarter of the vocabulary, of which adapters are the same share.
+CACHE_BASE, CACHE_SHAPE = "models/base/short_llama", {"layers": 8, "vocabulary": 12_288}
+CACHE_PARAMS = {
+    "base_model_name": CACHE_BASE, "lora_rank": RANK, "lora_alpha": RANK, "cpu_threads": 2, "prompt_limit": 100, "max_new_tokens": 8,
+    "samples_per_prompt": 2, "evaluation_samples": 2, "verifiers": [0], "rounds": [{"k": 0, "after": "sft"}, {"k": 1, "after": "round0"}],
+}  # fmt: skip
+EXPERIMENTS = {  # project, settings, and the betas of a first run and of the further one
+    "before": ("before", {}, (8.0, 16.0)),
+    "adapter": ("now", {"export_format": "adapter"}, (8.0, 16.0)),
+    "merged": ("now", {"export_format": "merged"}, (16.0, 12.0)),
+}
+
+
+def repro(folder: Path, changes: dict) -> None:
+    """Run the project's DAG with the preset smoke and ``changes``."""
+    import yaml
+
+    set_params(folder, yaml.safe_load((folder / "presets" / "smoke.yaml").read_text()) | CACHE_PARAMS | changes)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{folder.name}: dvc repro: {(done.stdout + done.stderr)[-3000:]}")
+
+
+def cache_bytes(folder: Path) -> int:
+    return folder_bytes(folder / ".dvc" / "cache" / "files")
+
+
+def measure_cache(projects: dict[str, Path]) -> dict[str, int]:
+    """Return the bytes that one more experiment, with another kl_beta_max, adds to DVC's cache, by side and export format."""
+    added = {}
+    for name, (side, changes, (first, further)) in EXPERIMENTS.items():
+        repro(projects[side], changes | {"kl_beta_max": first})
+        before = cache_bytes(projects[side])
+        repro(projects[side], changes | {"kl_beta_max": further})
+        added[name] = cache_bytes(projects[side]) - before
+        print(f"cache, {name}: {added[name] / 2**20:.1f} MiB", flush=True)
+    return added
+
+
+def ratio(ours: float, theirs: float) -> float:
+    return round(ours / theirs, 4)
+
+
+def stage_ratios(summary: dict, outs: dict) -> dict:
+    """Return the ratios of disk, memory and speed that can be told from the variants measured."""
+
+    def of(ours: str, theirs: str, stage: str, figure: str = "peak_mib") -> float:
+        return ratio(summary[ours][stage][figure], summary[theirs][stage][figure])
+
+    found: dict = {}
+    for stage in STAGES:
+        for ours, name in (("four_bit", "memory_ratio_plain"), ("four_bit_checkpointing", "memory_ratio")):
+            if ours in summary and "before" in summary:
+                found[f"{stage}_{name}"] = of(ours, "before", stage)
+        if "before_checkpointing" in summary and "four_bit_checkpointing" in summary:
+            found[f"{stage}_memory_ratio_both_checkpointing"] = of("four_bit_checkpointing", "before_checkpointing", stage)
+        if "adapters" in summary and "before" in summary:
+            found[f"{stage}_tokens_per_second_ratio"] = of("adapters", "before", stage, "tokens_per_cpu_second")
+    if speeds := [found[f"{stage}_tokens_per_second_ratio"] for stage in STAGES if f"{stage}_tokens_per_second_ratio" in found]:
+        found["tokens_per_second_ratio"] = min(speeds)
+    if "before" in outs and len(outs) > 1:
+        ours = next(variant for variant in outs if not variant.startswith("before"))
+        found["disk_ratio"] = ratio(sum(outs[ours].values()), sum(outs["before"].values()))
+    return found
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--stage"]:
         run_stage(sys.argv[2], sys.argv[3:])
@@ -215,22 +284,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--work", type=Path, help="a folder for the two projects, kept; else a temporary one")
+    parser.add_argument("--parts", nargs="*", default=["stages", "cache"], choices=["stages", "cache"])
+    parser.add_argument("--work", type=Path, help="a folder for the two projects, which is kept; else a temporary one")
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "benchmark.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
-        projects = {}
-        for side, commit in (("before", BEFORE), ("now", None)):
-            if (work / side).exists():
-                shutil.rmtree(work / side)
-            projects[side] = make_project(work / side, commit)
-        make_base(projects["now"] / BASE)
-        shutil.copytree(projects["now"] / BASE, projects["before"] / BASE)
-        for folder in projects.values():
-            write_rows(folder)
-        summary, outs = measure_stages(projects, args.repeat, args.variants)
-    print(json.dumps({"stages": summary, "outs": outs, "date": str(datetime.date.today())}, indent=1))
+        projects = {side: make_project(work / side, commit) for side, commit in (("before", BEFORE), ("now", None))}
+        results: dict = {}
+        if "stages" in args.parts:
+            make_base(projects["now"] / BASE)
+            shutil.copytree(projects["now"] / BASE, projects["before"] / BASE)
+            for folder in projects.values():
+                write_rows(folder)
+            summary, outs = measure_stages(projects, args.repeat, args.variants)
+            results |= stage_ratios(summary, outs) | {"stages": summary, "outs_bytes": outs, "repetitions": args.repeat}
+        if "cache" in args.parts:
+            for folder in projects.values():
+                make_base(folder / CACHE_BASE, **CACHE_SHAPE)
+            added = measure_cache(projects)
+            results |= {"cache_ratio": ratio(added["adapter"], added["before"]), "cache_bytes": added}
+            results["cache_ratio_merged"] = ratio(added["merged"], added["before"])
+    results["date"] = str(datetime.date.today())
+    everything = json.loads(args.out.read_text()) if args.out.is_file() else {"benchmark": {}}
+    everything["benchmark"].setdefault("cpu", {}).setdefault("adapters", {}).update(results)
+    args.out.write_text(json.dumps(everything, indent=2) + "\n")
+    print(json.dumps({name: value for name, value in results.items() if "ratio" in name}, indent=2))
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ class Count:
 
     def weights(self) -> float:
         """Return the bytes of the policy with its adapter, which is in float32."""
-        a_weight = NF4_BITS / 8 if self.four_bit else self.size
-        return self.shape.decoder_weights() * a_weight + self.shape.embedding_weights() * self.size + 4 * self.shape.adapter_weights(self.rank)
+        decoder = self.shape.decoder_weights() * (NF4_BITS / 8 if self.four_bit else self.size)
+        return decoder + self.shape.embedding_weights() * self.size + 4 * self.shape.adapter_weights(self.rank)
 
     def training_state(self) -> float:
         """Return the bytes of gradients and AdamW's two moments, in float32."""
@@ -112,23 +112,27 @@ class Count:
         return norms + self.size * (4 * h + 4 * i + 7 * self.rank)
 
     def in_flight(self) -> float:
-        """Return the bytes a token of the gradients that one layer's backward pass holds: its feed-forward block's, and the states'."""
-        return self.size * (3 * self.shape.intermediate + 3 * self.shape.hidden)
+        """Return the bytes a token of the gradients that one layer's backward pass holds beyond what it has freed by then."""
+        return self.size * (2 * self.shape.intermediate + 2 * self.shape.hidden)
 
     def dequantised(self) -> float:
         """Return the bytes of the largest weight while it is restored from four bits."""
         return max(inputs * outputs for inputs, outputs in self.shape.linears()) * self.size * self.four_bit
 
-    def logits_chunk(self) -> float:
+    def chunk(self, tokens: int) -> int:
+        """Return of how many of ``tokens`` the logits are held at once."""
+        return min(tokens, max(CHUNK_TOKENS, CHUNK_LOGITS // self.shape.vocabulary))
+
+    def logits(self, tokens: int) -> float:
         """Return the bytes of the logits that are held at once: computed, in float32, and as a gradient."""
-        tokens = max(CHUNK_TOKENS, CHUNK_LOGITS // self.shape.vocabulary)
-        return tokens * self.shape.vocabulary * (4 + 4 + (2 * self.size if self.size < 4 else 0))
+        return self.chunk(tokens) * self.shape.vocabulary * (4 + 4 + (2 * self.size if self.size < 4 else 0))
 
     def training(self, tokens: int, checkpointing: bool) -> float:
         """Return the bytes that training holds beside weights and optimiser for ``tokens`` in one pass."""
         layers, h = self.shape.layers, self.shape.hidden
-        kept = layers * self.size * h + self.kept_of_a_layer() if checkpointing else layers * self.kept_of_a_layer()
-        return tokens * (kept + self.in_flight()) + self.dequantised() + self.logits_chunk()
+        kept = layers * (self.size * h if checkpointing else self.kept_of_a_layer())
+        one_layer = self.in_flight() + (self.kept_of_a_layer() if checkpointing else 0)
+        return tokens * kept + max(tokens * one_layer + self.dequantised(), self.logits(tokens))
 
     def passing(self, tokens: int) -> float:
         """Return the bytes of a pass without gradients: what one layer holds of ``tokens``, its adapters reading them in float32."""
@@ -152,14 +156,13 @@ class Count:
 
     def scoring(self, tokens: int) -> float:
         """Return the bytes of a pass over responses for their log-probs."""
-        return self.passing(tokens) + self.logits_chunk()
+        return max(self.passing(tokens), self.logits(tokens))
 
     def dropout(self, tokens: int, copies: int) -> float:
         """Return the bytes of MC dropout over ``tokens`` of responses and prompts, repeated for ``copies`` passes in its last layers."""
-        chunk = max(CHUNK_TOKENS, CHUNK_LOGITS // self.shape.vocabulary)
-        compared = chunk * CANDIDATES * self.shape.hidden * self.size  # rows of the output layer, for the likeliest tokens
+        compared = self.chunk(tokens) * CANDIDATES * self.shape.hidden * self.size  # rows of the output layer, for the likeliest tokens
         states = 2 * tokens * copies * self.shape.hidden * self.size
-        return max(self.passing(tokens * copies), states + compared + self.logits_chunk())
+        return max(self.passing(tokens * copies), states + compared + self.logits(tokens))
 
 
 def verifier(params: dict, training: bool) -> Stage:
@@ -175,24 +178,23 @@ def verifier(params: dict, training: bool) -> Stage:
 
 def stages(shape: Shape, params: dict) -> list[Stage]:
     """Count every stage that holds a model on the GPU, with all of a preset's parameters."""
-    size, train_size = (2, 2) if params["use_bf16"] else (4, 4)
-    trained = Count(shape, params["lora_rank"], params["load_in_4bit"], train_size)
-    asked = Count(shape, params["lora_rank"], params["load_in_4bit"], size)
+    size = 2 if params["use_bf16"] else 4
+    count = Count(shape, params["lora_rank"], params["load_in_4bit"], size)
     length, room = params["max_length"], params["max_length"] - params["max_new_tokens"]
     responses = params["sampling_batch_size"] * params["samples_per_prompt"]
-    state, checkpointing = trained.weights() + trained.training_state(), params["gradient_checkpointing"]
-    cache, rest = asked.sampling(responses, length, room)
+    state, checkpointing = count.weights() + count.training_state(), params["gradient_checkpointing"]
+    cache, rest = count.sampling(responses, length, room)
     scored = params["scoring_batch_tokens"]
     beside = verifier(params, training=False)
     return [
-        Stage("`sft`", state, 0, trained.training(params["batch_size"] * length, checkpointing)),
+        Stage("`sft`", state, 0, count.training(params["batch_size"] * length, checkpointing)),
         verifier(params, training=True)._replace(name="`train_reward`, `train_judge`"),
-        Stage("sampling, in six stages", asked.weights(), cache, rest),
-        Stage("MC dropout, in the same", asked.weights(), 0, asked.dropout(scored, params["uncertainty_dropout_samples"])),
-        Stage("verifiers beside the policy, in the same", asked.weights() + beside.weights, 0, beside.activations),
-        Stage("`build_regret_buffer`: log-probs", asked.weights(), 0, asked.scoring(scored)),
-        Stage("`update_policy`", state, 0, trained.training(params["update_batch_tokens"], checkpointing)),
-        Stage("`evaluate`: reverse KL", asked.weights() + shape.vocabulary * shape.hidden * size, 0, 2 * asked.scoring(scored)),
+        Stage("sampling, in six stages", count.weights(), cache, rest),
+        Stage("MC dropout, in the same", count.weights(), 0, count.dropout(scored, params["uncertainty_dropout_samples"])),
+        Stage("verifiers beside the policy, in the same", count.weights() + beside.weights, 0, beside.activations),
+        Stage("`build_regret_buffer`: log-probs", count.weights(), 0, count.scoring(scored)),
+        Stage("`update_policy`", state, 0, count.training(params["update_batch_tokens"], checkpointing)),
+        Stage("`evaluate`: reverse KL", count.weights() + shape.vocabulary * shape.hidden * size, 0, 2 * count.scoring(scored)),
     ]
 
 
