@@ -90,7 +90,10 @@ def measured(folder: Path, stage: str) -> dict:
 def make_project(folder: Path, commit: str | None) -> Path:
     """Make a project's copy: a clone at ``commit``, or the files as they are here."""
     if commit:
-        for arguments in (["clone", "--quiet", "--no-checkout", str(ROOT), str(folder)], ["-C", str(folder), "checkout", "--quiet", commit]):
+        for arguments in (
+            ["clone", "--quiet", "--no-checkout", str(ROOT), str(folder)],
+            ["-C", str(folder), "checkout", "--quiet", commit],
+        ):
             subprocess.run(["git", *arguments], check=True)
         return folder
     names = subprocess.run(

@@ -189,7 +189,7 @@ def measured(function: Callable[[], tuple[int, float]]) -> dict:
 def measure(params: dict, shape: Shape, steps: int) -> dict:
     """Measure every stage in turn on one policy."""
     from anchora.model.loading import load_causal_lm, ready_to_sample
-    from anchora.model.lora import add_lora
+    from anchora.model.lora import add_lora, leave_casts_to_autocast, lora_layers
     from anchora.model.machine import training_dtype, use_machine
     from anchora.model.pins import Pretrained
     from anchora.update.params import UpdatePolicyParams
@@ -214,11 +214,14 @@ def measure(params: dict, shape: Shape, steps: int) -> dict:
 
     report("sft", sft(policy, tokenizer, params, steps))
     policy.gradient_checkpointing_disable()
+    for layer in lora_layers(policy):
+        layer.cast_input_dtype_enabled = True  # as in an adapter that is loaded to sample with
     plain = ready_to_sample(policy.get_base_model())
     report("sampling", sampling(plain, tokenizer, params, params["samples_per_prompt"]))
     report("greedy", sampling(plain, tokenizer, params, 1))
     report("mc_dropout", scoring(plain, tokenizer, params, dropout=True))
     report("log_probs", scoring(plain, tokenizer, params, dropout=False))
+    leave_casts_to_autocast(policy)
     if settings.gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         policy.enable_input_require_grads()

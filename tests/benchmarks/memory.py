@@ -135,10 +135,14 @@ class Count:
         return tokens * kept + max(tokens * one_layer + self.dequantised(), self.logits(tokens))
 
     def passing(self, tokens: int) -> float:
-        """Return the bytes of a pass without gradients: what one layer holds of ``tokens``, its adapters reading them in float32."""
+        """Return the bytes of a pass without gradients: what one layer holds of ``tokens``.
+
+        It is fullest at the second linear layer of the feed-forward block. An adapter's part of the output is in float32 three times:
+        as computed, scaled, and added to the base's.
+        """
         h, i = self.shape.hidden, self.shape.intermediate
-        widest = 2 * self.size * h + self.size * 3 * i + 2 * 4 * i * bool(self.rank)
-        return tokens * widest + self.dequantised()
+        adapters = 3 * 4 * i + (4 * h if self.size < 4 else 0) if self.rank else self.size * i
+        return tokens * (2 * self.size * (h + i) + adapters) + self.dequantised()
 
     def cache_of_a_token(self) -> float:
         return 2 * self.shape.layers * self.shape.kv * self.size
@@ -158,11 +162,11 @@ class Count:
         """Return the bytes of a pass over responses for their log-probs."""
         return max(self.passing(tokens), self.logits(tokens))
 
-    def dropout(self, tokens: int, copies: int) -> float:
-        """Return the bytes of MC dropout over ``tokens`` of responses and prompts, repeated for ``copies`` passes in its last layers."""
-        compared = self.chunk(tokens) * CANDIDATES * self.shape.hidden * self.size  # rows of the output layer, for the likeliest tokens
+    def dropout(self, tokens: int, copies: int, answers: int) -> float:
+        """Return the bytes of MC dropout over ``tokens``, of which responses have ``answers``, repeated for ``copies`` passes."""
+        compared = self.chunk(answers) * CANDIDATES * self.shape.hidden * self.size  # rows of the output layer, for the likeliest tokens
         states = 2 * tokens * copies * self.shape.hidden * self.size
-        return max(self.passing(tokens * copies), states + compared + self.logits(tokens))
+        return max(self.passing(tokens * copies), states + compared + self.logits(answers))
 
 
 def verifier(params: dict, training: bool) -> Stage:
@@ -190,7 +194,7 @@ def stages(shape: Shape, params: dict) -> list[Stage]:
         Stage("`sft`", state, 0, count.training(params["batch_size"] * length, checkpointing)),
         verifier(params, training=True)._replace(name="`train_reward`, `train_judge`"),
         Stage("sampling, in six stages", count.weights(), cache, rest),
-        Stage("MC dropout, in the same", count.weights(), 0, count.dropout(scored, params["uncertainty_dropout_samples"])),
+        Stage("MC dropout, in the same", count.weights(), 0, count.dropout(scored, params["uncertainty_dropout_samples"], scored)),
         Stage("verifiers beside the policy, in the same", count.weights() + beside.weights, 0, beside.activations),
         Stage("`build_regret_buffer`: log-probs", count.weights(), 0, count.scoring(scored)),
         Stage("`update_policy`", state, 0, count.training(params["update_batch_tokens"], checkpointing)),
