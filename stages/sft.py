@@ -38,7 +38,6 @@ from anchora.training.trainer import LengthGroupedSampler, train, trainer_settin
 from anchora.uncertainty.dropout import check_dropout
 from parameters.sft import SftParams
 
-
 TILE = 4096  # columns of logits that the loss holds at once, some ten times over, where Triton does not run
 
 

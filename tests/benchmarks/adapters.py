@@ -1,6 +1,6 @@
 """Adapters as the artifact, side by side with the commit that merged LoRA after every stage: disk, cache, memory and speed.
 
-    python tests/benchmarks/adapters.py [--repeat 3] [--parts stages cache] [--out metrics/benchmark.json]
+    python tests/benchmarks/adapters.py [--repeat 3] [--out metrics/benchmark.json]
 
 Each side is a project of its own: a clone at BEFORE, and a copy of this one. Both fine-tune the same Llama shape of 135M parameters
 (random weights, stored in float32) with LoRA of rank 16 on the same rows and pairs, by their own stages, two threads each. A stage is a
@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "87cf470"
-RANK = 16
+RANK, VOCABULARY = 16, 49_152
 PART = 160  # tokens of a prompt and of a response: a pair that shares its prompt has 480
 PLAIN = "#$%&@"  # each is one token, for no merge of the tokenizer takes them
 BASE = "models/base/llama"
@@ -117,20 +117,20 @@ def set_params(folder: Path, changes: dict) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump({**yaml.safe_load(committed), **changes}, sort_keys=False))
 
 
-def make_base(folder: Path, layers: int = 30, vocabulary: int = 49_152) -> None:
-    """Write a base: SmolLM2-135M's shape with random weights in float32, and a byte-level tokenizer of as many tokens."""
+def make_base(folder: Path) -> None:
+    """Write the base: SmolLM2-135M's shape with random weights in float32, and a byte-level tokenizer of as many tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
+        vocab_size=VOCABULARY, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     characters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merged = [(a, b) for a in characters for b in characters if a not in PLAIN and b not in PLAIN][: vocabulary - 2 - len(characters)]
+    merged = [(a, b) for a in characters for b in characters if a not in PLAIN and b not in PLAIN][: VOCABULARY - 2 - len(characters)]
     names = ["<end>", "<pad>", *characters, *(a + b for a, b in merged)]
     tokenizer = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, merged))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -212,45 +212,31 @@ def measure_stages(projects: dict[str, Path], repeat: int, variants: list[str]) 
     return summary, outs
 
 
-# Of the experiments whose cache is measured: eight layers and a quarter of the vocabulary, of which adapters are the same share.
-CACHE_BASE, CACHE_SHAPE = "models/base/short_llama", {"layers": 8, "vocabulary": 12_288}
-CACHE_PARAMS = {
-    "base_model_name": CACHE_BASE, "lora_rank": RANK, "lora_alpha": RANK, "cpu_threads": 2, "prompt_limit": 100, "max_new_tokens": 8,
-    "samples_per_prompt": 2, "evaluation_samples": 2, "verifiers": [0], "rounds": [{"k": 0, "after": "sft"}, {"k": 1, "after": "round0"}],
-}  # fmt: skip
-EXPERIMENTS = {  # project, settings, and the betas of a first run and of the further one
-    "before": ("before", {}, (8.0, 16.0)),
-    "adapter": ("now", {"export_format": "adapter"}, (8.0, 16.0)),
-    "merged": ("now", {"export_format": "merged"}, (16.0, 12.0)),
-}
-
-
-def repro(folder: Path, changes: dict) -> None:
-    """Run the project's DAG with the preset smoke and ``changes``."""
-    import yaml
-
-    set_params(folder, yaml.safe_load((folder / "presets" / "smoke.yaml").read_text()) | CACHE_PARAMS | changes)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def repro(folder: Path, changes: dict) -> int:
+    """Let DVC run the second round's update with ``changes``; return the bytes that its cache gained."""
+    set_params(folder, PARAMS | {"rl_iterations": 1} | changes)
+    before = folder_bytes(folder / ".dvc" / "cache")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "update_policy@1"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{folder.name}: dvc repro: {(done.stdout + done.stderr)[-3000:]}")
-
-
-def cache_bytes(folder: Path) -> int:
-    return folder_bytes(folder / ".dvc" / "cache" / "files")
+    return folder_bytes(folder / ".dvc" / "cache") - before
 
 
 def measure_cache(projects: dict[str, Path]) -> dict[str, int]:
-    """Return the bytes that one more experiment, with another kl_beta_max, adds to DVC's cache, by side and export format."""
+    """Return the bytes that one more experiment, with another kl_beta_max, adds to DVC's cache: ours by export format, and theirs.
+
+    DVC runs the update of one round. An export that copies the round's policy, as theirs and ours with ``adapter`` do, adds no weights:
+    DVC keeps equal files once. A merged export adds as much as the base, of which it is a copy with other weights.
+    """
     added = {}
-    for name, (side, changes, (first, further)) in EXPERIMENTS.items():
-        repro(projects[side], changes | {"kl_beta_max": first})
-        before = cache_bytes(projects[side])
-        repro(projects[side], changes | {"kl_beta_max": further})
-        added[name] = cache_bytes(projects[side]) - before
+    for name, folder in projects.items():
+        repro(folder, {"kl_beta_max": 8.0})
+        added[name] = repro(folder, {"kl_beta_max": 16.0})
         print(f"cache, {name}: {added[name] / 2**20:.1f} MiB", flush=True)
-    return added
+    merged = added["now"] + folder_bytes(projects["now"] / BASE)
+    return {"before": added["before"], "adapter": added["now"], "merged": merged}
 
 
 def ratio(ours: float, theirs: float) -> float:
@@ -287,7 +273,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--parts", nargs="*", default=["stages", "cache"], choices=["stages", "cache"])
     parser.add_argument("--work", type=Path, help="a folder for the two projects, which is kept; else a temporary one")
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "benchmark.json")
     args = parser.parse_args()
@@ -295,16 +280,13 @@ def main() -> None:
         work = args.work or Path(temporary)
         projects = {side: make_project(work / side, commit) for side, commit in (("before", BEFORE), ("now", None))}
         results: dict = {}
-        if "stages" in args.parts:
-            make_base(projects["now"] / BASE)
-            shutil.copytree(projects["now"] / BASE, projects["before"] / BASE)
-            for folder in projects.values():
-                write_rows(folder)
-            summary, outs = measure_stages(projects, args.repeat, args.variants)
-            results |= stage_ratios(summary, outs) | {"stages": summary, "outs_bytes": outs, "repetitions": args.repeat}
-        if "cache" in args.parts:
-            for folder in projects.values():
-                make_base(folder / CACHE_BASE, **CACHE_SHAPE)
+        make_base(projects["now"] / BASE)
+        shutil.copytree(projects["now"] / BASE, projects["before"] / BASE)
+        for folder in projects.values():
+            write_rows(folder)
+        summary, outs = measure_stages(projects, args.repeat, args.variants)
+        results |= stage_ratios(summary, outs) | {"stages": summary, "outs_bytes": outs, "repetitions": args.repeat}
+        if {VARIANTS[variant][0] for variant in args.variants} == set(projects):  # SFT and a first round of both are there
             added = measure_cache(projects)
             results |= {"cache_ratio": ratio(added["adapter"], added["before"]), "cache_bytes": added}
             results["cache_ratio_merged"] = ratio(added["merged"], added["before"])
