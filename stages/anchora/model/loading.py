@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from anchora.model.four_bit import check_mostly_four_bit, four_bit_options, keep_one_form, let_go_of_files
 from anchora.model.layers import use_liger
 from anchora.model.lora import as_plain_model, load_adapter
-from anchora.model.machine import device
+from anchora.model.machine import device, return_large_blocks
 from anchora.model.params import CausalLMParams, ComputeParams, PolicyParams
 from anchora.model.pins import Pretrained, adapter_error, model_name
 from anchora.model.positions import max_positions, max_steady_positions
@@ -119,6 +119,7 @@ def load_causal_lm(
     options: dict[str, Any] = {} if params.attn_implementation == "auto" else {"attn_implementation": params.attn_implementation}
     in_4bit = params.load_in_4bit and (trainable or base is not pretrained)
     if in_4bit:
+        return_large_blocks()
         options |= four_bit_options(dtype, device())
     model = load_model(AutoModelForCausalLM, base, params, dtype=dtype, **options)
     if in_4bit:

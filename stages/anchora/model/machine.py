@@ -25,7 +25,6 @@ def use_machine(params: ComputeParams) -> None:
     ``attn_implementation: flash_attention_2`` no flash-attn for one, and ``use_bf16`` a GPU that lacks bfloat16.
     """
     torch.set_num_threads(params.cpu_threads)
-    return_large_blocks()
     if params.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif "WORLD_SIZE" not in os.environ:  # one process takes one GPU: transformers would spread itself over all it sees
@@ -53,7 +52,7 @@ def return_large_blocks() -> None:
     """Let glibc give tensors of main memory back to the system as they are freed; it changes no result.
 
     Left alone it learns to keep blocks of up to 32 MiB for itself, and what a step frees then lies in pieces between what the next one
-    takes: half of the memory of SFT with a base in four bits (docs/speed.md).
+    takes: half of the memory of SFT with a base in four bits. It costs time, for every block is cleared anew (docs/speed.md).
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):  # musl has none
