@@ -30,6 +30,7 @@ test-kills: .venv/test.installed
 TEXT ?= data/own
 benchmark: .venv/test.installed
 	@python tests/benchmarks/benchmark.py --text $(TEXT)
+	@python tests/benchmarks/adapters.py
 
 # Studies, which write to metrics/studies. ARGS: which seeds and arms, as each script's head says; all of them without.
 study: .venv/test.installed

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 import datasets
+import torch
+import trl.trainer.utils
 from trl import SFTConfig, SFTTrainer
 
 from anchora.model.adapters import base_name
@@ -35,6 +37,8 @@ from anchora.training.sharding import full_tensor, gather_full_model
 from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.dropout import check_dropout
 from parameters.sft import SftParams
+
+TILE = 4096  # columns of logits that the loss holds at once, some ten times over, where Triton does not run
 
 
 def main() -> None:
@@ -154,6 +158,8 @@ def fine_tune(model, tokenizer, rows: list[dict], params: SftParams) -> tuple[Or
     for weight, data in zip(trained, before, strict=True):
         weight.data = data  # TRL 1.16 makes adapters on four bits bfloat16, in which small updates are rounded away
     trainer.order = order
+    if params.lora_rank and not torch.cuda.is_available():  # TRL's 32,768 take more memory than base and adapters
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = TILE
     return trainer, train(trainer, checkpoints, [row["source"] for row in rows])
 
 

@@ -113,7 +113,7 @@ def main() -> None:
         return
     results = compare(args) | {"machine": machine(), "date": str(datetime.date.today()), "torch": torch.__version__}
     everything = json.loads(args.out.read_text()) if args.out.is_file() else {"benchmark": {}}
-    everything["benchmark"]["cuda" if on_gpu() else "cpu"] = results
+    everything["benchmark"].setdefault("cuda" if on_gpu() else "cpu", {}).update(results)  # other scripts' figures stay
     args.out.write_text(json.dumps(everything, indent=2) + "\n")
 
 

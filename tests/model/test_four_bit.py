@@ -3,6 +3,7 @@
 import builtins
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_the_decoder_takes_four_bits_a_weight():
         assert layer.weight.dtype == torch.uint8 and layer.weight.numel() == state.shape.numel() // 2
         assert state.quant_type == "nf4" and state.blocksize == 64 and state.nested and state.absmax.dtype == torch.uint8
     assert model.get_input_embeddings().weight.dtype == model.get_output_embeddings().weight.dtype == torch.float32
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says which files are mapped")
+def test_the_files_that_it_was_quantised_from_leave_memory(tmp_path):
+    """A mapped file stays in memory as a whole while one weight stands in it, and weighs more than the base in four bits."""
+    folder = Path(shutil.copytree(BASE, tmp_path / "base"))
+    model, _ = load_causal_lm(from_folder(folder), PARAMS, trainable=True)
+    assert model.get_input_embeddings().weight.abs().sum() > 0  # it is still held
+    assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 def test_every_stage_holds_the_same_base(adapter):

@@ -7,13 +7,16 @@ import sys
 
 import pytest
 import torch
+import trl.trainer.utils
 from conftest import configured, environment, params_as
 from tiny_models import SIZES
-from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+import sft
 from anchora.kl.merging import merged_policy
 from anchora.model.adapters import policy_from_folder, read_adapter_config
 from anchora.model.loading import load_policy
+from anchora.model.lora import add_lora
 from anchora.model.params import PolicyParams
 from anchora.sampling.responses import generate
 
@@ -42,3 +45,22 @@ def test_sft_by_the_settings_of_a_large_gpu_leaves_a_policy_that_samples(ran, tm
     prompts = [tokenizer("What is 3 + 4?")["input_ids"], tokenizer("5 + 6?")["input_ids"]]
     for (response,) in generate(model, tokenizer, prompts, max_new_tokens=20, responses_at_once=2, seed=0):
         assert response.ids and all(math.isfinite(value) for value in response.entropies)
+
+
+def test_the_loss_of_adapters_in_small_tiles_is_the_same(monkeypatch):
+    """TRL's constant is there and read at each pass; its log-probs and the gradients of the adapters agree to 1e-5."""
+    assert hasattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES | {"vocab_size": 2 * sft.TILE + 100}))
+    trl.trainer.utils.add_fused_lm_head(model)
+    policy, ids = add_lora(model, 4, 4, seed=0), torch.randint(model.config.vocab_size, (2, 12))
+    found = []
+    for tile in (32768, sft.TILE):
+        monkeypatch.setattr(trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", tile)
+        log_probs = policy(input_ids=ids, labels=ids, fused_lm_head=True).log_probs
+        policy.zero_grad()
+        log_probs.sum().backward()
+        found.append((log_probs.detach(), [weight.grad.clone() for weight in policy.parameters() if weight.requires_grad]))
+    (whole, gradients), (tiled, tiled_gradients) = found
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiled_gradients, gradients, rtol=1e-4, atol=1e-5)

@@ -6,8 +6,10 @@ stages hold the same one. Source: Dettmers et al. 2023 (QLoRA), sections 3 and 4
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +64,19 @@ def keep_one_form(model) -> None:
     """
     for layer in four_bit_layers(model):
         layer.support_avx512bf16_for_cpu = False
+
+
+def let_go_of_files(model) -> None:
+    """Leave nothing in main memory of what a model in four bits was quantised from.
+
+    Files are mapped as wholes: an embedding that stands in one keeps all of it there, so it is copied. What quantising took and freed
+    goes back to the system, of which glibc would keep some to use again.
+    """
+    for weight in model.parameters():
+        if type(weight).__name__ != "Params4bit" and weight.device.type == "cpu":
+            weight.data = weight.data.clone()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def four_bit_layers(model) -> list[Any]:

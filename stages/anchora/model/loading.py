@@ -12,10 +12,10 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from anchora.model.adapters import tokenizer_source
-from anchora.model.four_bit import check_mostly_four_bit, four_bit_options, keep_one_form
+from anchora.model.four_bit import check_mostly_four_bit, four_bit_options, keep_one_form, let_go_of_files
 from anchora.model.layers import use_liger
 from anchora.model.lora import as_plain_model, load_adapter
-from anchora.model.machine import device
+from anchora.model.machine import device, return_large_blocks
 from anchora.model.params import CausalLMParams, ComputeParams, PolicyParams
 from anchora.model.pins import Pretrained, adapter_error, model_name
 from anchora.model.positions import max_positions, max_steady_positions
@@ -123,11 +123,13 @@ def load_causal_lm(
     if base is not pretrained:
         check_base_format(pretrained, params)
     if in_4bit:
+        return_large_blocks()
         options |= four_bit_options(dtype, device())
     model = load_model(AutoModelForCausalLM, base, params, dtype=dtype, **options)
     if in_4bit:
         check_mostly_four_bit(model, model_name(base))
         keep_one_form(model)
+        let_go_of_files(model)
     check_vocabulary(model, tokenizer, base)
     model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
     text_config = model.config.get_text_config()
