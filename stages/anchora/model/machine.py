@@ -54,8 +54,7 @@ def return_large_blocks() -> None:
     Left alone it learns to keep blocks of up to 32 MiB for itself, and what a step frees then lies in pieces between what the next one
     takes: half of the memory of SFT with a base in four bits. It costs time, for every block is cleared anew (docs/speed.md).
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):  # musl has none
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
         for option in (-3, -1):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
             libc.mallopt(option, LARGE_BLOCK)
 
