@@ -52,8 +52,8 @@ def main() -> None:
     overlay = read_overlay(Path(args.config)) if args.config else {}
     paths = [os.path.abspath(path) for path in (args.model_path, args.baseline_path) if path]
     for path in paths:
-        if not (Path(path) / "config.json").is_file():
-            raise UserError(f"{path}: no model folder: it has no config.json")
+        if not any((Path(path) / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise UserError(f"{path}: no model folder: it has neither config.json nor adapter_config.json")
     os.chdir(ROOT)
     if args.reset:
         reset()

@@ -91,3 +91,27 @@ def test_unread_replies_stand_in_terminal_report_and_model_card():
 def test_a_headline_of_equal_differences_names_no_interval():
     gsm8k = {"difference": 1.0, "difference_low": 1.0, "difference_high": 1.0, "newly_right": 3, "newly_wrong": 0, "p_value": 0.25}
     assert headline(gsm8k) == "No difference in exact match is shown (+100.0 points, the same on every problem, p = 0.25)."
+
+
+MERGING = {"merging": {"logp_difference": 0.0012, "kl_sequence": 0.0345}}
+EXPORTS = {
+    "whole weights": ({"format": "merged"}, ["library_name: transformers"], ["adapter", "four bits"]),
+    "merged": ({"format": "merged", **MERGING}, ["library_name: transformers", "0.0012 nats a token", "0.0345"], ["four bits", "folder"]),
+    "adapter": ({"format": "adapter"}, ["library_name: peft", "It belongs on `owner/base@1`."], ["Merging", "four bits"]),
+    "adapter on four bits": (
+        {"format": "adapter", "load_in_4bit": True}, ["library_name: peft", "held in four bits", "it is another policy"], ["Merging"],
+    ),
+    "both, from four bits": (
+        {"format": "both", "load_in_4bit": True, **MERGING}, ["is dequantised here", "in the folder `adapter`"], ["another policy", "peft"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_the_model_card_says_what_the_folder_holds(name):
+    """Of a base that is an adapter itself, its own base is what weights are put on."""
+    exported, said, unsaid = EXPORTS[name]
+    pin = {"path": "models/started_from", "base": {"repo": "owner/base", "revision": "1"}}
+    card = model_card(NOTHING_SHOWN, pin, exported)
+    assert "Started from `models/started_from`" in card and "base_model: owner/base\n" in card
+    assert all(words in card for words in said) and not any(words in card for words in unsaid)

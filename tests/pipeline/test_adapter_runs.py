@@ -89,7 +89,7 @@ def test_an_adapter_alone_is_exported_asked_and_measured(ran_adapters, tmp_path)
 
 def test_an_adapter_and_its_merged_policy_are_compared(ran_adapters, tmp_path):
     """In float32: no drift, no difference, every win rate one half."""
-    folder = copy_of(ran_adapters, tmp_path / "project", with_cache=False)
+    folder = copy_of(ran_adapters, tmp_path / "project")
     paths = ["--model_path", "models/ugrr_final/adapter", "--baseline_path", "models/ugrr_final"]
     done = run_script(folder, "ugrr_pipeline.py", "evaluate", *paths)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -104,7 +104,7 @@ def test_a_foreign_adapter_is_compared_with_the_sft_policy(ran_adapters, tmp_pat
     """As PEFT saves one: its base by a path, its weights in bfloat16, some layers alone, no tokenizer."""
     from peft import LoraConfig, get_peft_model
 
-    folder = copy_of(ran_adapters, tmp_path / "project", with_cache=False)
+    folder = copy_of(ran_adapters, tmp_path / "project")
     base = AutoModelForCausalLM.from_pretrained(folder / "models" / "base" / "policy")
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     model = get_peft_model(base, config)
@@ -113,9 +113,8 @@ def test_a_foreign_adapter_is_compared_with_the_sft_policy(ran_adapters, tmp_pat
         if "lora_" in name:
             weight.data = weight.data.to(torch.bfloat16)
     model.save_pretrained(tmp_path / "foreign")
-    done = run_script(
-        folder, "ugrr_pipeline.py", "evaluate", "--model_path", str(tmp_path / "foreign"), "--baseline_path", "models/sft"
-    )  # fmt: skip
+    paths = ["--model_path", str(tmp_path / "foreign"), "--baseline_path", "models/sft"]
+    done = run_script(folder, "ugrr_pipeline.py", "evaluate", *paths)
     assert done.returncode == 0, done.stdout + done.stderr
     evaluation = json.loads((folder / "logs" / "comparison" / "evaluation.json").read_text())["evaluation"]
     assert evaluation["drift"]["kl_sequence"] > 0.01

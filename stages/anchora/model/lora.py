@@ -30,8 +30,8 @@ def add_lora(model, rank: int, alpha: int, seed: int):
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    layers: dict[str, Any] = {"target_modules": "all-linear", "exclude_modules": outside_decoder(model)}
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, task_type="CAUSAL_LM", **layers)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    config.exclude_modules = outside_decoder(model)
     name = type(model).__name__
     with refused(f"lora_rank: {rank}, but PEFT puts no adapters on {name} ({{error}}); set it to 0"):
         model = get_peft_model(model, config)
