@@ -29,6 +29,7 @@ from anchora.run.errors import UserError
 from anchora.run.params import validate
 from anchora.uncertainty.dropout import check_dropout, dropout_information
 from parameters.params_file import defaults
+from parameters.pin_models import PinModelsParams
 
 pytest.importorskip("bitsandbytes")
 PARAMS = params_as(PolicyParams, lora_rank=4, load_in_4bit=True)
@@ -155,7 +156,7 @@ def test_bitsandbytes_that_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"load_in_4bit: true, but bitsandbytes is not installed: `pip install bitsandbytes==0\.50\.2`"):
-        pin_models.check_bitsandbytes()
+        pin_models.check_bitsandbytes(params_as(PinModelsParams, lora_rank=4, load_in_4bit=True))
 
 
 def test_a_machine_that_bitsandbytes_has_no_kernels_for(monkeypatch):

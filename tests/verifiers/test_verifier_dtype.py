@@ -1,6 +1,7 @@
 """Verifiers in bfloat16 and in four bits: what is quantised, what stays whole, and how far their scores are from float32's."""
 
 import builtins
+import json
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ import pin_models
 from anchora.model.four_bit import four_bit_layers
 from anchora.model.pins import from_folder, from_pin
 from anchora.run.errors import UserError
+from anchora.verifiers import scoring
 from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.pairs import encode_pair, pad_inputs
 from anchora.verifiers.scoring import load_verifier
 from parameters.pin_models import PinModelsParams
 
-TOLERANCE = {"bfloat16": 0.05, "4bit": 0.5}  # mean deviation from float32, in standard deviations of a prompt's scores; docs/models.md
+TOLERANCE = {"bfloat16": 0.01, "4bit": 0.1}  # mean deviation from float32, in standard deviations of a prompt's scores; docs/models.md
 
 
 def classifier(folder, kind: str):
@@ -45,29 +48,54 @@ def test_four_bits_leave_head_pooler_and_embeddings_whole(tmp_path, kind):
     assert whole == heads[kind] and model.get_input_embeddings().weight.dtype == torch.float32
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A verifier from the demo's encoder, trained on its preferences for a few steps, and pairs that it has not seen, two a prompt."""
+    rows = json.loads((ROOT / "data" / "preferences.json").read_text())[:600]
+    pairs = [([{"role": "user", "content": row["prompt"]}], row[side]) for row in rows for side in ("response_a", "response_b")]
+    sign = torch.tensor([1.0 if row["label"] > 0.5 else -1.0 for row in rows])
+    torch.manual_seed(0)
+    model, tokenizer = load_verifier(from_folder(ENCODER), scoring_params(), new_head=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    encoded = [encode_pair(tokenizer, *pair, 128, "") for pair in pairs]
+    for start in range(0, 480, 16):
+        scores = model(**pad_inputs(tokenizer, model, encoded[2 * start : 2 * start + 32])).logits.view(-1, 2)
+        torch.nn.functional.softplus(-sign[start : start + 16] * (scores[:, 0] - scores[:, 1])).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("trained")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return from_folder(folder), pairs[960:]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "4bit"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_within_the_stated_tolerance(tmp_path, kind, dtype):
-    """As docs/models.md states it; and never tied, for the head computes in float32."""
-    pytest.importorskip("bitsandbytes") if dtype == "4bit" else None
-    verifier, generator = classifier(tmp_path, kind), np.random.default_rng(0)
-    pairs = [
-        ([{"role": "user", "content": f"{n} + {n}?"}], f"{n} and {n} make {m}.") for n in range(8) for m in generator.integers(0, 999, 8)
-    ]
+def test_scores_are_within_the_stated_tolerance(trained, dtype):
+    """As docs/models.md states it: of what tells the responses to one prompt apart, the mean deviation; and the order of all scores."""
+    if dtype == "4bit":
+        pytest.importorskip("bitsandbytes")
+    verifier, pairs = trained
     exact, scores = (score_ensemble([verifier], pairs, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
-    unit = exact.reshape(8, 8).std(1).mean()
-    difference = scores - exact
-    within = difference.reshape(8, 8) - difference.reshape(8, 8).mean(1, keepdims=True)  # a prompt's own offset says nothing
-    assert 0 < np.abs(within).mean() / unit < TOLERANCE[dtype]
-    assert spearmanr(scores, exact).statistic > (0.99 if dtype == "bfloat16" else 0.9)
-    assert len(set(scores)) == len(set(exact))
+    centred = [values.reshape(-1, 2) - values.reshape(-1, 2).mean(1, keepdims=True) for values in (exact, scores)]
+    assert 0 < np.abs(centred[1] - centred[0]).mean() / centred[0].std() < TOLERANCE[dtype]
+    assert spearmanr(scores, exact).statistic > 0.99
+
+
+def test_the_head_in_float32_keeps_scores_apart(trained, monkeypatch):
+    """A logit of bfloat16 would let many of them tie."""
+    verifier, pairs = trained
+    params = scoring_params(verifier_dtype="bfloat16")
+    apart = len(set(score_ensemble([verifier], pairs, params)[0]))
+    monkeypatch.setattr(scoring, "keep_head_in_float32", lambda model: None)
+    assert len(set(score_ensemble([verifier], pairs, params)[0])) < 0.8 * apart
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "4bit"])
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_an_adapter_stays_beside_its_base(tmp_path, kind, dtype):
-    """Its head in float32 from its own file; it changes the scores as it does in float32."""
-    pytest.importorskip("bitsandbytes") if dtype == "4bit" else None
+    """Its head in float32 from its own file; its scores are near those of the merged one."""
+    if dtype == "4bit":
+        pytest.importorskip("bitsandbytes")
     base = ENCODER if kind == "encoder" else decoder(tmp_path / "base", False)
     adapter = from_pin(pin_models.pin(str(reward_adapter(tmp_path / "adapter", base, init_lora_weights=False)), "verifier_paths"))
     model, _ = load_verifier(adapter, scoring_params(), dtype=dtype)
@@ -76,7 +104,8 @@ def test_an_adapter_stays_beside_its_base(tmp_path, kind, dtype):
     head = model.classifier if kind == "encoder" else model.score
     assert {weight.dtype for weight in head.parameters()} == {torch.float32}
     exact, scores = (score_ensemble([adapter], PAIRS, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
-    assert spearmanr(scores, exact).statistic == 1 and 0 < np.abs(scores - exact).max() < exact.std()
+    away = np.abs(scores - exact).max()  # random weights, where four bits cost most
+    assert 0 < away < (0.2 if dtype == "bfloat16" else 2) * exact.std()
 
 
 def test_use_bf16_computes_four_bits_in_bfloat16(tmp_path):
