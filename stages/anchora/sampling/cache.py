@@ -13,7 +13,7 @@ CLASS_SHARE = 7 / 8  # of the longest prompt of a class, which shorter ones then
 
 
 def length_classes(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the indices of prompts of ``lengths`` tokens in classes of much the same length, the longest first."""
+    """Return the indices of prompts of ``lengths`` tokens in classes of much the same length: the longest class first, indices rising."""
     classes: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         if classes:
@@ -22,7 +22,7 @@ def length_classes(lengths: Sequence[int]) -> list[list[int]]:
                 classes[-1].append(index)
                 continue
         classes.append([index])
-    return classes
+    return [sorted(members) for members in classes]
 
 
 def position_argument(model, positions: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -30,10 +30,11 @@ def position_argument(model, positions: torch.Tensor) -> dict[str, torch.Tensor]
     return {"position_ids": positions} if "position_ids" in signature(model.forward).parameters else {}
 
 
-def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, together: bool = False):
+def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, longest: int, together: bool = False):
     """Return the keys and values of prompts but for their last token, and each prompt computed once.
 
-    ``ids``, ``mask``: (prompts, length), padded on the left. Prompts of one length class go through the model together, or all of
+    ``ids``, ``mask``: (prompts, length), padded on the left; ``longest``: tokens that a row may grow to, so that a sliding window of
+    as many is none. Prompts of one length class go through the model together, or all of
     them where ``together`` says so. None for prompts of one token alone, and for models with layers that keep anything but keys
     and values (linear attention, state spaces).
     """
@@ -54,10 +55,11 @@ def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, together: bool = 
             return None
         if not all(layer.is_initialized for layer in part.layers):
             return None
+        part.layers = [widened(layer, longest) for layer in part.layers]
         if len(classes) == 1:
             return part
         if any(layer.is_sliding for layer in part.layers):  # what lies within their window depends on how far a class is padded
-            return prompt_cache(model, ids, mask, together=True)
+            return prompt_cache(model, ids, mask, longest, together=True)
         if number == 0:  # the longest: its layers take the others in
             cache = part
             merged = [[tensor.new_zeros(len(ids), *tensor.shape[1:]) for tensor in (layer.keys, layer.values)] for layer in part.layers]
@@ -67,6 +69,15 @@ def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, together: bool = 
     for layer, (keys, values) in zip(cache.layers, merged, strict=True):
         layer.keys, layer.values = keys, values
     return cache
+
+
+def widened(layer: DynamicLayer, longest: int) -> DynamicLayer:
+    """Return ``layer``, or one without its sliding window if no row will outgrow that."""
+    if not layer.is_sliding or layer.sliding_window <= longest:
+        return layer
+    whole = DynamicLayer()
+    whole.update(layer.keys, layer.values)
+    return whole
 
 
 def repeat_with_room(cache, samples: int, room: int) -> None:

@@ -85,7 +85,7 @@ def sample_nucleus(weights: torch.Tensor, uniforms: torch.Tensor, top_p: float) 
         sums = values.double().cumsum(-1)  # (rows, count), from the likeliest on
         if count == flat.shape[-1] or bool((sums[:, -1:] >= wanted).all()):
             break
-        count = min(8 * count, flat.shape[-1])
+        count = min(16 * count, flat.shape[-1])
     last = (sums < wanted).sum(-1, keepdim=True).clamp_max(count - 1)  # the token with which the nucleus is full
     nucleus = sums.gather(1, last)
     return tokens.gather(1, first_above(torch.minimum(sums, nucleus), uniforms[:, None] * nucleus)).squeeze(-1)

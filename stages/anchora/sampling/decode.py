@@ -76,7 +76,7 @@ def decode(
     ``ids``, ``mask``: (prompts, length), padded on the left. Each prompt is computed once. With ``keep_ended`` the rows of the
     batch are the same in every pass. ``generate_options`` are for a model that `generate` must run.
     """
-    cache = prompt_cache(model, ids, mask, together=keep_ended)
+    cache = prompt_cache(model, ids, mask, ids.shape[1] + draw.max_new_tokens, together=keep_ended)
     if cache is None:
         rows = {"input_ids": ids.repeat_interleave(samples, 0), "attention_mask": mask.repeat_interleave(samples, 0)}
         processors = LogitsProcessorList([DrawnTokens(draw)])

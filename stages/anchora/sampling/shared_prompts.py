@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 from anchora.sampling.cache import PreallocatedLayer
 
 NAME = "anchora_shared_prompts"
-OTHER_ATTENTION = ("softcap", "s_aux", "position_bias", "sliding_window", "head_mask")  # what a model may ask of its attention besides
+OTHER_ATTENTION = ("softcap", "s_aux", "position_bias", "head_mask")  # what a model may ask of its attention besides
 
 
 @dataclass
@@ -101,7 +101,8 @@ def shared_prompt_attention(module, query, key, value, attention_mask, scaling=N
         raise ValueError("not one token a row over shared prompts")
     if query.dtype.itemsize < 4:  # sdpa keeps scores in float32, which products of bfloat16 do not
         raise ValueError("scores would be rounded")
-    if any(options.get(name) is not None for name in OTHER_ATTENTION):
+    window = options.get("sliding_window")
+    if any(options.get(name) is not None for name in OTHER_ATTENTION) or (window is not None and window < key.get_seq_length()):
         raise ValueError("another kind of attention")
     return key.attend(query, query.shape[-1] ** -0.5 if scaling is None else scaling), None
 
