@@ -5,6 +5,7 @@ Results do not depend on how a run is split over processes or resumed: prompts a
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from anchora.model.processes import map_across_processes
 from anchora.model.seeds import derived_seed
+from anchora.run.errors import UserError
 from anchora.sampling.decode import Draw, decode
 
 STOP_STEPS = 8  # tokens between two looks for stop strings
@@ -94,6 +96,11 @@ def generate_shard(
     draw = Draw(len(prompts) * samples, temperature, top_p, max_new_tokens)
     options = {"eos_token_id": sorted(eos_ids), "pad_token_id": pad_token_id, "use_cache": True}
     decode(model, ids, mask, samples, draw, lambda ids: has_ended(ids, eos_ids, tokenizer, stop_strings), options, keep_ended)
+    if any(math.isnan(entropy) for entropies in draw.entropies for entropy in entropies):
+        raise UserError(
+            f"{type(model).__name__}: its logits are not finite, so that no token can be drawn: lower the learning rate that it was "
+            "trained with, or set use_bf16: false"
+        )
     return [_response(tokenizer, *drawn, eos_ids, stop_strings) for drawn in zip(draw.tokens, draw.entropies, strict=True)]
 
 
