@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from anchora.sampling import choice
-from anchora.sampling.choice import choose_tokens
+from anchora.sampling.choice import choose_tokens, first_above
 
 ONE_LESS = 1 - 2**-53  # the largest number that torch.rand gives
 LEVEL = 1e-4  # of each chi-square test: the chance that right code fails, were the seed not fixed
@@ -28,6 +28,11 @@ def test_a_token_of_probability_0_is_never_chosen():
     assert chosen([0.0, 0.5, 0.0, 0.5, 0.0], [0.0, 0.5, ONE_LESS]) == [1, 3, 3]
     assert chosen([0.0, 0.5, 0.0, 0.5, 0.0], [0.0, 0.5, ONE_LESS], top_p=0.99) == [1, 3, 3]
     assert chosen([0.0] * 600 + [1.0] + [0.0] * 600, [0.0, 0.5, ONE_LESS]) == [600] * 3  # blocks of zeros before and behind
+
+
+def test_a_target_that_rounding_brought_up_to_the_sum_finds_the_last_token_that_adds_to_it():
+    sums = torch.tensor([[1.0, 3.0, 3.0]], dtype=torch.float64)
+    assert [first_above(sums, torch.tensor([[target]], dtype=torch.float64)).item() for target in (0.0, 1.0, 3.0, 3.1)] == [0, 1, 1, 1]
 
 
 def test_tokens_far_into_a_vocabulary_are_found_by_their_block():
