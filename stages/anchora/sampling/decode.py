@@ -156,7 +156,8 @@ class SharedBatch(RowBatch):
         wanted, prompts = sorted(set(self.owners)), None
         if len(wanted) <= PROMPTS_KEPT * len(self.mask):
             prompts, self.mask = wanted, self.mask[wanted]
-            self.owners = [wanted.index(owner) for owner in self.owners]
+            number_of = {prompt: number for number, prompt in enumerate(wanted)}
+            self.owners = [number_of[owner] for owner in self.owners]
         among = Samples.of(self.owners, self.mask, self.dtype)
         for layer in self.cache.layers:
             layer.keep_prompts(prompts, among)

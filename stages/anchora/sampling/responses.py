@@ -139,7 +139,7 @@ def has_stop_string(ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
 
 
 def _response(tokenizer, ids: list[int], entropies: list[float], eos_ids: Set[int], stop_strings: list[str]) -> Response:
-    """Make the response up to its end: what stands behind, padding or more of the segment, is dropped."""
+    """Make the response up to its end: what was drawn behind it is dropped."""
     length = next((position + 1 for position, token in enumerate(ids) if token in eos_ids), len(ids))
     if has_stop_string(ids[:length], tokenizer, stop_strings):
         length = 1 + bisect_left(range(1, length), True, key=lambda end: has_stop_string(ids[:end], tokenizer, stop_strings))
