@@ -43,7 +43,7 @@ def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, longest: int, tog
         return None
     classes = [list(range(len(ids)))] if together else length_classes(lengths)
     cache, merged = None, []
-    for number, members in enumerate(classes):
+    for members in classes:
         start = ids.shape[1] - 1 - max(lengths[index] for index in members) if len(classes) > 1 else 0
         part_ids, part_mask = ids[members, start:-1], mask[members, start:-1]
         if part_ids.shape[1] == 0:  # prompts of one token among longer ones
@@ -60,18 +60,19 @@ def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, longest: int, tog
             return part
         if any(layer.is_sliding for layer in part.layers):  # what lies within their window depends on how far a class is padded
             return prompt_cache(model, ids, mask, longest, together=True)
-        if number == 0:  # the longest: its layers take the others in
+        if cache is None:  # of the longest class: its layers take the others in
             cache = part
             merged = [[tensor.new_zeros(len(ids), *tensor.shape[1:]) for tensor in (layer.keys, layer.values)] for layer in part.layers]
         for layer, whole in zip(part.layers, merged, strict=True):
             for tensor, own in zip(whole, (layer.keys, layer.values), strict=True):
                 tensor[members, :, tensor.shape[2] - own.shape[2] :] = own
-    for layer, (keys, values) in zip(cache.layers, merged, strict=True):
-        layer.keys, layer.values = keys, values
+    if cache is not None:
+        for layer, (keys, values) in zip(cache.layers, merged, strict=True):
+            layer.keys, layer.values = keys, values
     return cache
 
 
-def widened(layer: DynamicLayer, longest: int) -> DynamicLayer:
+def widened(layer, longest: int):
     """Return ``layer``, or one without its sliding window if no row will outgrow that."""
     if not layer.is_sliding or layer.sliding_window <= longest:
         return layer
@@ -114,6 +115,9 @@ class PreallocatedLayer(DynamicLayer):
     DynamicLayer copies all of them at every token, which on a GPU takes longer than reading them does. Each row is repeated
     for ``samples`` of it.
     """
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int, samples: int = 1):
         super().__init__()

@@ -42,7 +42,7 @@ class Draw:
     entropies: list[list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tokens, self.entropies = ([[] for _ in range(self.count)] for _ in range(2))
+        self.tokens, self.entropies = [[] for _ in range(self.count)], [[] for _ in range(self.count)]
 
     def step(self, logits: torch.Tensor, responses: list[int]) -> torch.Tensor:
         """Draw the next tokens of ``responses`` from logits, (rows, vocabulary), which are written over; return them, (rows,)."""
@@ -78,9 +78,9 @@ def decode(
     """
     cache = prompt_cache(model, ids, mask, ids.shape[1] + draw.max_new_tokens, together=keep_ended)
     if cache is None:
-        rows = {"input_ids": ids.repeat_interleave(samples, 0), "attention_mask": mask.repeat_interleave(samples, 0)}
+        inputs = {"input_ids": ids.repeat_interleave(samples, 0), "attention_mask": mask.repeat_interleave(samples, 0)}
         processors = LogitsProcessorList([DrawnTokens(draw)])
-        model.generate(**rows, logits_processor=processors, do_sample=False, max_new_tokens=draw.max_new_tokens, **generate_options)
+        model.generate(**inputs, logits_processor=processors, do_sample=False, max_new_tokens=draw.max_new_tokens, **generate_options)
         return
     where = position_argument(model, mask.sum(-1, keepdim=True) - 1)
     logits = model(input_ids=ids[:, -1:], attention_mask=mask, **where, past_key_values=cache, use_cache=True).logits[:, -1]

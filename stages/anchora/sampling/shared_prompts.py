@@ -59,13 +59,14 @@ class SharedPromptLayer(DynamicLayer):
         super().__init__()
         self.lazy_initialization(keys, values)
         self.prompts, self.samples = (keys, values), samples
-        empty = [tensor[:, :, :0].new_empty(len(samples.places), tensor.shape[1], 0, tensor.shape[3]) for tensor in (keys, values)]
-        self.own = PreallocatedLayer(*empty, room)
+        rows = len(samples.places)
+        empty_keys, empty_values = (tensor.new_empty(rows, tensor.shape[1], 0, tensor.shape[3]) for tensor in (keys, values))
+        self.own = PreallocatedLayer(empty_keys, empty_values, room)
 
     def get_seq_length(self) -> int:
         return self.prompts[0].shape[2] + self.own.length
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+    def update(self, key_states, value_states, *args, **kwargs):
         self.own.update(key_states, value_states)
         return self, self
 
