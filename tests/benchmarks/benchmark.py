@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "stages"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
-from ours import reference_ours, sampling_ours, scoring_dropout, scoring_plain, sft_ours, update_ours  # noqa: E402
+from ours import reference_ours, sampling_before, sampling_ours, scoring_dropout, scoring_plain, sft_ours, update_ours  # noqa: E402
 from theirs import reference_trl, sampling_plain, update_trl  # noqa: E402
 from workload import matrix_product, on_gpu, real_pairs  # noqa: E402
 
@@ -38,7 +38,7 @@ COMPARISONS = {
     "mc_dropout": (scoring_plain, scoring_dropout),
 }
 ALONE = (matrix_product, sft_ours)  # with nothing to compare to: SFT is TRL's own
-MEASUREMENTS = {side.__name__: side for side in (*ALONE, *(side for sides in COMPARISONS.values() for side in sides))}
+MEASUREMENTS = {side.__name__: side for side in (*ALONE, sampling_before, *(side for sides in COMPARISONS.values() for side in sides))}
 
 
 def measured(name: str, args) -> dict:
@@ -61,16 +61,21 @@ def compare(args) -> dict:
     results: dict = {side.__name__: medians([measured(side.__name__, args) for _ in range(args.repeat)]) for side in ALONE}
     for name, functions in COMPARISONS.items():
         sides = [function.__name__ for function in functions]
+        sides += ["sampling_before"] if name == "sampling" and args.before else []
         rows: dict[str, list[dict]] = {side: [] for side in sides}
         for _ in range(args.repeat):
             for side in sides:
                 rows[side].append(measured(side, args))
-        theirs, ours = (medians(rows[side]) for side in sides)
-        results[name] = {sides[0]: theirs, sides[1]: ours}
+        results[name] = {side: medians(rows[side]) for side in sides}
+        theirs, ours, *before = results[name].values()
         if name == "mc_dropout":
             results[name]["cost_ratio"] = round(ours["seconds"] / theirs["seconds"], 3)
         else:
             results[name]["tokens_per_second_ratio"] = round(ours["tokens_per_second"] / theirs["tokens_per_second"], 3)
+        if "tokens_per_processor_second" in ours:
+            results[name]["processor_ratio"] = round(ours["tokens_per_processor_second"] / theirs["tokens_per_processor_second"], 3)
+        for earlier in before:
+            results[name]["ratio_to_before"] = round(ours["tokens_per_second"] / earlier["tokens_per_second"], 3)
         if "peak_memory_mib" in ours:
             results[name]["peak_memory_ratio"] = round(ours["peak_memory_mib"] / theirs["peak_memory_mib"], 3)
     for training in (results["update"]["update_ours"], results["sft_ours"]):
@@ -96,12 +101,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "benchmark.json")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=48)
-    parser.add_argument("--prompts", type=int, default=48, help="of the pairs, to sample from")
+    parser.add_argument("--prompts", type=int, default=32, help="of the pairs, to sample from")
     parser.add_argument("--batch", type=int, default=16, help="pairs an optimiser step")
     parser.add_argument("--rows", type=int, default=1, help="pairs that TRL holds at once")
     parser.add_argument("--tokens", type=int, default=512, help="our token budget for one pass")
     parser.add_argument("--ours", type=assigned, nargs="*", default=[], help="our parameters, NAME=VALUE")
     parser.add_argument("--theirs", type=assigned, nargs="*", default=[], help="settings of TRL's DPOConfig, NAME=VALUE")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit, whose sampling is measured, too")
     parser.add_argument("--measure", choices=list(MEASUREMENTS), help="one alone, as JSON")
     args = parser.parse_args()
     args.ours, args.theirs = dict(args.ours), dict(args.theirs)

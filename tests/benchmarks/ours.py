@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from workload import Memory, build_policy, on_gpu, sampling, useful_tokens
+from workload import EOS, Memory, build_policy, on_gpu, sampling, sampling_policy, speed_of_sampling, useful_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 DROPOUT_COPIES, DROPOUT_LAYERS = 8, 0.125
@@ -138,10 +139,10 @@ def reference_ours(pairs, args) -> dict:
     return {"tokens_per_second": useful_tokens(pairs) / seconds, "peak_memory_mib": memory.peak}
 
 
-class EndlessTokenizer:
+class WordlessTokenizer:
     """What sampling asks of a tokenizer."""
 
-    eos_token_id = pad_token_id = 2
+    eos_token_id = pad_token_id = EOS
 
     @staticmethod
     def decode(ids, **_):
@@ -152,11 +153,28 @@ def sampling_ours(pairs, args) -> dict:
     """Prompts sorted by length into shards, with the entropy of every step."""
     from anchora.sampling.responses import generate
 
-    policy = our_policy().eval()
-    prompts = [prompt for prompt, _, _ in pairs[: args.prompts]]
-    begun = time.perf_counter()
-    rows = generate(policy, EndlessTokenizer, prompts, temperature=1.0, seed=0, **sampling())
-    return {"tokens_per_second": sum(len(r.ids) for responses in rows for r in responses) / (time.perf_counter() - begun)}
+    return sampled_by(generate, pairs, args)
+
+
+def sampling_before(pairs, args) -> dict:
+    """The same by an earlier commit, checked out in the folder ``args.before``."""
+    sys.path.insert(0, str(args.before / "stages"))
+    try:
+        from anchora.sampling.responses import generate
+    except ImportError:  # where it stood up to commit 87cf470
+        from anchora.generation import generate
+    return sampled_by(generate, pairs, args)
+
+
+def sampled_by(generate, pairs, args) -> dict:
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    policy, prompts = sampling_policy(), [prompt for prompt, _, _ in pairs[: args.prompts]]
+
+    def sample() -> int:
+        rows = generate(policy, WordlessTokenizer, prompts, temperature=1.0, seed=0, **sampling())
+        return sum(len(response.ids) for responses in rows for response in responses)
+
+    return speed_of_sampling(sample)
 
 
 def scoring_plain(pairs, args) -> dict:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
-from workload import Memory, build_policy, on_gpu, sampling, useful_tokens
+from workload import EOS, Memory, build_policy, on_gpu, sampling, sampling_policy, speed_of_sampling, useful_tokens
 
 
 class Clock(TrainerCallback):
@@ -99,21 +99,22 @@ def reference_trl(pairs, args) -> dict:
 
 def sampling_plain(pairs, args) -> dict:
     """transformers' generate in the order given; the entropy of every step from the logits it returns."""
-    policy, asked, count = build_policy().eval(), sampling(), 0
+    policy, asked = sampling_policy(), sampling()
     prompts = [prompt for prompt, _, _ in pairs[: args.prompts]]
-    begun = time.perf_counter()
-    size = asked["responses_at_once"] // asked["samples"]
-    for start in range(0, len(prompts), size):
-        shard = prompts[start : start + size]
+
+    def sample_shard(shard: list[list[int]]) -> int:
         width = max(map(len, shard))
-        ids = torch.tensor([[2] * (width - len(p)) + p for p in shard], device=policy.device)
+        ids = torch.tensor([[EOS] * (width - len(p)) + p for p in shard], device=policy.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in shard], device=policy.device)
         output = policy.generate(
             input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=asked["max_new_tokens"],
-            num_return_sequences=asked["samples"], eos_token_id=2, pad_token_id=2, return_dict_in_generate=True, output_logits=True,
+            num_return_sequences=asked["samples"], eos_token_id=EOS, pad_token_id=EOS, return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
         for logits in output.logits:
             log_p = logits.float().log_softmax(-1)
             -(log_p.exp() * log_p).sum(-1)
-        count += int((output.sequences[:, width:] != 2).sum())
-    return {"tokens_per_second": count / (time.perf_counter() - begun)}
+        ended = output.sequences[:, width:] == EOS
+        return int((~ended).sum() + ended.any(-1).sum())
+
+    size = asked["responses_at_once"] // asked["samples"]
+    return speed_of_sampling(lambda: sum(sample_shard(prompts[start : start + size]) for start in range(0, len(prompts), size)))

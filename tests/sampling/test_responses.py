@@ -12,6 +12,7 @@ from anchora.evaluation.benchmarks import answer_turns
 from anchora.model.batches import collate
 from anchora.model.logps import hidden_states, map_logits
 from anchora.model.prompts import encode_prompt
+from anchora.sampling import decode as decoding
 from anchora.sampling import responses as sampling
 from anchora.sampling.cache import PreallocatedLayer
 from anchora.sampling.responses import generate
@@ -66,8 +67,8 @@ def test_samples_of_a_prompt_share_its_cache_and_are_those_of_whole_rows(model, 
     )
     shared = three_samples_each(model)
     hook.remove()
-    assert rows[:2] == [(3, 4), (9, 1)]  # the longest prompt but its last token once, then that token of every sample
-    monkeypatch.setattr(sampling, "prompt_cache", lambda *_: None)
+    assert rows[:2] == [(3, 4), (3, 1)] and (9, 1) in rows  # prompts once, their last tokens once; then a token of every sample
+    monkeypatch.setattr(decoding, "prompt_cache", lambda *_, **__: None)
     agree(shared, three_samples_each(model))
 
 
@@ -76,7 +77,7 @@ def test_a_sliding_window_shares_its_cache_too(window, monkeypatch):
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window, initializer_range=0.2)).eval()
     shared = three_samples_each(model)
-    monkeypatch.setattr(sampling, "prompt_cache", lambda *_: None)
+    monkeypatch.setattr(decoding, "prompt_cache", lambda *_, **__: None)
     agree(shared, three_samples_each(model))
 
 
@@ -96,24 +97,23 @@ def test_a_model_with_linear_attention_is_sampled_without_a_shared_cache(kind, m
     torch.manual_seed(0)
     model = LINEAR[kind]().eval()
     sampled = three_samples_each(model)
-    monkeypatch.setattr(sampling, "prompt_cache", lambda *_: None)
+    monkeypatch.setattr(decoding, "prompt_cache", lambda *_, **__: None)
     agree(sampled, three_samples_each(model))
 
 
 @pytest.mark.parametrize("stop_strings", [[], ["####"]])
-def test_responses_that_have_ended_leave_the_batch_and_the_others_stay_as_they_are(policy, stop_strings, monkeypatch):
+def test_responses_that_have_ended_leave_the_batch_and_the_others_stay_as_they_are(policy, stop_strings):
     model, tokenizer = policy
     texts = ["Work out 3 + 4.", "Mia has 31 eggs and 9 pens. Leo brings 12 eggs. How many eggs are there?", "Hello.", "Work out 12 - 5."]
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": text}], "") for text in texts]
 
-    def answers(segment: int) -> list[sampling.Response]:
-        monkeypatch.setattr(sampling, "SEGMENT", segment)
-        settings: dict = {"max_new_tokens": 40, "responses_at_once": 4, "seed": 0, "stop_strings": stop_strings}
-        return [row for (row,) in generate(model, tokenizer, prompts, **settings)]
+    def answers(**options) -> list[sampling.Response]:
+        settings: dict = {"samples": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 40, "stop_strings": stop_strings}
+        return sampling.generate_shard(model, tokenizer, prompts, **settings, **options)
 
-    together, sizes = answers(40), []
+    together, sizes = answers(keep_ended=True), []
     hook = model.get_decoder().register_forward_pre_hook(lambda _, args, named: sizes.append(len(named["input_ids"])), with_kwargs=True)
-    parted = answers(4)
+    parted = answers()
     hook.remove()
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == 4 and sizes[-1] < 4
     for one, other in zip(together, parted, strict=True):
@@ -150,17 +150,29 @@ def test_a_stop_string_ends_the_response_it_stands_in(policy, says, stop, kept, 
 
 
 def test_a_preallocated_layer_equals_a_growing_one_and_writes_in_place():
+    """Space for 5 tokens behind 5 of two samples of each row; then rows leave, and the layer grows once."""
     torch.manual_seed(0)
-    growing, rows = DynamicLayer(), torch.tensor([2, 0])
+    growing = DynamicLayer()
     growing.update(torch.randn(3, 2, 5, 4), torch.randn(3, 2, 5, 4))
-    preallocated = PreallocatedLayer(growing.keys, growing.values, rows, 7)
-    growing.batch_select_indices(rows)
-    address = preallocated.keys.data_ptr()
-    for tokens in (1, 4, 2):
-        new = torch.randn(2, 2, tokens, 4), torch.randn(2, 2, tokens, 4)
+    preallocated = PreallocatedLayer(growing.keys, growing.values, 5, samples=2)
+    growing.batch_repeat_interleave(2)
+    address, rows = preallocated.keys.data_ptr(), 6
+
+    def both_take(tokens: int) -> None:
+        new = torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 4)
         for ours, theirs in zip(preallocated.update(*new), growing.update(*new), strict=True):
             assert torch.equal(ours, theirs)
-    assert preallocated.get_seq_length() == 12 and preallocated.keys.data_ptr() == address
+
+    both_take(1)
+    for kept in ([0, 1, 5, 3], [3, 1]):
+        preallocated.move_rows(kept)
+        growing.batch_select_indices(torch.tensor(kept))
+        rows = len(kept)
+        both_take(2)
+    assert preallocated.get_seq_length() == 10 and preallocated.keys.data_ptr() == address
+    preallocated.make_room(left=3)
+    both_take(3)
+    assert preallocated.get_seq_length() == 13 and preallocated.keys.data_ptr() != address
 
 
 def test_as_many_responses_are_sampled_at_once_whether_prompts_get_one_or_several(policy, monkeypatch):

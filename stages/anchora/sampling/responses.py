@@ -5,19 +5,20 @@ Results do not depend on how a run is split over processes or resumed: prompts a
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from anchora.model.processes import map_across_processes
 from anchora.model.seeds import derived_seed
-from anchora.sampling.cache import prompt_cache, select_and_reserve
+from anchora.run.errors import UserError
+from anchora.sampling.decode import Draw, decode
 
-SEGMENT = 16  # tokens between two looks for responses that have ended
+STOP_STEPS = 8  # tokens between two looks for stop strings
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,6 @@ class Response:
 
     def row(self) -> dict:
         return dict(vars(self))
-
-
-class EntropyRecorder(LogitsProcessor):
-    """Record the entropy of the raw next-token distribution at each step, in nats, before temperature and top-p."""
-
-    def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []  # (rows,) each
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        log_p = scores.float().log_softmax(-1)  # (rows, vocabulary)
-        self.steps.append(-(log_p.exp() * log_p).nan_to_num().sum(-1))
-        return scores
 
 
 def generate(
@@ -98,45 +87,21 @@ def generate_shard(
 ) -> list[Response]:  # fmt: skip
     """Draw ``samples`` responses to each prompt, one prompt after another, from torch's generator as it stands.
 
-    Every ``SEGMENT`` tokens the responses that have ended leave the batch, with their keys and values: a few
-    that ramble on do not hold the others' memory and time. Stop strings are looked for then, too, in the response
-    alone; the model's `generate` itself would find one that begins in the prompt. With ``keep_ended`` no response leaves: for a
-    network whose dropout masks belong to the rows of the batch.
+    Responses that have ended leave the batch: a few that ramble on do not hold the others' memory and time. With
+    ``keep_ended`` none leaves: for a network whose dropout masks belong to the rows of the batch. Raises UserError where the
+    model's logits are not finite.
     """
-    eos_ids, (ids, mask) = end_tokens(model, tokenizer), padded_on_the_left(prompts, tokenizer.pad_token_id, model.device)
-    prompt_width, cache = ids.shape[1], prompt_cache(model, ids, mask, samples)
-    ids, mask = ids.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0)
-    options: dict = {"use_cache": True, "return_dict_in_generate": True, "eos_token_id": eos_ids, "pad_token_id": tokenizer.pad_token_id}
-    if temperature > 0:
-        options |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    else:  # None: the sampling parameters of the model's own generation settings are not for greedy decoding
-        options |= {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    tokens: list[list[int]] = [[] for _ in ids]
-    entropies: list[list[float]] = [[] for _ in ids]
-    active = list(range(len(ids)))  # the response that each row of the batch belongs to
-    kept_rows = torch.arange(len(ids), device=model.device)  # those of the last segment's batch that are in this one's
-    while active:
-        recorder, tokens_left = EntropyRecorder(), max_new_tokens - (ids.shape[1] - prompt_width)
-        segment = tokens_left if cache is None or keep_ended else min(SEGMENT, tokens_left)
-        if cache is not None:
-            select_and_reserve(cache, kept_rows, segment)
-        output = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=segment,
-            logits_processor=LogitsProcessorList([recorder]), **options,
-        )  # fmt: skip
-        new_tokens = output.sequences[:, ids.shape[1] :].tolist()
-        for index, of_row, entropies_of_row in zip(active, new_tokens, torch.stack(recorder.steps, dim=1).tolist(), strict=True):
-            tokens[index] += of_row
-            entropies[index] += entropies_of_row
-        if len(new_tokens[0]) == tokens_left:
-            break
-        going_on = [row for row, index in enumerate(active) if not has_ended(tokens[index], eos_ids, tokenizer, stop_strings)]
-        active = [active[row] for row in going_on]
-        if active:
-            kept_rows = torch.tensor(going_on, device=model.device)
-            ids, cache = output.sequences[kept_rows], output.past_key_values
-            mask = torch.cat([mask[kept_rows], mask.new_ones(len(going_on), len(new_tokens[0]))], dim=1)
-    return [_response(tokenizer, *drawn, eos_ids, stop_strings) for drawn in zip(tokens, entropies, strict=True)]
+    eos_ids, pad_token_id = frozenset(end_tokens(model, tokenizer)), tokenizer.pad_token_id
+    ids, mask = padded_on_the_left(prompts, pad_token_id, model.device)
+    draw = Draw(len(prompts) * samples, temperature, top_p, max_new_tokens)
+    options = {"eos_token_id": sorted(eos_ids), "pad_token_id": pad_token_id, "use_cache": True}
+    decode(model, ids, mask, samples, draw, lambda ids: has_ended(ids, eos_ids, tokenizer, stop_strings), options, keep_ended)
+    if any(math.isnan(entropy) for entropies in draw.entropies for entropy in entropies):
+        raise UserError(
+            f"{type(model).__name__}: its logits are not finite, so that no token can be drawn: lower the learning rate that it was "
+            "trained with, or set use_bf16: false"
+        )
+    return [_response(tokenizer, *drawn, eos_ids, stop_strings) for drawn in zip(draw.tokens, draw.entropies, strict=True)]
 
 
 def padded_on_the_left(prompts: list[list[int]], pad_token_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,9 +122,12 @@ def end_tokens(model, tokenizer) -> list[int]:
     return sorted({tokenizer.eos_token_id, *own})
 
 
-def has_ended(ids: list[int], eos_ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
-    """Return whether a response has an end-of-sequence token or one of the stop strings."""
-    return any(token in eos_ids for token in ids) or has_stop_string(ids, tokenizer, stop_strings)
+def has_ended(ids: list[int], eos_ids: Set[int], tokenizer, stop_strings: list[str]) -> bool:
+    """Return whether a response ends in an end-of-sequence token, or has one of the stop strings.
+
+    These are looked for every ``STOP_STEPS`` tokens, in the response alone: its text must be made for it.
+    """
+    return ids[-1] in eos_ids or (len(ids) % STOP_STEPS == 0 and has_stop_string(ids, tokenizer, stop_strings))
 
 
 def has_stop_string(ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
@@ -170,8 +138,8 @@ def has_stop_string(ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
     return any(stop in text for stop in stop_strings)
 
 
-def _response(tokenizer, ids: list[int], entropies: list[float], eos_ids: list[int], stop_strings: list[str]) -> Response:
-    """Make the response up to its end: what stands behind, padding or more of the segment, is dropped."""
+def _response(tokenizer, ids: list[int], entropies: list[float], eos_ids: Set[int], stop_strings: list[str]) -> Response:
+    """Make the response up to its end: what was drawn behind it is dropped."""
     length = next((position + 1 for position, token in enumerate(ids) if token in eos_ids), len(ids))
     if has_stop_string(ids[:length], tokenizer, stop_strings):
         length = 1 + bisect_left(range(1, length), True, key=lambda end: has_stop_string(ids[:end], tokenizer, stop_strings))
