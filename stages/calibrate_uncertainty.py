@@ -33,7 +33,7 @@ def main() -> None:
     use_machine(params)
     model, tokenizer = load_policy(from_folder(Path(params.output_dir) / "sft"), params)
     check_head(model, tokenizer.pad_token_id)
-    verifiers = ensemble_members(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params)
     rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     scale = Scale.from_calibration(measured, params.weights())
     write_json(Path(params.output_dir) / "calibration.json", {**scale.as_json(), "correct": correct})

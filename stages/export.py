@@ -20,7 +20,7 @@ import numpy as np
 from anchora.correctness.references import sampled_correctness
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import from_folder, model_identity
+from anchora.model.pins import from_folder
 from anchora.model.prompts import Messages, chat_template_of, renders_alike
 from anchora.model.seeds import derived_seed
 from anchora.run.files import first_process, new_file, new_folder, read_jsonl, write_json, write_jsonl
@@ -31,7 +31,7 @@ from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.measure import Measured, measure_calibration
 from anchora.uncertainty.reliability import abstention_threshold, labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import ensemble_members, reward_models
 from parameters.export import ExportParams
 
 SETTINGS = (  # on which the scale depends: whoever asks this model must measure in the same way
@@ -52,11 +52,11 @@ def main() -> None:
     cases = regret_cases(int(args.after.removeprefix("round")))
     model, tokenizer = load_policy(from_folder(policy), params)
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
-    verifiers = ensemble_members(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params)
     rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     exported = {
         "settings": {name: getattr(params, name) for name in SETTINGS},
-        "verifiers": [model_identity(pretrained) for pretrained in verifiers],
+        "verifiers": [verifier.identity() for verifier in reward_models(params.output_dir, params.verifiers)],
         "weights": scale.weights,
         **scale.as_json(),
         **calibration_figures(rows, measured, correct, scale, params),

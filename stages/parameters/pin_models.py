@@ -3,9 +3,10 @@
 from pydantic import Field
 
 from anchora.run.params import ModelStageParams, NonEmptyStr
+from anchora.verifiers.params import MembersParams
 
 
-class PinModelsParams(ModelStageParams):
+class PinModelsParams(ModelStageParams, MembersParams):
     base_model_name: str = Field(
         "models/base/policy",
         min_length=1,
@@ -13,16 +14,14 @@ class PinModelsParams(ModelStageParams):
     )
     reward_model_name: str = Field(
         "models/base/encoder",
-        min_length=1,
         description="The encoder (or decoder) that verifiers are trained from, under a new head with one logit: a folder in the project, "
-        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b).",
+        "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). May be empty where verifiers is.",
     )
     judge_model_name: str = Field(
         "models/base/judge_encoder",
-        min_length=1,
         description="The encoder (or decoder) that the judge is trained from, which only evaluation sees: a folder in the project, "
         "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). It should differ from the verifiers' model, so "
-        "that it shares no errors with them.",
+        "that it shares no errors with them. May be empty where preference_data_path is an empty file.",
     )
     verifier_paths: list[NonEmptyStr] = Field(
         [],

@@ -63,8 +63,8 @@ def test_at_dropout_rate_0_the_part_is_left_out(policy, tmp_path):
     """No pass with dropout is made, and no part of the scale, of what is written of it, or of a combination is MC dropout."""
     rate_0 = {"uncertainty_dropout_rate": 0.0, "samples_per_prompt": 2, "max_new_tokens": 8}
     params = params_as(MeasureParams, **rate_0)
-    prompts = [[{"role": "user", "content": f"Work out {number} + 4."}] for number in range(3)]
-    measured = measure(*policy, prompts, [], params, seed=1, samples=2)
+    rows = [{"prompt": [{"role": "user", "content": f"Work out {number} + 4."}]} for number in range(3)]
+    measured = measure(*policy, rows, [], params, seed=1, samples=2)
     assert measured.mc_dropout is None
     scale = Scale.from_calibration(measured, params.weights())
     assert list(scale.parts) == list(scale.as_json()["parts"]) == list(scale.raw_parts(measured)) == ["token_entropy"]
@@ -74,7 +74,7 @@ def test_at_dropout_rate_0_the_part_is_left_out(policy, tmp_path):
     two = replace(measured_on(prompts=20, samples=4), mc_dropout=None)
     assert list(Scale.from_calibration(two, WEIGHTS).parts) == ["token_entropy", "verifier_disagreement"]
     again = params_as(MeasureParams, **rate_0, uncertainty_dropout_mode="regenerate", uncertainty_dropout_samples=2)
-    assert measure(*policy, prompts, [], again, seed=1, samples=2).mc_dropout is not None  # new samples differ without dropout, too
+    assert measure(*policy, rows, [], again, seed=1, samples=2).mc_dropout is not None  # new samples differ without dropout, too
 
 
 def test_at_dropout_rate_0_another_part_must_have_weight():

@@ -25,8 +25,10 @@ def from_pin_file(path: str | Path) -> Pretrained:
 def from_pin(pin: dict[str, str]) -> Pretrained:
     """Return the ``from_pretrained`` arguments of a pin: ``{path, sha256}`` of a folder, or ``{repo, revision}`` of a hub id.
 
-    Raises UserError for a folder whose files are no longer those that were pinned.
+    Raises UserError for a folder whose files are no longer those that were pinned, and for the pin of no model.
     """
+    if not pin:
+        raise UserError("reward_model_name or judge_model_name is empty, and a reward model is to be trained from it; name a model")
     if "repo" in pin:
         return {"pretrained_model_name_or_path": pin["repo"], "revision": pin["revision"]}
     if folder_hash(pin["path"]) != pin["sha256"]:

@@ -28,7 +28,7 @@ class Scale:
 
     parts: dict[str, np.ndarray]  # (prompts,) each: raw values on the calibration split
     weighted_means: np.ndarray  # (prompts,) weighted mean there of the parts' ECDF values
-    deviation: np.ndarray  # (members,) typical spread of each verifier's scores over the samples of one prompt
+    deviation: np.ndarray  # (members,) typical spread of each member's scores over the samples of one prompt
     weights: dict[str, float]  # of every part; those of parts that are not there are not used
     samples: int  # scores are centred on that many samples of each prompt
 
@@ -88,14 +88,18 @@ class Scale:
 def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
     """Return the raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one verifier, no MC dropout at rate 0.
 
+    Reward models alone disagree. A function that compares with the known answer would tell it, where the uncertainty is to be what one
+    knows without it: on evaluation problems it would find errors by the very answer that they are counted by.
+
     Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would make every disagreement
     larger than its scale.
     """
     parts = {"token_entropy": measured.token_entropy}
     if measured.mc_dropout is not None:
         parts["mc_dropout"] = measured.mc_dropout
-    if len(measured.greedy_scores) > 1:
-        centred = centred_scores(measured.greedy_scores, measured.sample_scores[:, :, :samples], deviation)
+    models = len(measured.greedy_scores) - measured.functions
+    if models > 1:
+        centred = centred_scores(measured.greedy_scores[:models], measured.sample_scores[:models, :, :samples], deviation[:models])
         parts["verifier_disagreement"] = disagreement(centred)
     return parts
 
@@ -124,12 +128,26 @@ def mean_of_own_ecdfs(parts: dict[str, np.ndarray], weights: dict[str, float]) -
 
 
 def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
-    """Return the typical spread of each member over one prompt's samples: the median standard deviation.
+    """Return the typical spread of each member over one prompt's samples: the unit of its scores, (members,), never 0.
 
-    ``scores``: (members, prompts, samples); returns (members,), never 0.
+    It is the median standard deviation over the prompts whose samples the member tells apart, and at least a tenth of the mean there.
+    A learned score tells nearly all samples apart. One that is 0 or 1 is the same for all samples of most prompts: with these the
+    median would be 0, and a right answer worth any number of units. Without them its unit lies between 1/3 and 1/2 for eight
+    samples, so that right over wrong is worth 2 to 3 units, what a learned score puts between the best and the middle of its samples.
+
+    A member that tells no samples apart has half the range of all its scores, the largest deviation that they could have; or 1
+    where it has but one score, or none. ``scores``: (members, prompts, samples), nan where a member abstains.
     """
-    spread = np.std(scores, axis=2)
-    return np.maximum(np.median(spread, axis=1), 1e-6 + np.mean(spread, axis=1) * 0.1)
+    return np.array([_unit([row[~np.isnan(row)] for row in of_member]) for of_member in scores])
+
+
+def _unit(samples: list[np.ndarray]) -> float:
+    """Return one member's typical spread; ``samples`` holds the scores that it gave to each prompt's samples."""
+    spread = np.array([row.std() for row in samples if len(row) and row.min() < row.max()])
+    if len(spread):
+        return float(max(np.median(spread), 0.1 * spread.mean()))
+    scores = np.concatenate(samples) if samples else np.array([])
+    return float(np.ptp(scores) / 2 or 1.0) if len(scores) else 1.0
 
 
 def centred_scores(greedy: np.ndarray, samples: np.ndarray, deviation: np.ndarray) -> np.ndarray:
