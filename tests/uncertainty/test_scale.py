@@ -106,6 +106,48 @@ def test_disagreement_ignores_a_members_scale_and_each_prompts_offset():
     assert first == pytest.approx(second, rel=1e-4)
 
 
+def test_the_unit_of_an_exact_score_is_that_of_the_prompts_it_tells_apart():
+    """Of five prompts, three with all samples right, wrong or unscored. One of four right deviates by sqrt(3) / 4, two by 1/2.
+
+    Their median is 0.4665, so that right over wrong is worth 2.14 units; over all five prompts it would be 0. The learned score's
+    deviations, 0 for equal responses, 1, 2, 3 and 4, have the median 2.5.
+    """
+    exact = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [np.nan] * 4]
+    learned = [[7, 7, 7, 7], [1, -1, 1, -1], [2, -2, 2, -2], [8, 2, 8, 2], [4, -4, 4, -4]]
+    assert within_prompt_deviation(np.array([exact, learned], dtype=float)) == pytest.approx([(np.sqrt(3) / 4 + 0.5) / 2, 2.5])
+
+
+def test_the_unit_of_a_score_that_tells_no_samples_apart():
+    """Half its range, the largest deviation that it could have; 1 where there is but one score, or none."""
+    all_right_or_wrong, all_wrong, abstains = [[1, 1], [0, 0], [0, 0]], [[0, 0]] * 3, [[np.nan, np.nan]] * 3
+    assert within_prompt_deviation(np.array([all_right_or_wrong, all_wrong, abstains], dtype=float)).tolist() == [0.5, 1.0, 1.0]
+
+
+def test_samples_that_a_member_abstains_from_are_no_spread():
+    """1 and 0 of the two that it scores: 1/2."""
+    assert within_prompt_deviation(np.array([[[1, 0, np.nan, np.nan], [1, np.nan, np.nan, np.nan]]])).tolist() == [0.5]
+
+
+def test_functions_have_no_part_in_the_uncertainty():
+    """They know the answer, which the uncertainty is to do without: two models and a function disagree as the two models do."""
+    two = measured_on(prompts=20, samples=4)
+    with_function = replace(
+        two,
+        greedy_scores=np.concatenate([two.greedy_scores, np.full((1, 20), np.nan)]),
+        sample_scores=np.concatenate([two.sample_scores, np.eye(20)[None, :, :4]]),
+        functions=1,
+    )
+    scale = Scale.from_calibration(with_function, WEIGHTS)
+    assert (
+        scale.raw_parts(with_function)["verifier_disagreement"].tolist()
+        == Scale.from_calibration(two, WEIGHTS).raw_parts(two)["verifier_disagreement"].tolist()
+    )
+    assert len(scale.deviation) == 3
+    assert scale.uncertainty(two).tolist() == scale.uncertainty(with_function).tolist()  # as ask.py measures it: without functions
+    one = replace(with_function, greedy_scores=with_function.greedy_scores[1:], sample_scores=with_function.sample_scores[1:])
+    assert "verifier_disagreement" not in Scale.from_calibration(one, WEIGHTS).parts
+
+
 def test_disagreement_by_hand():
     """Centred scores 1 and -1 have the standard deviation 1, equal ones 0."""
     assert disagreement(np.array([[1.0, 2.0], [-1.0, 2.0]])).tolist() == [1.0, 0.0]
