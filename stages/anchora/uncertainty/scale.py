@@ -133,7 +133,7 @@ def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
     It is the median standard deviation over the prompts whose samples the member tells apart, and at least a tenth of the mean there.
     A learned score tells nearly all samples apart. One that is 0 or 1 is the same for all samples of most prompts: with these the
     median would be 0, and a right answer worth any number of units. Without them its unit lies between 1/3 and 1/2 for eight
-    samples, so that right over wrong is worth 2 to 3 units, what a learned score puts between the best and the middle of its samples.
+    samples, so that right over wrong is worth 2 to 3 units, what a learned score puts between the best and the worst of them.
 
     A member that tells no samples apart has half the range of all its scores, the largest deviation that they could have; or 1
     where it has but one score, or none. ``scores``: (members, prompts, samples), nan where a member abstains.
