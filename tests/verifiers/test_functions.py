@@ -170,7 +170,7 @@ def test_a_response_on_which_a_function_fails_is_named(folder, code, says):
 def test_what_is_no_list_of_scores_is_refused(folder, code, says):
     write(f"def score(completions, **columns):\n    return {code}\n")
     line = error_of(["a", "b", "c"])
-    assert says in line
+    assert f"{says} on a response to data/own.jsonl:1 ('Question 0?')" in line
 
 
 def test_a_call_that_is_too_slow_for_many_says_so(folder):

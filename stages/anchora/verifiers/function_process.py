@@ -32,9 +32,9 @@ OF_A_TRAINER = ("completion_ids", "trainer_state", "environments")  # what it gi
 
 
 class NoScores(Exception):
-    """What a function returned is not what a scoring function returns; ``index`` is the response that it shows at."""
+    """What a function returned is not what a scoring function returns; ``index`` is the response that it shows at, or the first."""
 
-    def __init__(self, message: str, index: int | None = None):
+    def __init__(self, message: str, index: int = 0):
         super().__init__(message)
         self.index = index
 

@@ -23,6 +23,7 @@ from anchora.run.logs import is_secret
 from anchora.verifiers import function_process
 
 LOAD_SECONDS = 300.0  # for a function's file to be imported, which may import torch
+END_SECONDS = 5.0  # for a process that is ending to leave its exit code
 
 
 class FunctionWorker:
@@ -44,7 +45,9 @@ class FunctionWorker:
         except queue.Empty:
             self.stop()
             return {"error": f"did not return within {seconds:g} s"}
-        if reply is None:
+        if reply is None:  # it has closed its answers, and is about to end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SECONDS)
             code = self.stop()
             return {"error": f"ended its process ({f'signal {-code}' if code < 0 else f'exit code {code}'})"}
         return json.loads(reply)
