@@ -106,21 +106,28 @@ def test_disagreement_ignores_a_members_scale_and_each_prompts_offset():
     assert first == pytest.approx(second, rel=1e-4)
 
 
-def test_the_unit_of_an_exact_score_is_that_of_the_prompts_it_tells_apart():
+def test_units_of_an_exact_and_of_a_learned_score():
     """Of five prompts, three with all samples right, wrong or unscored. One of four right deviates by sqrt(3) / 4, two by 1/2.
 
-    Their median is 0.4665, so that right over wrong is worth 2.14 units; over all five prompts it would be 0. The learned score's
-    deviations, 0 for equal responses, 1, 2, 3 and 4, have the median 2.5.
+    Their median is 0.4665, so that right over wrong is worth 2.14 units; over the four scored prompts it would be half of sqrt(3) / 4.
+    The learned score's deviations, 0 for equal responses, 1, 2, 3 and 4, have the median 2.
     """
     exact = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [np.nan] * 4]
     learned = [[7, 7, 7, 7], [1, -1, 1, -1], [2, -2, 2, -2], [8, 2, 8, 2], [4, -4, 4, -4]]
-    assert within_prompt_deviation(np.array([exact, learned], dtype=float)) == pytest.approx([(np.sqrt(3) / 4 + 0.5) / 2, 2.5])
+    assert within_prompt_deviation(np.array([exact, learned], dtype=float)) == pytest.approx([(np.sqrt(3) / 4 + 0.5) / 2, 2.0])
 
 
 def test_the_unit_of_a_score_that_tells_no_samples_apart():
     """Half its range, the largest deviation that it could have; 1 where there is but one score, or none."""
     all_right_or_wrong, all_wrong, abstains = [[1, 1], [0, 0], [0, 0]], [[0, 0]] * 3, [[np.nan, np.nan]] * 3
     assert within_prompt_deviation(np.array([all_right_or_wrong, all_wrong, abstains], dtype=float)).tolist() == [0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("mixed", range(1, 21))
+def test_right_over_wrong_is_worth_2_to_3_units_however_many_prompts_have_both(mixed):
+    """Eight samples of twenty prompts, of which some have one to seven right ones and the others none: 1 / sqrt(p (1 - p))."""
+    rows = [[1.0] * (1 + number % 7) + [0.0] * (7 - number % 7) for number in range(mixed)] + [[0.0] * 8] * (20 - mixed)
+    assert 2 <= 1 / within_prompt_deviation(np.array([rows]))[0] <= 8 / np.sqrt(7)
 
 
 def test_samples_that_a_member_abstains_from_are_no_spread():

@@ -130,10 +130,11 @@ def mean_of_own_ecdfs(parts: dict[str, np.ndarray], weights: dict[str, float]) -
 def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
     """Return the typical spread of each member over one prompt's samples: the unit of its scores, (members,), never 0.
 
-    It is the median standard deviation over the prompts whose samples the member tells apart, and at least a tenth of the mean there.
-    A learned score tells nearly all samples apart. One that is 0 or 1 is the same for all samples of most prompts: with these the
-    median would be 0, and a right answer worth any number of units. Without them its unit lies between 1/3 and 1/2 for eight
-    samples, so that right over wrong is worth 2 to 3 units, what a learned score puts between the best and the worst of them.
+    It is the median over the prompts of the standard deviation; for a member that tells the samples of half of them or fewer apart,
+    the median over these prompts alone. A learned score tells the samples of most prompts apart. One that is 0 or 1 may not, for all
+    samples of a prompt are right, or all wrong: its median over all prompts would be 0, and a right answer worth any number of units.
+    So its unit lies between 1/3 and 1/2 for eight samples, and right over wrong is worth 2 to 3 units, what a learned score puts
+    between the best and the worst of them.
 
     A member that tells no samples apart has half the range of all its scores, the largest deviation that they could have; or 1
     where it has but one score, or none. ``scores``: (members, prompts, samples), nan where a member abstains.
@@ -143,11 +144,13 @@ def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
 
 def _unit(samples: list[np.ndarray]) -> float:
     """Return one member's typical spread; ``samples`` holds the scores that it gave to each prompt's samples."""
-    spread = np.array([row.std() for row in samples if len(row) and row.min() < row.max()])
-    if len(spread):
-        return float(max(np.median(spread), 0.1 * spread.mean()))
-    scores = np.concatenate(samples) if samples else np.array([])
-    return float(np.ptp(scores) / 2 or 1.0) if len(scores) else 1.0
+    scored = [row for row in samples if len(row)]
+    spread, apart = np.array([row.std() for row in scored]), np.array([row.min() < row.max() for row in scored], dtype=bool)
+    if 2 * apart.sum() > len(scored):
+        return float(max(np.median(spread), 1e-6 + 0.1 * spread.mean()))
+    if apart.any():
+        return float(np.median(spread[apart]))
+    return float(np.ptp(np.concatenate(scored)) / 2 or 1.0) if scored else 1.0
 
 
 def centred_scores(greedy: np.ndarray, samples: np.ndarray, deviation: np.ndarray) -> np.ndarray:
