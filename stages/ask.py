@@ -19,7 +19,6 @@ import numpy as np
 from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
-from anchora.model.pins import Pretrained, model_identity
 from anchora.model.prompts import encode_prompt
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
@@ -32,7 +31,7 @@ from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.reliability import fit_correctness, labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import RewardModel, reward_models
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
     if length > room:
         raise UserError(f"the prompt has {length} tokens; {path} was exported for at most {room} (max_length - max_new_tokens)")
     measured = measure(
-        model, tokenizer, [prompt], verifiers, params,
+        model, tokenizer, [{"prompt": prompt}], verifiers, params,
         seed=derived_seed(params.seed, "ask"), samples=params.samples_per_prompt if verifiers else 1,
     )  # fmt: skip
     parts = {name: values for name, values in scale.raw_parts(measured).items() if name in scale.parts}
@@ -65,11 +64,11 @@ def main() -> None:
     say(json.dumps(answer, ensure_ascii=False) if args.json else in_words(answer))
 
 
-def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[Pretrained]:
-    """Return the ensemble that the policy was exported with, or none where it is not there, or is another by now."""
+def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[RewardModel]:
+    """Return the reward models that the policy was exported with, or none where they are not there, or are others by now."""
     try:
-        verifiers = ensemble_members(params.output_dir, params.verifiers)
-        return verifiers if [model_identity(pretrained) for pretrained in verifiers] == exported else []
+        verifiers = reward_models(params.output_dir, params.verifiers)
+        return verifiers if [verifier.identity() for verifier in verifiers] == exported else []
     except (UserError, OSError):  # a folder that is gone or was changed
         return []
 

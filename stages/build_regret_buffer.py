@@ -42,6 +42,7 @@ from anchora.run.stage import run_stage
 from anchora.sampling.responses import end_tokens
 from anchora.uncertainty.reliability import auroc
 from anchora.verifiers.ensemble import ensemble_members, score_ensemble
+from anchora.verifiers.scores import as_json
 
 
 def main() -> None:
@@ -106,12 +107,14 @@ def scored_known(responses: Sequence[dict], prompts: Sequence[ScoredPrompt], tok
     rows = [row for row in rows if len(by_id[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
     if not rows:
         return []
-    members = ensemble_members(params.output_dir, params.verifiers)
-    scores = score_ensemble(members, [(by_id[row["id"]]["prompt"], row["response"]) for row in rows], params)  # (members, rows)
+    members = ensemble_members(params.output_dir, params)
+    of_rows = [by_id[row["id"]] for row in rows]
+    pairs = [(prompt["prompt"], row["response"]) for prompt, row in zip(of_rows, rows, strict=True)]
+    scores = score_ensemble(members, pairs, params, of_rows)  # (members, rows)
     return [
         {
             "id": row["id"], "kind": "known", "source": row["from"], "text": row["response"], "ids": row["ids"],
-            "finished": True, "scores": scores[:, index].tolist(), "entropy_rank": 0.0,
+            "finished": True, "scores": as_json(scores[:, index]), "entropy_rank": 0.0,
         }
         for index, row in enumerate(rows)
     ]  # fmt: skip

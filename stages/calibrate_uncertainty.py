@@ -25,6 +25,7 @@ from anchora.uncertainty.measure import measure_calibration
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.functions import ScoringFunction
 
 
 def main() -> None:
@@ -33,8 +34,11 @@ def main() -> None:
     use_machine(params)
     model, tokenizer = load_policy(policy_from_folder(Path(params.output_dir) / "sft", params.output_dir), params)
     check_head(model, tokenizer.pad_token_id)
-    verifiers = ensemble_members(params.output_dir, params.verifiers)
-    rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
+    members = ensemble_members(params.output_dir, params)
+    rows, measured, correct = measure_calibration(model, tokenizer, members, params)
+    for member, scores in zip(members, measured.sample_scores, strict=True):
+        if np.isnan(scores).all() and isinstance(member, ScoringFunction):
+            say(f"{member.name} scores no response to the calibration prompts: the unit of its scores is 1")
     scale = Scale.from_calibration(measured, params.weights())
     write_json(Path(params.output_dir) / "calibration.json", {**scale.as_json(), "correct": correct})
     labelled = [is_right for is_right in correct if is_right is not None]

@@ -34,7 +34,7 @@ from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import RewardModel, ensemble_members
 
 
 def main() -> None:
@@ -90,10 +90,11 @@ def arguments() -> argparse.Namespace:
 
 
 def scoring_judge(params: EvaluateParams) -> ScoringJudge:
-    """Locate the kept-out judge and the ensemble, with the deviations that calibration measured."""
+    """Locate the kept-out judge, if one was trained, and the ensemble, with the deviations that calibration measured."""
     output_dir = Path(params.output_dir)
     deviation = np.array(read_json(output_dir / "calibration.json")["deviation"])
-    return ScoringJudge(from_folder(output_dir / "judge"), ensemble_members(params.output_dir, params.verifiers), deviation)
+    judge = RewardModel(from_folder(output_dir / "judge")) if (output_dir / "judge" / "config.json").is_file() else None
+    return ScoringJudge(judge, ensemble_members(params.output_dir, params), deviation)
 
 
 def judged_sets(sets: dict[str, list[dict]], policy: Answers, baseline: Answers, judge: ScoringJudge, params: EvaluateParams) -> dict:
@@ -110,7 +111,7 @@ def judged_rounds(judge: ScoringJudge, params: EvaluateParams) -> dict[str, dict
     measured = [read_jsonl(f"data/responses/calibration_round{entry.k}.jsonl") for entry in params.rounds]
     final = {row["id"]: row["text"] for row in read_jsonl("data/responses/final.jsonl")}
     responses = [[row["greedy"]["text"] for row in rows] for rows in measured] + [[final[row["id"]] for row in measured[0]]]
-    win_rates = win_rates_over_first(judge, [row["prompt"] for row in measured[0]], responses, params)
+    win_rates = win_rates_over_first(judge, measured[0], responses, params)
     return {f"round{entry.k}": metrics for entry, metrics in zip(params.rounds, win_rates, strict=True)}
 
 

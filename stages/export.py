@@ -24,7 +24,7 @@ from anchora.kl.merging import merge_cost, merged_policy
 from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy, ready_to_sample
 from anchora.model.machine import use_machine
-from anchora.model.pins import Pretrained, model_identity
+from anchora.model.pins import Pretrained
 from anchora.model.prompts import Messages, chat_template_of, renders_alike
 from anchora.model.seeds import derived_seed
 from anchora.run.files import first_process, new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
@@ -36,7 +36,7 @@ from anchora.uncertainty.abstention import abstention_threshold
 from anchora.uncertainty.measure import Measured, measure_calibration
 from anchora.uncertainty.reliability import labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import ensemble_members, reward_models
 from parameters.export import ExportParams
 
 LARGE_MERGE_COST = 0.1  # share of the drift of the updates that merging may cost before a run says so
@@ -60,11 +60,11 @@ def main() -> None:
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         model, tokenizer = write_policy(policy, partial, params)
         scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
-        verifiers = ensemble_members(params.output_dir, params.verifiers)
+        verifiers = ensemble_members(params.output_dir, params)
         rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
         exported = {
             "settings": {name: getattr(params, name) for name in SETTINGS},
-            "verifiers": [model_identity(pretrained) for pretrained in verifiers],
+            "verifiers": [verifier.identity() for verifier in reward_models(params.output_dir, params.verifiers)],
             "weights": scale.weights,
             **scale.as_json(),
             **calibration_figures(rows, measured, correct, scale, params),

@@ -41,6 +41,7 @@ def main() -> None:
     encoder = pin(params.reward_model_name, "reward_model_name")
     judge = pin(params.judge_model_name, "judge_model_name")
     brought = [pin(name, "verifier_paths") for name in params.verifier_paths]
+    check_members(params)
     if brought:
         check_brought(brought)
     check_bitsandbytes(params)
@@ -49,15 +50,25 @@ def main() -> None:
     write_json(pins / "judge.json", judge)
     write_json(Path(params.output_dir) / "verifiers" / "brought.json", brought)
     for name, value in (("policy", policy), ("encoder", encoder), ("judge", judge)):
-        say(f"{name}: {value.get('path') or value['repo'] + '@' + value['revision']}")
+        say(f"{name}: {(value.get('path') or value['repo'] + '@' + value['revision']) if value else 'none'}")
+
+
+def check_members(params: PinModelsParams) -> None:
+    """Raise UserError for an ensemble of no members, and for members to train where there is no model to train them from."""
+    if not (params.verifiers or params.verifier_paths or params.verifier_functions):
+        raise UserError("verifiers, verifier_paths and verifier_functions are all empty; at least one must judge the responses")
+    if params.verifiers and not params.reward_model_name:
+        raise UserError(f"reward_model_name is empty, and verifiers {params.verifiers} are to be trained from it; name a model")
 
 
 def pin(name: str, key: str) -> dict:
-    """Return a model's pin: ``{path, sha256}`` of a local folder, or ``{repo, revision}`` of a hub id with its commit.
+    """Return a model's pin: ``{path, sha256}`` of a local folder, or ``{repo, revision}`` of a hub id with its commit; ``{}`` of no name.
 
     The pin of an adapter's folder also holds that of its ``base``. ``key`` is the parameter that gives ``name``. Raises UserError,
     naming it, for a folder that holds no model and for a hub id without a commit of 40 hex digits.
     """
+    if not name:
+        return {}
     if Path(name).is_dir() and is_adapter(name):
         return pin_adapter(name, key)
     if Path(name).is_dir():

@@ -10,6 +10,9 @@ A question goes to one split alone. Where it stands in several files, the first 
     SFT, verifiers the rest; of the prompts that both have, half stay with one and half with the other
     judge          a share of what would be the verifiers' prompts
 
+What else a row of a prompt holds, such as its answer, stays with it as its columns, for scoring functions. Where these judge alone,
+the preferences may be an empty file: no verifier is trained then, and no judge.
+
 Shares and halves are decided by a hash of the prompt's text, so that more rows move no prompt to another split.
 Counts of rows and of what was left out are in metrics/data.json.
 """
@@ -22,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from anchora.data import formats
+from anchora.data.columns import kept_columns
 from anchora.data.reading import read_rows
 from anchora.data.splits import flip_side, prompt_id, question_id, question_ids, split_share, unique_rows
 from anchora.run.errors import UserError
@@ -29,6 +33,7 @@ from anchora.run.files import write_json, write_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
+from anchora.verifiers.function_worker import check_functions
 from parameters.prepare_data import PrepareDataParams
 
 
@@ -76,6 +81,8 @@ def main() -> None:
     rows = splits.rows
     rows_read = {name: len(rows[name]) for name in ("sft", "preferences")}
     has_calibration_file, has_regret_file = bool(rows["calibration"]), bool(rows["prompts"])
+    if not rows["preferences"]:
+        check_goes_without_preferences({row["set"] for row in rows["evaluation"]}, params)
 
     splits.give_way("calibration", to=["evaluation"], reason="calibration_in_evaluation")
     splits.leave_out_repeats("calibration", "calibration_duplicates")
@@ -111,6 +118,7 @@ def main() -> None:
         rows[name] = [flip_side(row, params.seed) for row in rows[name]]
     for name in ("prompts", "calibration"):
         rows[name] = least_ids(rows[name], params.prompt_limit)
+    check_functions(params.verifier_functions, [row["columns"] for row in rows["prompts"]])
     write_splits(splits, known_responses, rows_read)
 
 
@@ -127,10 +135,10 @@ def refuse_linked_folders() -> None:
 def read_splits(params: PrepareDataParams) -> Splits:
     """Read every file into the split that it is meant for; each row gets the ``id`` of its prompt."""
     rows = {
-        "sft": read_rows(params.sft_data_path, formats.sft_row),
-        "preferences": read_rows(params.preference_data_path, formats.preference_row),
+        "sft": read_rows(params.sft_data_path, with_columns(formats.sft_row)),
+        "preferences": read_rows(params.preference_data_path, with_columns(formats.preference_row), may_be_empty=True),
         "judge": [],
-        "prompts": read_rows(params.regret_prompts_path, formats.prompt_row, may_be_empty=True),
+        "prompts": read_rows(params.regret_prompts_path, with_columns(formats.prompt_row), may_be_empty=True),
         "calibration": read_rows(params.calibration_path, problem_row(params), may_be_empty=True),
         "evaluation": read_evaluation(params),
     }
@@ -139,7 +147,26 @@ def read_splits(params: PrepareDataParams) -> Splits:
 
 def problem_row(params: PrepareDataParams) -> Callable[[dict, str], dict]:
     """Return what reads a row of GSM8K's format, whose answer is read as those of the responses."""
-    return partial(formats.gsm8k_row, reading=params.answer_reading)
+    return with_columns(partial(formats.gsm8k_row, reading=params.answer_reading))
+
+
+def with_columns(convert: Callable[[dict, str], dict]) -> Callable[[dict, str], dict]:
+    """Return what reads a row as ``convert`` does, and keeps its columns for scoring functions."""
+    return lambda row, location: {**convert(row, location), "columns": kept_columns(row)}
+
+
+def check_goes_without_preferences(sets: set[str], params: PrepareDataParams) -> None:
+    """Raise UserError where there are no preferences, and verifiers or a judge would be trained on them; ``sets`` are evaluated."""
+    if params.verifiers:
+        raise UserError(
+            f"{params.preference_data_path}: no rows, and verifiers {params.verifiers} are trained on them; set verifiers: [] and name "
+            "verifier_functions or verifier_paths"
+        )
+    if sets != {"gsm8k"} and not params.judge_model:
+        raise UserError(
+            f"{params.preference_data_path}: no rows to train a judge on, and {' and '.join(sorted(sets - {'gsm8k'}))} would be judged; "
+            "make alpaca_eval_path and mt_bench_path empty files (data/no_data_of_this_kind.jsonl), or name a judge_model"
+        )
 
 
 def read_evaluation(params: PrepareDataParams) -> list[dict]:
@@ -193,7 +220,7 @@ def regret_prompts_from_training_data(splits: Splits, share: float) -> tuple[lis
     """
     sft = splits.take_share("sft", "regret", share)
     preferences = splits.take_share("preferences", "regret", share)
-    prompts, _ = unique_rows([{key: row[key] for key in ("id", "prompt", "source")} for row in sft + preferences])
+    prompts, _ = unique_rows([{key: row[key] for key in ("id", "prompt", "columns", "source")} for row in sft + preferences])
     known_responses = [{"id": row["id"], "response": row["completion"], "from": "reference"} for row in sft]
     for row in preferences:
         preferred = row["response_a"] if row["label"] > 0.5 else row["response_b"]
@@ -220,12 +247,15 @@ def write_splits(splits: Splits, known_responses: list[dict], rows_read: dict[st
 
     Raises UserError, and writes nothing, where a split would be empty.
     """
+    may_be_empty = () if rows_read["preferences"] else ("preferences", "judge")
     for name, rows in splits.rows.items():
-        if not rows:
+        if not rows and name not in may_be_empty:
             raise UserError(
                 f"split {name!r} would be empty: too few rows in the data files, a share of 0, or all its prompts are in a split "
                 f"that goes before it ({splits.left_out})"
             )
+    for name in ("sft", "preferences", "judge"):  # no function is asked about them
+        splits.rows[name] = [{key: value for key, value in row.items() if key != "columns"} for row in splits.rows[name]]
     for name, rows in splits.rows.items():
         write_jsonl(f"data/prepared/{name}.jsonl", sorted(rows, key=lambda row: (row.get("set", ""), row["id"])))
     write_jsonl("data/regret_buffer/sft.jsonl", sorted(known_responses, key=lambda row: (row["id"], row["response"])))

@@ -95,14 +95,16 @@ def accuracy_against_kl(rounds: list[dict], exported: dict, judged: dict) -> lis
     """Return, for the SFT policy and then for the policy after every round, its accuracy, win rates and forward KL to the SFT policy.
 
     Accuracy (shares of right answers) and win rates are those on the calibration prompts; the KL is in nats a sequence.
-    ``exported`` is the final policy's uncertainty.json, ``judged`` the win rates of each round.
+    ``exported`` is the final policy's uncertainty.json, ``judged`` the win rates of each round, None by a judge that there is not.
     """
     kl = [0.0, *(entry["update"]["kl_forward"] for entry in rounds)]
     known_correct = [correct for correct in exported["calibration_correct"] if correct is not None]
     final_accuracy = sum(known_correct) / len(known_correct) if known_correct else None
     greedy = [*(entry["uncertainty"]["exact_match"] for entry in rounds), final_accuracy]
     sampled = [*(entry["uncertainty"]["sampled_accuracy"] for entry in rounds), exported["calibration_sampled_accuracy"]]
-    wins = [{"win_rate": 0.5, "ensemble_win_rate": 0.5}, *(judged[f"round{entry['k']}"] for entry in rounds)]  # against itself: all ties
+    later_wins = [judged[f"round{entry['k']}"] for entry in rounds]
+    against_itself = {name: None if later_wins[0][name] is None else 0.5 for name in ("win_rate", "ensemble_win_rate")}  # all ties
+    wins = [against_itself, *later_wins]
     return [
         {
             "kl": nats, "exact_match": exact_match, "sampled_accuracy": sampled_accuracy,
@@ -143,10 +145,11 @@ def regret_cases(rounds: list[int]) -> list[dict]:
         for row in read_jsonl(f"data/regret_buffer/round{k}.jsonl"):
             if row["kind"] == "case":
                 rejected = row["rejected"]
+                scores = [score for score in rejected["scores"] if score is not None]
                 rows.append(
                     {
                         "round": k, "source": row["source"], "regret": round(row["regret"], 4), "uncertainty": round(row["uncertainty"], 4),
-                        "right": row["chosen_right"], "score": round(sum(rejected["scores"]) / len(rejected["scores"]), 4),
+                        "right": row["chosen_right"], "score": round(sum(scores) / len(scores), 4),
                         "prompt": row["prompt"][-1]["content"], "chosen": row["chosen"]["text"], "final": final.get(row["id"]),
                         "pieces": rejected["pieces"], "entropies": rejected["entropies"],
                     }

@@ -30,6 +30,7 @@ from anchora.uncertainty.measure import Measured, measure, within_length
 from anchora.uncertainty.reliability import auroc
 from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.scores import as_json
 from parameters.score_uncertainty import ScoreUncertaintyParams
 
 
@@ -48,8 +49,7 @@ def main() -> None:
     calibration_rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in prompts + calibration_rows],
-        ensemble_members(params.output_dir, params.verifiers), params,
+        model, tokenizer, prompts + calibration_rows, ensemble_members(params.output_dir, params), params,
         seed=derived_seed(params.seed, "round", args.round), samples=params.samples_per_prompt,
     )  # fmt: skip
     rows = scored_rows(prompts + calibration_rows, measured, scale, params.regret_penalty)
@@ -78,13 +78,15 @@ def scored_rows(prompts: list[dict], measured: Measured, scale: Scale, regret_pe
         scores = [measured.greedy_scores[:, index], *measured.sample_scores[:, index].T]
         entropy_ranks = scale.entropy_ranks([response.entropy for response in responses])
         greedy, *samples = (
-            {**response.row(), "scores": values.tolist(), "entropy_rank": float(rank)}
+            {**response.row(), "scores": as_json(values), "entropy_rank": float(rank)}
             for response, values, rank in zip(responses, scores, entropy_ranks, strict=True)
         )
         rows.append(
             {
                 "id": prompt["id"],
                 "prompt": prompt["prompt"],
+                "columns": prompt["columns"],
+                "source": prompt["source"],
                 "prompt_ids": measured.prompt_ids[index],
                 "uncertainty": float(uncertainty[index]),
                 "parts": {name: float(values[index]) for name, values in parts.items()},

@@ -3,7 +3,8 @@
     python stages/train_reward.py --member 0 --data preferences --pin encoder --out verifiers/0
 
 Each member has its own head, order and share of the pairs. Held-out accuracy, ECE and Brier score go to
-metrics/reward/<member>.json; a member below verifier_accuracy_floor stops the pipeline.
+metrics/reward/<member>.json; a member below verifier_accuracy_floor stops the pipeline. Where there are no preferences there is
+no judge: its folder then says so.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ def main() -> None:
     log_params(params)
     use_machine(params)
 
+    if args.data == "judge" and not read_jsonl("data/prepared/judge.jsonl"):
+        write_no_judge(Path(params.output_dir) / args.out)
+        return
     seed = derived_seed(params.seed, "member", args.member)
     training, held_out = split_pairs(args, seed, params)
     torch.manual_seed(seed)  # before the new head is drawn
@@ -69,6 +73,14 @@ def main() -> None:
         if first_process():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+
+
+def write_no_judge(folder: Path) -> None:
+    """Write what stands for a judge where no preferences came to train one on: a folder without a model, and no figures."""
+    with new_folder(folder) as partial:
+        write_json(partial / "no_judge.json", {"pairs": 0})
+    write_json("metrics/reward/judge.json", {"judge": {"pairs": 0}})
+    say("judge: preference_data_path is empty, so none is trained")
 
 
 def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> tuple[list[dict], list[dict]]:

@@ -21,14 +21,15 @@ PARTS: dict[str, list[list[str]]] = {
         ["max_length", "max_new_tokens"],
         ["batch_size", "grad_accum_steps", "use_bf16", "lora_rank", "lora_alpha", "load_in_4bit"],
         ["sft_epochs", "reward_epochs", "rl_iterations", "kl_beta_min", "kl_beta_max"],
-        ["verifiers", "rounds"],
+        ["verifiers", "verifier_functions", "rounds"],
     ],
     "2. What one tunes: machine, splits, sampling, uncertainty, regret buffer, update, judge": [
         ["launcher", "device", "cpu_threads", "deterministic", "log_dir", "trust_remote_code"],
         ["attn_implementation", "liger_kernels", "compile_layers", "gradient_checkpointing"],
         ["prompt_limit", "regret_share", "calibration_share", "judge_share", "heldout_share", "member_share"],
         ["prompt_template", "overlong_prompts", "gsm8k_shots", "stop_strings", "answer_reading"],
-        ["sft_learning_rate", "reward_learning_rate", "verifier_accuracy_floor", "verifier_paths", "verifier_dtype"],
+        ["sft_learning_rate", "reward_learning_rate", "verifier_accuracy_floor"],
+        ["verifier_paths", "verifier_dtype", "verifier_timeout"],
         ["samples_per_prompt", "temperature", "top_p", "sampling_batch_size", "scoring_batch_tokens"],
         ["uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers"],
         ["weight_token_entropy", "weight_mc_dropout", "weight_verifier_disagreement"],
@@ -46,7 +47,7 @@ PARTS: dict[str, list[list[str]]] = {
     ],
 }
 # These stand at the end of the file whatever their part: `dvc exp run -S` writes every list anew, without the comment behind it.
-LISTS = ["stop_strings", "verifier_paths", "verifiers", "rounds"]
+LISTS = ["stop_strings", "verifier_paths", "verifier_functions", "verifiers", "rounds"]
 LISTS_TITLE = "Lists of the parts above; last, because DVC's -S drops a comment that stands behind a list"
 HEAD = (
     "Every parameter of the pipeline. docs/parameters.md says what each may be and which stages rerun when it changes; "

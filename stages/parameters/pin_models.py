@@ -4,10 +4,10 @@ from pydantic import Field
 
 from anchora.model.params import ExportFormatParams
 from anchora.run.params import ModelStageParams, NonEmptyStr
-from anchora.verifiers.params import VerifierDtypeParams
+from anchora.verifiers.params import MembersParams, VerifierDtypeParams
 
 
-class PinModelsParams(ModelStageParams, ExportFormatParams, VerifierDtypeParams):
+class PinModelsParams(ModelStageParams, ExportFormatParams, MembersParams, VerifierDtypeParams):
     base_model_name: str = Field(
         "models/base/policy",
         min_length=1,
@@ -16,17 +16,16 @@ class PinModelsParams(ModelStageParams, ExportFormatParams, VerifierDtypeParams)
     )
     reward_model_name: str = Field(
         "models/base/encoder",
-        min_length=1,
         description="The encoder (or decoder) that verifiers are trained from, under a new head with one logit: a folder in the project, "
         "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). A PEFT adapter's folder is merged into its base "
-        "first.",
+        "first. May be empty where verifiers is.",
     )
     judge_model_name: str = Field(
         "models/base/judge_encoder",
-        min_length=1,
         description="The encoder (or decoder) that the judge is trained from, which only evaluation sees: a folder in the project, "
         "owner/name@<commit> on the hub, or an alias (bert-base-uncased, mistral-7b). A PEFT adapter's folder is merged into its base "
-        "first. It should differ from the verifiers' model, so that it shares no errors with them.",
+        "first. It should differ from the verifiers' model, so that it shares no errors with them. May be empty where "
+        "preference_data_path is an empty file.",
     )
     verifier_paths: list[NonEmptyStr] = Field(
         [],

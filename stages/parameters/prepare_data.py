@@ -3,10 +3,12 @@
 from pydantic import Field, model_validator
 
 from anchora.correctness.params import AnswerReadingParams
+from anchora.evaluation.judge_params import JudgeModelParams
 from anchora.run.params import ProjectPath, SeedParams, StageParams
+from anchora.verifiers.params import MembersParams
 
 
-class PrepareDataParams(StageParams, SeedParams, AnswerReadingParams):
+class PrepareDataParams(StageParams, SeedParams, AnswerReadingParams, MembersParams, JudgeModelParams):
     sft_data_path: ProjectPath = Field(
         "data/sft.json",
         description="Prompts with completions for SFT: JSON, JSON Lines, CSV, Parquet, or a pointer {hub, revision, split}.",
@@ -14,12 +16,13 @@ class PrepareDataParams(StageParams, SeedParams, AnswerReadingParams):
     preference_data_path: ProjectPath = Field(
         "data/preferences.json",
         description="Pairs of responses with the preferred one, for verifiers and judge: JSON, JSON Lines, CSV, Parquet, or a pointer "
-        "{hub, revision, split}.",
+        "{hub, revision, split}. May be an empty file where verifiers is empty; there is then no judge.",
     )
     regret_prompts_path: ProjectPath = Field(
         "data/regret_prompts.jsonl",
-        description="Prompts alone for the regret loop: JSON, JSON Lines, CSV, Parquet, or a pointer {hub, revision, split}. An empty file "
-        "keeps regret_share of the other prompts for it.",
+        description="Prompts alone for the regret loop: JSON, JSON Lines, CSV, Parquet, or a pointer {hub, revision, split}. What else a "
+        "row holds, such as its answer, is what verifier_functions are called with. An empty file keeps regret_share of the other prompts "
+        "for it.",
     )
     calibration_path: ProjectPath = Field(
         "data/calibration.jsonl",

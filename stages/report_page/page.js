@@ -55,7 +55,7 @@ function drawCharts(data) {
   chart("chart-wins", "scatter", [
     line("judge", known(data.rounds.map((round) => ({ x: round.kl, y: round.win_rate }))), ours),
     line("ensemble", known(data.rounds.map((round) => ({ x: round.kl, y: round.ensemble_win_rate }))), theirs, { borderDash: [4, 4] }),
-  ], "forward KL, nats a sequence", "win rate over SFT", { xAxis: { type: "linear", min: 0 } });
+  ].filter((set) => set.data.length), "forward KL, nats a sequence", "win rate over SFT", { xAxis: { type: "linear", min: 0 } });
   chart("chart-buffer", "bar", data.sources.map((source, number) => ({
     label: source.name, data: source.cases, backgroundColor: [ours, theirs, colour("good"), colour("bad"), colour("soft")][number % 5],
   })), "round", "cases, by where chosen comes from", { labels: data.rounds.slice(1).map((_, round) => String(round)), xAxis: { stacked: true }, yAxis: { stacked: true } });

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import prepare_data
 from anchora.run.errors import UserError
 from anchora.run.files import read_json, read_jsonl
+from anchora.verifiers.function_worker import function_worker
 
 
 @pytest.fixture
@@ -258,3 +259,71 @@ def test_no_question_kept_for_measuring_is_asked_in_training(project, seed, own_
     assert not asked(sft + preferences + judge, True) & measured and not asked(preferences, True) & asked(judge, False)
     assert not turns(prompts) & kept and not turns(preferences) & questions_alone(judge, 0)
     assert not questions_alone(calibration, shots) & questions_alone(evaluation, shots)
+
+
+NO_MODELS = {"verifiers": [], "verifier_functions": ["verifiers/own.py:score"]}
+
+
+@pytest.fixture
+def checked(project):
+    """A project whose only verifier is a function that requires an answer, without a row of preferences."""
+    (project / "verifiers").mkdir()
+    (project / "verifiers" / "own.py").write_text("def score(completions, answer, **columns): ...\n")
+    write("preferences.json", [])
+    write("regret_prompts.jsonl", [{"question": f"Add {i} and 2.", "answer": i + 2, "level": {"digits": [1]}} for i in range(20)])
+    configured(project, **NO_MODELS)
+    function_worker.cache_clear()  # the process of another test runs in another folder
+    yield project
+    function_worker().stop()
+
+
+def test_columns_stay_with_the_prompts_that_functions_are_asked_about(checked):
+    splits()
+    for row in read_jsonl("data/prepared/prompts.jsonl"):
+        assert row["columns"]["answer"] == int(row["prompt"][0]["content"].split()[1]) + 2 and row["columns"]["level"] == {"digits": [1]}
+    evaluation = read_jsonl("data/prepared/evaluation.jsonl")
+    assert all(row["columns"]["answer"] == row["reference"] for row in evaluation)
+    assert not any("columns" in row for name in ("sft", "preferences", "judge") for row in read_jsonl(f"data/prepared/{name}.jsonl"))
+
+
+def test_prompts_that_are_kept_from_sft_have_the_columns_of_its_rows(checked):
+    write("sft.json", [{**row, "answer": row["completion"]} for row in sft_rows(300)])
+    write("regret_prompts.jsonl", [])
+    splits()
+    for name in ("prompts", "calibration"):
+        rows = read_jsonl(f"data/prepared/{name}.jsonl")
+        assert rows and all(row["columns"]["answer"] == row["prompt"][0]["content"].split()[1] for row in rows)
+
+
+def test_without_preferences_their_splits_are_empty(checked):
+    found = splits()
+    assert found["preferences"] == found["judge"] == set() and len(found["prompts"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"verifiers": [0, 1]}, r"data/preferences.json: no rows, and verifiers \[0, 1\] are trained on them; set verifiers: \[\]"),
+        ({"verifier_functions": ["verifiers/none.py:score"]}, "verifiers/none.py: no such file"),
+    ],
+)
+def test_without_preferences_nothing_can_be_trained(checked, changes, says):
+    configured(checked, **changes)
+    with pytest.raises(UserError, match=says):
+        prepare_data.main()
+
+
+def test_without_preferences_there_is_no_judge(checked):
+    write("alpaca_eval.json", [{"instruction": "Write a poem."}])
+    with pytest.raises(UserError, match="data/preferences.json: no rows to train a judge on, and alpaca_eval would be judged; make"):
+        prepare_data.main()
+    configured(checked, judge_model="some-model")
+    assert len(splits()["evaluation"]) == 11
+
+
+def test_a_function_whose_column_is_nowhere_is_refused(checked):
+    write("regret_prompts.jsonl", [{"question": f"Add {i} and 2.", "answr": i + 2} for i in range(20)])
+    with pytest.raises(
+        UserError, match="verifiers/own.py:score: it requires the column 'answer', which no regret prompt has; they have answr"
+    ):
+        prepare_data.main()

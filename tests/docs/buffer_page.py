@@ -148,6 +148,8 @@ def type_of(schema: dict) -> str:
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":
+        if "anyOf" in schema["items"]:
+            return "list of " + " or ".join(f"{type_of(kind)}s" for kind in schema["items"]["anyOf"]).replace("nulls", "null")
         return "list of objects" if schema["items"]["type"] == "object" else f"list of {type_of(schema['items'])}s"
     if schema["type"] == "object":
         return f"object of {type_of(schema['additionalProperties'])}s"

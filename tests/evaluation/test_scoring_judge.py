@@ -14,14 +14,14 @@ def test_win_rates_over_the_first_policy_by_hand(monkeypatch):
     loss, 1/2; 2, 2, 0 for round 1: 2/3. Members differ from SFT by (1, -2, 0) and (-1, 1, 3) in round 0; in units of
     their deviations, 1 and 2, by (1, -2, 0) and (-.5, .5, 1.5), in the mean .25, -.75, .75: 2/3; not at all in round 1: 1/2.
     """
-    prompts = [[{"role": "user", "content": text}] for text in "abc"]
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in "abc"]
     scores = np.array([[1, 1, 1, 2, 1, 0, 2, 2, 0], [0, 0, 0, 1, -2, 0, 0, 0, 0], [5, 5, 5, 4, 6, 8, 5, 5, 5]], dtype=float)
     scored = []
-    monkeypatch.setattr(scoring_judge, "score_ensemble", lambda models, pairs, params: scored.extend(pairs) or scores)
+    monkeypatch.setattr(scoring_judge, "score_ensemble", lambda models, pairs, params, rows: scored.extend(pairs) or scores)
     responses = [["s", "s", "s"], ["x", "y", "z"], ["u", "v", "w"]]
     judge = ScoringJudge({}, [{}, {}], np.array([1.0, 2.0]))
-    rounds = win_rates_over_first(judge, prompts, responses, SimpleNamespace(seed=0))
-    assert scored[3:5] == [(prompts[0], "x"), (prompts[1], "y")]
+    rounds = win_rates_over_first(judge, rows, responses, SimpleNamespace(seed=0))
+    assert scored[3:5] == [(rows[0]["prompt"], "x"), (rows[1]["prompt"], "y")]
     assert [metrics["win_rate"] for metrics in rounds] == pytest.approx([1 / 2, 2 / 3], abs=1e-5)
     assert [metrics["ensemble_win_rate"] for metrics in rounds] == pytest.approx([2 / 3, 1 / 2], abs=1e-5)
 

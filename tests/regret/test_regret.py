@@ -14,6 +14,24 @@ def test_gains_by_hand():
     assert regret(gains) == 2.0
 
 
+def test_members_that_abstain_have_no_say():
+    """Differences in deviations (2, 2), (none, 0) and (none, none): the second is one member's word, the third nobody's and 0."""
+    scores, other = np.array([[3.0, np.nan, np.nan], [5.0, 1.0, np.nan]]), np.array([1.0, 1.0])
+    assert conservative_gains(scores, other, np.array([1.0, 2.0]), 0.5).tolist() == [2.0, 0.0, 0.0]
+    nothing_to_compare_with = conservative_gains(scores, np.array([np.nan, np.nan]), np.array([1.0, 2.0]), 0.5)
+    assert regret(nothing_to_compare_with) == 0.0
+
+
+def test_an_exact_member_and_a_learned_one_agree_or_dispute_in_the_same_units():
+    """Right over wrong is 1 / 0.4 = 2.5 units of the exact one, 2 / 1 = 2 of the learned one: mean 2.25, deviation 0.25, gain 2.125.
+
+    Where the learned one finds the right response worse by 2: mean 0.25, deviation 2.25, gain -0.875: no regret.
+    """
+    deviation = np.array([1.0, 0.4])
+    gains = conservative_gains(np.array([[2.0, -2.0], [1.0, 1.0]]), np.array([0.0, 0.0]), deviation, 0.5)
+    assert gains.tolist() == pytest.approx([2.125, -0.875])
+
+
 def test_regret_is_never_negative():
     assert regret(np.array([-3.0, -1.0])) == 0.0
     assert regret(np.array([])) == 0.0

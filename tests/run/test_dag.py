@@ -56,6 +56,12 @@ def test_every_declared_parameter_is_read(name):
     assert set(parameter_keys(stage(name))) <= read
 
 
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_the_scoring_functions_are_read_by_the_stages_that_score(name):
+    """An edit of one of them reruns just those; prepare_data only looks whether they can be loaded."""
+    assert ("verifiers" in stage(name)["deps"]) == ("stages/anchora/verifiers/ensemble.py" in declared_code(name))
+
+
 def test_the_models_cover_params_yaml_exactly():
     params = set(yaml.safe_load((ROOT / "params.yaml").read_text()))
     known = set().union(*(parameter_model(name).model_fields for name in STAGE_NAMES))

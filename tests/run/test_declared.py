@@ -66,6 +66,19 @@ def test_what_dvcignore_leaves_out_is_no_edit(ran, monkeypatch, tmp_path):
     assert len({fingerprint, respelt, declared_inputs("calibrate_uncertainty").fingerprint()}) == 3
 
 
+def test_a_function_that_is_mended_costs_no_responses_that_were_sampled(ran, monkeypatch, tmp_path):
+    """The run goes on in the same scratch folder: what functions score has keys of its own. An edit under way is one all the same."""
+    monkeypatch.chdir(copy_of(ran, tmp_path))
+    before = declared_inputs("score_uncertainty@0")
+    configured(tmp_path, verifier_timeout=5.0)
+    (tmp_path / "verifiers" / "own.py").write_text("def score(completions, **columns): ...\n")
+    assert declared_inputs("score_uncertainty@0").fingerprint() == before.fingerprint()
+    with pytest.raises(UserError, match="verifiers/own.py was changed while score_uncertainty@0 was running"):
+        before.check_unchanged()
+    configured(tmp_path, temperature=0.9)
+    assert declared_inputs("score_uncertainty@0").fingerprint() != before.fingerprint()
+
+
 def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
     folder = copy_of(ran, tmp_path, sft_epochs=1)
     process = start_repro(folder, "sft", ANCHORA_CHECKPOINT_SECONDS="0")

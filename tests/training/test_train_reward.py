@@ -14,7 +14,7 @@ from anchora.model.pins import folder_hash, from_folder
 from anchora.run.errors import UserError
 from anchora.run.files import write_json, write_jsonl
 from anchora.training.checkpoints import Checkpoints
-from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.ensemble import RewardModel, score_ensemble
 from anchora.verifiers.pairs import max_pair_length
 from anchora.verifiers.scoring import load_verifier, score_pairs
 
@@ -77,7 +77,7 @@ def test_a_decoder_is_trained_on_what_it_will_read(tmp_path):
     trained = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.squeeze(-1).tolist()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    (scores,) = score_ensemble([from_folder(tmp_path)], [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")], scoring_params())
+    (scores,) = score_ensemble([RewardModel(from_folder(tmp_path))], [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")], scoring_params())
     assert scores == pytest.approx(trained, abs=1e-5)
 
 
@@ -142,5 +142,5 @@ def test_a_member_is_measured_as_it_will_score(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
     train_reward.main()
     pairs, scores = measured
-    saved = score_ensemble([from_folder(tmp_path / "models" / "v")], pairs, scoring_params())
+    saved = score_ensemble([RewardModel(from_folder(tmp_path / "models" / "v"))], pairs, scoring_params())
     assert len(scores) > 1 and saved[0] == pytest.approx(scores, abs=1e-5)

@@ -226,15 +226,15 @@ def test_regenerated_responses_disagree_repeatably(policy, monkeypatch, tmp_path
     shards = {"sampling_batch_size": 1, "samples_per_prompt": 2, "max_new_tokens": 16}  # two responses at once
     mode = {"uncertainty_dropout_mode": "regenerate", "uncertainty_dropout_samples": 3, **shards}
     params = params_as(MeasureParams, **mode, temperature=2.0)
-    prompts = [[{"role": "user", "content": f"Work out {number} + 4."}] for number in range(3)]
-    first = measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout
+    rows = [{"prompt": [{"role": "user", "content": f"Work out {number} + 4."}]} for number in range(3)]
+    first = measure(*policy, rows, [], params, seed=1, samples=1).mc_dropout
     assert ((first >= 0) & (first <= 1)).all() and first.max() > 0
-    assert measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
+    assert measure(*policy, rows, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
     monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
     monkeypatch.setattr(processes, "_calls", itertools.count())
-    assert measure(*policy, prompts, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
+    assert measure(*policy, rows, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
     assert len(list((tmp_path / "parts-2").iterdir())) == 6  # three copies of two shards
     longer = params_as(MeasureParams, **mode | {"max_new_tokens": 40})  # some responses end long before others, and masks have places
-    assert len(measure(*policy, prompts, [], longer, seed=1, samples=1).mc_dropout) == 3
+    assert len(measure(*policy, rows, [], longer, seed=1, samples=1).mc_dropout) == 3
     sure = params_as(MeasureParams, **mode, uncertainty_dropout_rate=0.0, temperature=0.001)
-    assert measure(*policy, prompts, [], sure, seed=1, samples=1).mc_dropout.tolist() == [0, 0, 0]
+    assert measure(*policy, rows, [], sure, seed=1, samples=1).mc_dropout.tolist() == [0, 0, 0]

@@ -63,8 +63,8 @@ def test_at_dropout_rate_0_the_part_is_left_out(policy, tmp_path):
     """No pass with dropout is made, and no part of the scale, of what is written of it, or of a combination is MC dropout."""
     rate_0 = {"uncertainty_dropout_rate": 0.0, "samples_per_prompt": 2, "max_new_tokens": 8}
     params = params_as(MeasureParams, **rate_0)
-    prompts = [[{"role": "user", "content": f"Work out {number} + 4."}] for number in range(3)]
-    measured = measure(*policy, prompts, [], params, seed=1, samples=2)
+    rows = [{"prompt": [{"role": "user", "content": f"Work out {number} + 4."}]} for number in range(3)]
+    measured = measure(*policy, rows, [], params, seed=1, samples=2)
     assert measured.mc_dropout is None
     scale = Scale.from_calibration(measured, params.weights())
     assert list(scale.parts) == list(scale.as_json()["parts"]) == list(scale.raw_parts(measured)) == ["token_entropy"]
@@ -74,7 +74,7 @@ def test_at_dropout_rate_0_the_part_is_left_out(policy, tmp_path):
     two = replace(measured_on(prompts=20, samples=4), mc_dropout=None)
     assert list(Scale.from_calibration(two, WEIGHTS).parts) == ["token_entropy", "verifier_disagreement"]
     again = params_as(MeasureParams, **rate_0, uncertainty_dropout_mode="regenerate", uncertainty_dropout_samples=2)
-    assert measure(*policy, prompts, [], again, seed=1, samples=2).mc_dropout is not None  # new samples differ without dropout, too
+    assert measure(*policy, rows, [], again, seed=1, samples=2).mc_dropout is not None  # new samples differ without dropout, too
 
 
 def test_at_dropout_rate_0_another_part_must_have_weight():
@@ -104,6 +104,55 @@ def test_disagreement_ignores_a_members_scale_and_each_prompts_offset():
     first = disagreement(centred_scores(greedy, samples, within_prompt_deviation(samples)))
     second = disagreement(centred_scores(moved_greedy, moved, within_prompt_deviation(moved)))
     assert first == pytest.approx(second, rel=1e-4)
+
+
+def test_units_of_an_exact_and_of_a_learned_score():
+    """Of five prompts, three with all samples right, wrong or unscored. One of four right deviates by sqrt(3) / 4, two by 1/2.
+
+    Their median is 0.4665, so that right over wrong is worth 2.14 units; over the four scored prompts it would be half of sqrt(3) / 4.
+    The learned score's deviations, 0 for equal responses, 1, 2, 3 and 4, have the median 2.
+    """
+    exact = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [np.nan] * 4]
+    learned = [[7, 7, 7, 7], [1, -1, 1, -1], [2, -2, 2, -2], [8, 2, 8, 2], [4, -4, 4, -4]]
+    assert within_prompt_deviation(np.array([exact, learned], dtype=float)) == pytest.approx([(np.sqrt(3) / 4 + 0.5) / 2, 2.0])
+
+
+def test_the_unit_of_a_score_that_tells_no_samples_apart():
+    """Half its range, the largest deviation that it could have; 1 where there is but one score, or none."""
+    all_right_or_wrong, all_wrong, abstains = [[1, 1], [0, 0], [0, 0]], [[0, 0]] * 3, [[np.nan, np.nan]] * 3
+    assert within_prompt_deviation(np.array([all_right_or_wrong, all_wrong, abstains], dtype=float)).tolist() == [0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("mixed", range(1, 21))
+def test_right_over_wrong_is_worth_2_to_3_units_however_many_prompts_have_both(mixed):
+    """Eight samples of twenty prompts, of which some have one to seven right ones and the others none: 1 / sqrt(p (1 - p))."""
+    rows = [[1.0] * (1 + number % 7) + [0.0] * (7 - number % 7) for number in range(mixed)] + [[0.0] * 8] * (20 - mixed)
+    assert 2 <= 1 / within_prompt_deviation(np.array([rows]))[0] <= 8 / np.sqrt(7)
+
+
+def test_samples_that_a_member_abstains_from_are_no_spread():
+    """1 and 0 of the two that it scores: 1/2."""
+    assert within_prompt_deviation(np.array([[[1, 0, np.nan, np.nan], [1, np.nan, np.nan, np.nan]]])).tolist() == [0.5]
+
+
+def test_functions_have_no_part_in_the_uncertainty():
+    """They know the answer, which the uncertainty is to do without: two models and a function disagree as the two models do."""
+    two = measured_on(prompts=20, samples=4)
+    with_function = replace(
+        two,
+        greedy_scores=np.concatenate([two.greedy_scores, np.full((1, 20), np.nan)]),
+        sample_scores=np.concatenate([two.sample_scores, np.eye(20)[None, :, :4]]),
+        functions=1,
+    )
+    scale = Scale.from_calibration(with_function, WEIGHTS)
+    assert (
+        scale.raw_parts(with_function)["verifier_disagreement"].tolist()
+        == Scale.from_calibration(two, WEIGHTS).raw_parts(two)["verifier_disagreement"].tolist()
+    )
+    assert len(scale.deviation) == 3
+    assert scale.uncertainty(two).tolist() == scale.uncertainty(with_function).tolist()  # as ask.py measures it: without functions
+    one = replace(with_function, greedy_scores=with_function.greedy_scores[1:], sample_scores=with_function.sample_scores[1:])
+    assert "verifier_disagreement" not in Scale.from_calibration(one, WEIGHTS).parts
 
 
 def test_disagreement_by_hand():

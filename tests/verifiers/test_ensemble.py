@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import ROOT, scoring_params
+from conftest import ROOT, params_as, scoring_params
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from anchora.model.pins import from_folder
 from anchora.run.errors import UserError
-from anchora.verifiers.ensemble import ensemble_members, score_ensemble
+from anchora.verifiers.ensemble import RewardModel, ensemble_members, score_ensemble
+from anchora.verifiers.params import VerifiersParams
 
 PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
 
@@ -29,12 +30,12 @@ def test_any_sequence_classifier_with_one_logit_can_join(tmp_path, kind):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "3")]
-    (scores,) = score_ensemble([from_folder(tmp_path)], pairs, scoring_params(max_length=64))
+    (scores,) = score_ensemble([RewardModel(from_folder(tmp_path))], pairs, scoring_params(max_length=64))
     assert scores[0] == scores[2] != scores[1]
 
 
 def test_an_empty_ensemble_is_refused(tmp_path):
     (tmp_path / "verifiers").mkdir()
     (tmp_path / "verifiers" / "brought.json").write_text("[]")
-    with pytest.raises(UserError, match="both empty"):
-        ensemble_members(str(tmp_path), [])
+    with pytest.raises(UserError, match="all empty"):
+        ensemble_members(str(tmp_path), params_as(VerifiersParams, verifiers=[]))

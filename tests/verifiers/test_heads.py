@@ -25,7 +25,7 @@ from transformers import (
 import pin_models
 from anchora.model.pins import from_folder
 from anchora.run.errors import UserError
-from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.ensemble import RewardModel, score_ensemble
 from anchora.verifiers.scoring import load_verifier
 
 BASE = ROOT / "models" / "base"
@@ -65,7 +65,7 @@ def test_the_head_in_the_files_says_how_many_logits_there_are(tmp_path, kind):
         model, _ = load_verifier(from_folder(folder), scoring_params())
         assert all(torch.equal(*weights) for weights in zip(model.parameters(), expected.parameters(), strict=True))
         assert model.config.num_labels == 1
-        assert len(set(score_ensemble([from_folder(folder)], PAIRS, scoring_params())[0])) == 3
+        assert len(set(score_ensemble([RewardModel(from_folder(folder))], PAIRS, scoring_params())[0])) == 3
 
 
 @pytest.mark.parametrize("labels", [2, 5])

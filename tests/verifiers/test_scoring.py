@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from anchora.model.params import PolicyParams
 from anchora.model.pins import from_folder
 from anchora.run.errors import UserError
-from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.ensemble import RewardModel, score_ensemble
 from anchora.verifiers.pairs import encode_pair
 from anchora.verifiers.scoring import load_verifier, score_pairs
 
@@ -50,7 +50,7 @@ def test_a_brought_decoder_scores_as_it_does_by_itself(tmp_path, template, confi
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pairs = [(PROMPT, "3"), (PROMPT, "4 or 5"), (PROMPT, "7 and 8 are 15")]
-    (scores,) = score_ensemble([from_folder(tmp_path)], pairs, scoring_params(max_length=64))
+    (scores,) = score_ensemble([RewardModel(from_folder(tmp_path))], pairs, scoring_params(max_length=64))
     with torch.no_grad():
         rows = [torch.tensor([encode_pair(tokenizer, *pair, 64, scoring_params().prompt_template)]) for pair in pairs]
         expected = [model(input_ids=row).logits.item() for row in rows]

@@ -1,7 +1,8 @@
-"""Columns of a row beside its texts: cells whose text is a list of messages, and columns that would change the prompt."""
+"""Columns of a row beside its texts: cells that hold messages, columns that would change the prompt, columns that are kept."""
 
 from __future__ import annotations
 
+import json
 import re
 
 from anchora.data.json_rows import DECODER
@@ -15,6 +16,8 @@ ROLE_AND_CONTENT = (("role", "content"), ("from", "value"))  # the keys of a mes
 BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "context", "system_prompt")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 IN_A_MESSAGE = ("tool_calls", "function_call", "tools", "functions", "reasoning_content", "thinking", *MEDIA)
+# Names that scoring functions get from elsewhere, as TRL's trainer gives them.
+GIVEN = ("prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 BESIDE_AN_INSTRUCTION = ("input", "history", "query")  # these belong to the instruction, where there is one
 
 
@@ -26,6 +29,15 @@ def read_columns(row: dict, location: str) -> dict:
     refuse_unread(row, (*BESIDE_MESSAGES, *MEDIA), location)
     cells = {field: row[field] for field in (*LISTS, *TEXT_OR_MESSAGES) if isinstance(row.get(field), str)}
     return {**row, **{field: _cell(text, field, location) for field, text in cells.items()}}
+
+
+def kept_columns(row: dict) -> dict:
+    """Return what scoring functions are called with beside prompt and response: all other columns of a row that JSON can hold.
+
+    Dates and their like become texts; bytes are left out.
+    """
+    columns = {name: value for name, value in row.items() if name not in GIVEN and not isinstance(value, bytes)}
+    return json.loads(json.dumps(columns, default=str))
 
 
 def refuse_unread(values: dict, names: tuple[str, ...], location: str) -> None:

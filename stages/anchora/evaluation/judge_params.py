@@ -5,12 +5,19 @@ from pydantic import Field, FiniteFloat, field_validator
 from anchora.run.params import Parameters
 
 
-class JudgeParams(Parameters):
+class JudgeModelParams(Parameters):
+    """The key that says whether an endpoint judges."""
+
     judge_model: str = Field(
         "",
         description="Model behind an OpenAI-compatible endpoint that judges in place of the pipeline's own judge; off while empty. Its "
         "key is read from the environment variable ANCHORA_JUDGE_API_KEY.",
     )
+
+
+class JudgeParams(JudgeModelParams):
+    """Keys of the stage that asks it."""
+
     judge_base_url: str = Field(
         "", description="Address of the judge's endpoint, http:// or https:// and without a key; empty is the client's default."
     )

@@ -80,7 +80,7 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     calibration = labelled_answers(*calibration_answers(path, model, tokenizer, scale, params))
     rows, reading = sets["gsm8k"], params.answer_reading
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], ensemble_members(params.output_dir, params.verifiers), params,
+        model, tokenizer, rows, ensemble_members(params.output_dir, params), params,
         seed=derived_seed(params.seed, "evaluation"), samples=max(params.samples_per_prompt, params.evaluation_samples),
     )  # fmt: skip
     uncertainty = scale.uncertainty(measured)
@@ -112,6 +112,6 @@ def calibration_answers(path: Path, model, tokenizer, scale: Scale, params: Answ
         return exported["calibration_uncertainty"], exported["calibration_correct"]
     if path == Path(params.output_dir) / "sft":
         return scale.combine(scale.parts).tolist(), read_json(Path(params.output_dir) / "calibration.json")["correct"]
-    verifiers = ensemble_members(params.output_dir, params.verifiers)
+    verifiers = ensemble_members(params.output_dir, params)
     _, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     return scale.uncertainty(measured).tolist(), correct

@@ -15,9 +15,9 @@ from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.rounding import rounded
 from anchora.evaluation.statistics import bootstrap_mean
 from anchora.evaluation.win_rates import mean_per_row, win_points, win_rate_metrics
-from anchora.model.pins import Pretrained
 from anchora.model.prompts import Messages
-from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.ensemble import Member, RewardModel, count_functions, score_ensemble
+from anchora.verifiers.scores import mean_and_deviation
 
 
 @dataclass(frozen=True)
@@ -27,49 +27,64 @@ class ScoringJudge:
     Where the ensemble sees more wins than the judge, the policy has learnt the ensemble's tastes.
     """
 
-    judge: Pretrained
-    ensemble: list[Pretrained]
+    judge: RewardModel | None  # None where there were no preferences to train one on
+    ensemble: list[Member]  # reward models first, then scoring functions
     deviation: np.ndarray  # (members,) spread of each member's scores within one prompt: the unit that puts them on one scale
 
-    def models(self) -> list[Pretrained]:
-        """List the judge and then the ensemble's members."""
-        return [self.judge, *self.ensemble]
+    def models_alone(self) -> ScoringJudge:
+        """Return the judge beside the ensemble's reward models: scoring functions say nothing of prompts without columns."""
+        models = self.ensemble[: len(self.ensemble) - count_functions(self.ensemble)]
+        return ScoringJudge(self.judge, models, self.deviation[: len(models)])
 
-    def ensemble_margin(self, margins: np.ndarray) -> np.ndarray:
-        """Average score differences over the members, each in units of its deviation: (members, ...) to (...)."""
-        return (margins / self.deviation.reshape(-1, *[1] * (margins.ndim - 1))).mean(0)
+    def members(self) -> list[Member]:
+        """List the judge, if there is one, and then the ensemble's members."""
+        return [*([] if self.judge is None else [self.judge]), *self.ensemble]
+
+    def ensemble_margin(self, margins: np.ndarray) -> np.ndarray | None:
+        """Average score differences over the members, each in units of its deviation: (members, ...) to (...); None without members."""
+        if not self.ensemble:
+            return None
+        return mean_and_deviation(margins / self.deviation.reshape(-1, *[1] * (margins.ndim - 1)))[0]
 
 
 def judge_by_scores(judge: ScoringJudge, rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, params: EvaluateParams) -> dict:
-    """Return the policy's win rate by the judge and by the ensemble, mean scores, and how often the two disagree; empty without rows."""
-    if not rows:
+    """Return the policy's win rate by the judge and by the ensemble, mean scores, and how often the two disagree.
+
+    Empty without rows or without a judge. Of the ensemble only its reward models are asked.
+    """
+    if not rows or judge.judge is None:
         return {}
-    turns = [len(answers) for answers in policy]
+    judge, turns = judge.models_alone(), [len(answers) for answers in policy]
     policy_scores, baseline_scores = np.split(_turn_scores(judge, rows, policy, baseline, params), 2, axis=1)  # (1 + members, all turns)
     judge_margin, ensemble_margin = policy_scores[0] - baseline_scores[0], judge.ensemble_margin(policy_scores[1:] - baseline_scores[1:])
-    points, ensemble_points = (mean_per_row(win_points(margin), turns) for margin in (judge_margin, ensemble_margin))
+    points = mean_per_row(win_points(judge_margin), turns)
     metrics = win_rate_metrics(points, policy, baseline, params.seed)
     metrics |= {"reward": mean_per_row(policy_scores[0], turns).mean(), "baseline_reward": mean_per_row(baseline_scores[0], turns).mean()}
-    metrics["ensemble_win_rate"] = ensemble_points.mean()
-    metrics["ensemble_disagreement"] = np.mean(judge_margin * ensemble_margin < 0)
+    if ensemble_margin is not None:
+        metrics["ensemble_win_rate"] = mean_per_row(win_points(ensemble_margin), turns).mean()
+        metrics["ensemble_disagreement"] = np.mean(judge_margin * ensemble_margin < 0)
     return rounded(metrics)
 
 
-def win_rates_over_first(judge: ScoringJudge, prompts: list[Messages], responses: list[list[str]], params: EvaluateParams) -> list[dict]:
-    """Return each later policy's win rate over the first by the judge, with its interval, and by the ensemble.
+def win_rates_over_first(judge: ScoringJudge, rows: list[dict], responses: list[list[str]], params: EvaluateParams) -> list[dict]:
+    """Return each later policy's win rate over the first by the judge, with its interval, and by the ensemble; None where there is none.
 
-    ``responses``: of each policy, one response to every prompt. A win rate by the ensemble that goes on rising
+    ``responses``: of each policy, one response to the prompt of every row. A win rate by the ensemble that goes on rising
     where the judge's does not is over-optimisation (Gao et al. 2023).
     """
-    pairs = [(prompt, text) for texts in responses for prompt, text in zip(prompts, texts, strict=True)]  # in one call: equal ones tie
-    scores = score_ensemble(judge.models(), pairs, params).reshape(-1, len(responses), len(prompts))
-    margins = scores[:, 1:] - scores[:, :1]  # (1 + members, later policies, prompts)
+    pairs = [(row["prompt"], text) for texts in responses for row, text in zip(rows, texts, strict=True)]  # in one call: equal ones tie
+    scores = score_ensemble(judge.members(), pairs, params, rows * len(responses)).reshape(-1, len(responses), len(rows))
     win_rates = []
-    for judge_margin, ensemble_margin in zip(margins[0], judge.ensemble_margin(margins[1:]), strict=True):
-        points = win_points(judge_margin)
-        low, high = bootstrap_mean(points, params.seed)
-        metrics = {"win_rate": points.mean(), "win_rate_low": low, "win_rate_high": high}
-        win_rates.append(rounded(metrics | {"ensemble_win_rate": win_points(ensemble_margin).mean()}))
+    for later in range(1, len(responses)):
+        margins = scores[:, later] - scores[:, 0]  # (judge and members, rows)
+        metrics: dict[str, float | None] = dict.fromkeys(("win_rate", "win_rate_low", "win_rate_high", "ensemble_win_rate"))
+        if judge.judge is not None:
+            points, margins = win_points(margins[0]), margins[1:]
+            low, high = bootstrap_mean(points, params.seed)
+            metrics |= {"win_rate": points.mean(), "win_rate_low": low, "win_rate_high": high}
+        if (ensemble_margin := judge.ensemble_margin(margins)) is not None:
+            metrics["ensemble_win_rate"] = win_points(ensemble_margin).mean()
+        win_rates.append(rounded(metrics))
     return win_rates
 
 
@@ -88,5 +103,5 @@ def _turn_scores(judge: ScoringJudge, rows: list[dict], policy: TurnAnswers, bas
                 pairs += [(conversation(row["turns"], history[:turn]), text) for history in histories]
                 turn_of_pair += [turn_count] * len(histories)
                 turn_count += 1
-    scores = score_ensemble(judge.models(), pairs, params)
+    scores = score_ensemble(judge.members(), pairs, params)
     return np.array([np.bincount(turn_of_pair, weights=member_scores) for member_scores in scores]) / np.bincount(turn_of_pair)

@@ -41,8 +41,10 @@ def from_pin_file(path: str | Path) -> Pretrained:
 def from_pin(pin: dict) -> Pretrained:
     """Locate the model of a pin: ``{path, sha256}`` of a folder, or ``{repo, revision}`` of a hub id; an adapter's has a ``base``.
 
-    Raises UserError for a folder whose files are no longer those that were pinned.
+    Raises UserError for a folder whose files are no longer those that were pinned, and for the pin of no model.
     """
+    if not pin:
+        raise UserError("reward_model_name or judge_model_name is empty, and a reward model is to be trained from it; name a model")
     base = from_pin(pin["base"]) if "base" in pin else None
     if "repo" in pin:
         return Pretrained(pin["repo"], pin["revision"], base)

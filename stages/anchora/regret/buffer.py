@@ -20,6 +20,8 @@ AS_WRITTEN = ConfigDict(extra="forbid", strict=True)
 PREPARE, SCORE, BUILD = "prepare_data", "score_uncertainty", "build_regret_buffer"
 SCORE_OR_BUILD = f"{SCORE}, or {BUILD} for a response from the data"
 DEVIATIONS = "typical within-prompt deviations of a verifier"
+ABSTAINS = ", null where a function abstains"
+SCORE_UNIT = "logits, or what a function gives; (verifiers,)"
 Origin = Literal["sample", "greedy", "reference", "preferred", "buffer"]
 
 
@@ -46,11 +48,11 @@ Uncertainty = Annotated[
     ),
 ]
 Scores = Annotated[
-    list[float],
+    list[float | None],
     about(
-        "raw score by each verifier. Only differences between responses to the same prompt mean something",
+        f"raw score by each verifier{ABSTAINS}. Only differences between responses to the same prompt mean something",
         SCORE_OR_BUILD,
-        "logits, (verifiers,)",
+        SCORE_UNIT,
         min_length=1,
     ),
 ]
@@ -195,7 +197,7 @@ class Known(TypedDict):
     text: Annotated[str, about("the response", PREPARE)]
     ids: Annotated[list[int], about("its token ids, EOS at the end", BUILD, "(tokens,)", min_length=1)]
     finished: Annotated[bool, about("always true", BUILD)]
-    scores: Annotated[list[float], about("raw score by each verifier", BUILD, "logits, (verifiers,)", min_length=1)]
+    scores: Annotated[list[float | None], about(f"raw score by each verifier{ABSTAINS}", BUILD, SCORE_UNIT, min_length=1)]
     entropy_rank: Annotated[float, about("always 0: the policy did not write it", BUILD, "share", ge=0, le=1)]
 
 

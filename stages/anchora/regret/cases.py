@@ -26,7 +26,7 @@ class Candidate(TypedDict):
     text: str
     ids: list[int]  # (tokens,)
     finished: bool
-    scores: list[float]  # (members,) raw
+    scores: list[float | None]  # (members,) raw, None where a member abstains
     entropy_rank: float  # in [0, 1]
     source: Origin
 
@@ -45,7 +45,7 @@ class SelectionRules:
     """By what the prompts of a round become cases and anchors."""
 
     gate: float  # prompts of a higher uncertainty are uncertain for their round
-    deviation: np.ndarray  # (members,) each verifier's typical deviation within a prompt
+    deviation: np.ndarray  # (members,) each member's typical deviation within a prompt
     params: BuildRegretBufferParams
 
 
@@ -103,8 +103,8 @@ def candidate(response: ScoredResponse | Known | Chosen, origin: Origin) -> Cand
 def gains_over(responses: Sequence[Candidate], other: Candidate | ScoredResponse, rules: SelectionRules) -> np.ndarray:
     """Return the conservative gain of each of ``responses`` over ``other``, (responses,)."""
     params = rules.params
-    scores = np.array([response["scores"] for response in responses]).T  # (members, responses)
-    return conservative_gains(scores, np.array(other["scores"]), rules.deviation, params.regret_penalty)
+    scores = np.array([response["scores"] for response in responses], dtype=float).T  # (members, responses)
+    return conservative_gains(scores, np.array(other["scores"], dtype=float), rules.deviation, params.regret_penalty)
 
 
 def best_over_greedy(

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from anchora.verifiers.scores import mean_and_deviation
+
 
 def conservative_gains(scores: np.ndarray, other_scores: np.ndarray, deviation: np.ndarray, penalty: float) -> np.ndarray:
     """Return how much better each response is than another one, less what the verifiers dispute: (responses,).
 
     With differences d_m = (s_m(response) - s_m(other)) / deviation_m of the members m, the gain is
     mean_m d_m - penalty * std_m d_m. It is the uncertainty-weighted reward of Coste et al. 2024 (section 3), with the
-    standard deviation in place of their variance, and of differences, because each member's offset is free for each prompt.
+    standard deviation in place of their variance, and of differences, because each member's offset is free for each prompt. Members
+    that abstain from one of the two responses have no difference; where all do, the gain is 0.
 
-    ``scores``: (members, responses); ``other_scores``, ``deviation``: (members,). In units of ``deviation``, each
-    member's typical deviation within a prompt.
+    ``scores``: (members, responses); ``other_scores``, ``deviation``: (members,); nan where a member abstains. In units of
+    ``deviation``, each member's typical deviation within a prompt.
     """
     differences = (scores - other_scores[:, None]) / deviation[:, None]
-    return differences.mean(0) - penalty * differences.std(0)
+    mean, dispute = mean_and_deviation(differences)
+    return mean - penalty * dispute
 
 
 def regret(gains: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from anchora.model.prompts import Messages
 from anchora.run.files import read_jsonl
@@ -17,7 +17,7 @@ class ScoredResponse(TypedDict):
     finished: bool  # ended by itself, not by max_new_tokens
     entropy: float  # nats a token: the mean of entropies
     entropies: list[float]  # (tokens,) nats, of the next-token distribution
-    scores: list[float]  # (verifiers,) raw logits
+    scores: list[float | None]  # (members,) raw: logits of reward models, then what functions give; None where one abstains
     entropy_rank: float  # in [0, 1]: share of the calibration prompts whose greedy response has an entropy at or below this one's
 
 
@@ -26,6 +26,8 @@ class ScoredPrompt(TypedDict):
 
     id: str  # 16 hex digits, of the prompt's hash
     prompt: Messages
+    columns: dict[str, Any]  # what else its row in the data holds, for scoring functions
+    source: str  # file and row that it comes from
     prompt_ids: list[int]  # (prompt tokens,)
     uncertainty: float  # in [0, 1], of the greedy response
     parts: dict[str, float]  # of the uncertainty, raw

@@ -21,6 +21,10 @@ from pathspec import GitIgnoreSpec
 from anchora.run.errors import UserError
 from anchora.run.files import read_yaml
 
+# What scoring functions score is known again by a key of its own (verifiers/functions.py): to mend one, or to give it more time, must
+# not cost the responses that were sampled before it failed.
+SCORING_FUNCTIONS = "verifiers"  # the folder of their files
+WITH_OWN_KEYS = ("verifier_functions", "verifier_timeout")
 MAX_HASHED_BYTES = 64 * 2**20  # files up to this size are compared by their contents, larger ones by size and time of change
 
 
@@ -54,7 +58,7 @@ class DeclaredInputs:
                 raise UserError(f"params.yaml: {key} was changed while {stage} was running: run `dvc repro` again")
 
     def fingerprint(self) -> str:
-        """Hash the stage's inputs and the number of its processes; 16 hex digits.
+        """Hash the stage's inputs, but for scoring functions, and the number of its processes; 16 hex digits.
 
         What an earlier stage wrote counts by the hash that DVC recorded for it: no model is read just to be known again.
         """
@@ -62,8 +66,10 @@ class DeclaredInputs:
         dependencies = {
             path: locked.get(path) or {name: file_sha256(Path(name)) for name in self.files if is_below(name, path)}
             for path in self.dependencies
+            if path != SCORING_FUNCTIONS
         }
-        text = json.dumps([dependencies, self.params, os.environ.get("WORLD_SIZE", "1")], sort_keys=True, default=str)
+        params = {key: value for key, value in self.params.items() if key not in WITH_OWN_KEYS}
+        text = json.dumps([dependencies, params, os.environ.get("WORLD_SIZE", "1")], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -22,9 +22,14 @@ BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they
 def printable(text: str) -> str:
     """Return ``text`` without what could harm a terminal or leak: control and bidi characters, secrets of the environment."""
     for name, value in os.environ.items():
-        if name.endswith(SECRET_SUFFIXES) and len(value) >= 8:
+        if is_secret(name) and len(value) >= 8:
             text = text.replace(value, f"${name}")
     return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc" and letter not in BIDI_CONTROLS)
+
+
+def is_secret(name: str) -> bool:
+    """Return whether an environment variable of this name holds a key, a token or the like."""
+    return f"_{name.upper()}".endswith(SECRET_SUFFIXES)
 
 
 def say(text: str) -> None:

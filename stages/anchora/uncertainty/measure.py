@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from anchora.correctness.references import correctness
-from anchora.model.pins import Pretrained
-from anchora.model.prompts import Messages, encode_prompt
+from anchora.model.prompts import encode_prompt
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.files import read_jsonl
@@ -17,12 +17,12 @@ from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.regenerate import regenerated_disagreement
-from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.ensemble import Member, count_functions, score_ensemble
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a policy answered to n prompts; scores are raw, of each member of the ensemble."""
+    """What a policy answered to n prompts; scores are raw, of each member of the ensemble, nan where it abstains."""
 
     prompt_ids: list[list[int]]
     greedy: list[Response]
@@ -31,6 +31,7 @@ class Measured:
     mc_dropout: np.ndarray | None  # (prompts,) of the greedy responses, nats a token; or one minus the agreement; None without dropout
     greedy_scores: np.ndarray  # (members, prompts)
     sample_scores: np.ndarray  # (members, prompts, samples)
+    functions: int = 0  # of the members, the last ones: scoring functions, the others are reward models
 
 
 def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[dict]:
@@ -56,13 +57,14 @@ def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[di
 
 
 def measure(
-    model, tokenizer, prompts: list[Messages], verifiers: list[Pretrained], params: MeasureParams,
+    model, tokenizer, rows: Sequence[Mapping], members: Sequence[Member], params: MeasureParams,
     *, seed: int, samples: int,
 ) -> Measured:  # fmt: skip
-    """Draw a greedy response and ``samples`` samples for each prompt, seeded by ``seed``, and score all of them.
+    """Draw a greedy response and ``samples`` samples for each row's ``prompt``, seeded by ``seed``, and let ``members`` score all of them.
 
-    ``verifiers``: where the model of each member of the ensemble lies.
+    Scoring functions read the rows' ``columns``.
     """
+    prompts = [row["prompt"] for row in rows]
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
     common: dict = {
         "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings,
@@ -76,7 +78,7 @@ def measure(
     mc_dropout = _mc_dropout(model, tokenizer, prompt_ids, greedy, params, derived_seed(seed, "dropout"))
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
     pairs += [(prompt, response.text) for prompt, responses in zip(prompts, sampled, strict=True) for response in responses]
-    scores = score_ensemble(verifiers, pairs, params)
+    scores = score_ensemble(members, pairs, params, [*rows, *(row for row in rows for _ in range(samples))])
     return Measured(
         prompt_ids=prompt_ids,
         greedy=greedy,
@@ -85,6 +87,7 @@ def measure(
         mc_dropout=None if mc_dropout is None else np.array(mc_dropout),
         greedy_scores=scores[:, : len(prompts)],
         sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
+        functions=count_functions(members),
     )
 
 
@@ -107,7 +110,7 @@ def _mc_dropout(model, tokenizer, prompt_ids, greedy: list[Response], params: Me
 
 
 def measure_calibration(
-    model, tokenizer, verifiers: list[Pretrained], params: MeasureParams
+    model, tokenizer, members: Sequence[Member], params: MeasureParams
 ) -> tuple[list[dict], Measured, list[bool | None]]:
     """Ask a policy the calibration split, with the seed and the samples on which the scale rests.
 
@@ -115,7 +118,7 @@ def measure_calibration(
     """
     rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], verifiers, params,
+        model, tokenizer, rows, members, params,
         seed=derived_seed(params.seed, "calibration"), samples=params.samples_per_prompt,
     )  # fmt: skip
     return rows, measured, correctness(rows, [response.text for response in measured.greedy], params.answer_reading)

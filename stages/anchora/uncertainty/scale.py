@@ -28,7 +28,7 @@ class Scale:
 
     parts: dict[str, np.ndarray]  # (prompts,) each: raw values on the calibration split
     weighted_means: np.ndarray  # (prompts,) weighted mean there of the parts' ECDF values
-    deviation: np.ndarray  # (members,) typical spread of each verifier's scores over the samples of one prompt
+    deviation: np.ndarray  # (members,) typical spread of each member's scores over the samples of one prompt
     weights: dict[str, float]  # of every part; those of parts that are not there are not used
     samples: int  # scores are centred on that many samples of each prompt
 
@@ -88,14 +88,18 @@ class Scale:
 def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
     """Return the raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one verifier, no MC dropout at rate 0.
 
+    Reward models alone disagree. A function that compares with the known answer would tell it, where the uncertainty is to be what one
+    knows without it: on evaluation problems it would find errors by the very answer that they are counted by.
+
     Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would make every disagreement
     larger than its scale.
     """
     parts = {"token_entropy": measured.token_entropy}
     if measured.mc_dropout is not None:
         parts["mc_dropout"] = measured.mc_dropout
-    if len(measured.greedy_scores) > 1:
-        centred = centred_scores(measured.greedy_scores, measured.sample_scores[:, :, :samples], deviation)
+    models = len(measured.greedy_scores) - measured.functions
+    if models > 1:
+        centred = centred_scores(measured.greedy_scores[:models], measured.sample_scores[:models, :, :samples], deviation[:models])
         parts["verifier_disagreement"] = disagreement(centred)
     return parts
 
@@ -124,12 +128,29 @@ def mean_of_own_ecdfs(parts: dict[str, np.ndarray], weights: dict[str, float]) -
 
 
 def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
-    """Return the typical spread of each member over one prompt's samples: the median standard deviation.
+    """Return the typical spread of each member over one prompt's samples: the unit of its scores, (members,), never 0.
 
-    ``scores``: (members, prompts, samples); returns (members,), never 0.
+    It is the median over the prompts of the standard deviation; for a member that tells the samples of half of them or fewer apart,
+    the median over these prompts alone. A learned score tells the samples of most prompts apart. One that is 0 or 1 may not, for all
+    samples of a prompt are right, or all wrong: its median over all prompts would be 0, and a right answer worth any number of units.
+    So its unit lies between 1/3 and 1/2 for eight samples, and right over wrong is worth 2 to 3 units, what a learned score puts
+    between the best and the worst of them.
+
+    A member that tells no samples apart has half the range of all its scores, the largest deviation that they could have; or 1
+    where it has but one score, or none. ``scores``: (members, prompts, samples), nan where a member abstains.
     """
-    spread = np.std(scores, axis=2)
-    return np.maximum(np.median(spread, axis=1), 1e-6 + np.mean(spread, axis=1) * 0.1)
+    return np.array([_unit([row[~np.isnan(row)] for row in of_member]) for of_member in scores])
+
+
+def _unit(samples: list[np.ndarray]) -> float:
+    """Return one member's typical spread; ``samples`` holds the scores that it gave to each prompt's samples."""
+    scored = [row for row in samples if len(row)]
+    spread, apart = np.array([row.std() for row in scored]), np.array([row.min() < row.max() for row in scored], dtype=bool)
+    if 2 * apart.sum() > len(scored):
+        return float(max(np.median(spread), 1e-6 + 0.1 * spread.mean()))
+    if apart.any():
+        return float(np.median(spread[apart]))
+    return float(np.ptp(np.concatenate(scored)) / 2 or 1.0) if scored else 1.0
 
 
 def centred_scores(greedy: np.ndarray, samples: np.ndarray, deviation: np.ndarray) -> np.ndarray:
