@@ -22,6 +22,7 @@ from triton.runtime import interpreter
 from anchora.model.batches import collate
 from anchora.model.layers import use_liger
 from anchora.model.logps import sequence_logps
+from anchora.model.pins import from_folder
 from anchora.uncertainty.dropout import dropout_information
 
 
@@ -59,7 +60,7 @@ def main() -> None:
             model.lm_head.weight.mul_(30)  # random weights alone are so unsure of all that dropout informs of nothing
         own = copy.deepcopy(model)
         (logps, gradient), information = outcome(own), dropout(own)
-        use_liger(model, {"pretrained_model_name_or_path": name})
+        use_liger(model, from_folder(name))
         their_logps, their_gradient = outcome(model)
         found[name] = {
             "logps": (their_logps - logps).abs().max().item(),

@@ -29,6 +29,7 @@ from anchora.model.capabilities import can_share_prompts, check_head, check_lora
 from anchora.model.loading import check_positions
 from anchora.model.logps import sequence_logps
 from anchora.model.lora import add_lora
+from anchora.model.pins import from_folder
 from anchora.run.errors import UserError
 from anchora.uncertainty.dropout import check_dropout
 
@@ -149,7 +150,7 @@ def test_a_model_that_also_sees_is_trained_on_text_alone():
     check_dropout(model)
     assert can_share_prompts(model, 0, 64) and not can_share_prompts(model, 0, 65)
     with pytest.raises(UserError, match="reads 128 tokens at most"):
-        check_positions(model, 129, {"pretrained_model_name_or_path": "gemma"})
+        check_positions(model, 129, from_folder("gemma"))
     for rank in (0, 4):
         model.zero_grad()
         trained = add_lora(model, rank, 4, 0)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from anchora.model import layers, machine
 from anchora.model.params import PolicyParams
+from anchora.model.pins import from_folder
 from anchora.run.errors import UserError
 from anchora.update.params import UpdatePolicyParams
 
@@ -49,4 +50,4 @@ def test_liger_that_is_not_installed_is_named(monkeypatch, policy):
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     with pytest.raises(UserError, match="^liger_kernels: true, but .*liger_kernel.*pip install liger-kernel"):
-        layers.use_liger(policy[0], {"pretrained_model_name_or_path": "demo"})
+        layers.use_liger(policy[0], from_folder("demo"))

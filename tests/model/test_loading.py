@@ -15,7 +15,7 @@ from anchora.model.batches import collate
 from anchora.model.loading import load_causal_lm, load_policy
 from anchora.model.logps import sequence_logps
 from anchora.model.params import ComputeParams, PolicyParams
-from anchora.model.pins import from_folder
+from anchora.model.pins import Pretrained, from_folder
 from anchora.run.errors import UserError
 
 BASE = ROOT / "models" / "base"
@@ -114,7 +114,7 @@ def test_a_folder_that_is_gone_is_not_asked_for_on_the_hub():
 
 def test_a_hub_model_without_a_network():
     with pytest.raises(UserError, match="model nobody/nothing@0{40}: cannot be loaded: "):
-        load_policy({"pretrained_model_name_or_path": "nobody/nothing", "revision": "0" * 40}, params_as(PolicyParams))
+        load_policy(Pretrained("nobody/nothing", "0" * 40), params_as(PolicyParams))
 
 
 def test_weights_that_are_no_safetensors_are_not_read(tmp_path):
