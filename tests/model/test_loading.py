@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from anchora.model.batches import collate
 from anchora.model.loading import load_causal_lm, load_policy
 from anchora.model.logps import sequence_logps
-from anchora.model.params import ComputeParams, PolicyParams
+from anchora.model.params import CausalLMParams, PolicyParams
 from anchora.model.pins import Pretrained, from_folder
 from anchora.run.errors import UserError
 
@@ -146,6 +146,6 @@ def test_the_eos_token_learns_where_it_pads_too(policy, tmp_path):
     _, tokenizer = policy
     LlamaForCausalLM(LlamaConfig(**(SIZES | {"vocab_size": len(tokenizer)}), pad_token_id=1)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    model, _ = load_causal_lm(from_folder(tmp_path), params_as(ComputeParams))
+    model, _ = load_causal_lm(from_folder(tmp_path), params_as(CausalLMParams))
     sequence_logps(model, collate([([5, 1, 6], [7, 1])], 2, "cpu")).sum().backward()
     assert model.get_input_embeddings().weight.grad[[1, 5]].abs().sum(1).min() > 0
