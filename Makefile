@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention lock audit
+.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention findings lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -48,6 +48,12 @@ abstention: .venv/test.installed logs/abstention/new_problems.json
 
 logs/abstention/new_problems.json: | .venv/test.installed
 	@python tests/benchmarks/new_problems.py --out $@
+
+# What surprises in other libraries, each in an environment of its own, downloaded anew. ARGS: names of findings; all of them without.
+findings:
+	@failed=; for name in $(or $(ARGS),$(basename $(notdir $(wildcard findings/*.sh)))); do \
+		echo "== $$name"; PYTHON=$(PYTHON) bash findings/$$name.sh || failed="$$failed $$name"; \
+	done; [ -z "$$failed" ] || { echo "changed, or not to be run:$$failed"; exit 1; }
 
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed

@@ -186,3 +186,11 @@ def test_sentences_are_short(page):
     longest = max(lengths, key=lengths.__getitem__)
     assert lengths[longest] <= MOST_WORDS, longest
     assert sum(lengths.values()) / len(lengths) <= MEAN_WORDS
+
+
+def test_every_finding_has_its_row_and_pins_what_it_installs():
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("findings/*.sh")}
+    assert set(re.findall(r"^\| \[([\w-]+)\]\(\1\.sh\) \|", text("findings/README.md"), re.M)) == set(scripts)
+    for name, script in scripts.items():
+        packages = [word for line in re.findall(r"pip install (.+)", script) for word in line.split() if not word.startswith("--")]
+        assert packages and all(re.fullmatch(r"[\w.-]+==[\w.]+", package) for package in packages), name
