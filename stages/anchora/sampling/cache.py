@@ -31,12 +31,11 @@ def position_argument(model, positions: torch.Tensor) -> dict[str, torch.Tensor]
 
 
 def prompt_cache(model, ids: torch.Tensor, mask: torch.Tensor, longest: int, together: bool = False):
-    """Return the keys and values of prompts but for their last token, and each prompt computed once.
+    """Return the keys and values of prompts without their last tokens; each prompt is computed once.
 
-    ``ids``, ``mask``: (prompts, length), padded on the left; ``longest``: tokens that a row may grow to, so that a sliding window of
-    as many is none. Prompts of one length class go through the model together, or all of
-    them where ``together`` says so. None for prompts of one token alone, and for models with layers that keep anything but keys
-    and values (linear attention, state spaces).
+    ``ids``, ``mask``: (prompts, length), padded on the left. Prompts of one length class go through the model together, or all of
+    them if ``together``. ``longest``: tokens that a row may grow to; a wider sliding window is none. None for prompts of one token
+    alone, and for models with layers that keep anything but keys and values (linear attention, state spaces).
     """
     decoder, lengths = model.get_decoder(), (mask.sum(-1) - 1).tolist()
     if max(lengths) == 0:
@@ -103,7 +102,7 @@ def keep_rows(cache, rows: list[int]) -> None:
 
 
 def make_room(cache, left: int) -> None:
-    """Let the layers of ``cache`` that are full take as many tokens again as they have, or ``left`` if that is less."""
+    """Let the layers of ``cache`` that are full take as many new tokens again as they have, or ``left`` if that is less."""
     for layer in cache.layers:
         if hasattr(layer, "make_room"):
             layer.make_room(left)
@@ -122,7 +121,8 @@ class PreallocatedLayer(DynamicLayer):
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int, samples: int = 1):
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.rows, self.length = len(keys) * samples, keys.shape[2]
+        self.rows, self.first = len(keys) * samples, keys.shape[2]  # tokens that were there from the first
+        self.length = self.first
         self.stored = [with_room(tensor, room, samples) for tensor in (keys, values)]
         self.show()
 
@@ -148,9 +148,9 @@ class PreallocatedLayer(DynamicLayer):
         self.show()
 
     def make_room(self, left: int) -> None:
-        """If there is no space left, take as many tokens again as there are, or ``left`` if that is less."""
+        """If there is no space left, take as many new tokens again as there are, or ``left`` if that is less."""
         if self.length == self.stored[0].shape[2]:
-            self.stored = [with_room(tensor, min(left, self.length)) for tensor in (self.keys, self.values)]
+            self.stored = [with_room(tensor, min(left, self.length - self.first)) for tensor in (self.keys, self.values)]
             self.show()
 
 

@@ -20,7 +20,7 @@ from anchora.sampling.cache import keep_rows, make_room, position_argument, prom
 from anchora.sampling.choice import choose_tokens
 from anchora.sampling.shared_prompts import Samples, SharedPromptLayer, shared_prompts
 
-LEAST_ROOM = 32  # tokens that keys and values first get space for; then as many again as there are
+LEAST_ROOM = 32  # new tokens that keys and values first get space for; then as many again as there are
 PROMPTS_KEPT = 3 / 4  # of the prompts in memory that must still be read, or the others are dropped
 SAME_LOGITS = 1e-3  # relative error up to which shared prompts give what separate ones give
 _attends: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()  # what attends_to_shared_prompts said of each model
