@@ -23,11 +23,11 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 import pin_models
-from anchora.model.pins import Pretrained, folder_hash, from_pin, model_identity
+from anchora.model.pins import Pretrained, folder_hash, from_pin
 from anchora.run.errors import UserError
 from anchora.run.files import write_json
 from anchora.uncertainty.params import MeasureParams
-from anchora.verifiers.ensemble import ensemble_members, score_ensemble
+from anchora.verifiers.ensemble import RewardModel, ensemble_members, score_ensemble
 from anchora.verifiers.pairs import encode_pair, pad_inputs
 from anchora.verifiers.scoring import load_verifier
 from ask import verifiers_at_hand
@@ -100,7 +100,7 @@ def pinned(folder: Path, key: str = "verifier_paths") -> Pretrained:
 def test_an_adapter_scores_as_trls_own_model(trained):
     """In one batch, with padding; and as PEFT loads the folder, where that needs no pad token."""
     kind, folder, base, model, tokenizer = trained
-    (scores,) = score_ensemble([pinned(folder)], PAIRS, scoring_params())
+    (scores,) = score_ensemble([RewardModel(pinned(folder))], PAIRS, scoring_params())
     expected = logits(model, tokenizer)
     assert scores == pytest.approx(expected, abs=1e-4) and len({round(score, 2) for score in expected}) == len(PAIRS)
     whole = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
@@ -132,10 +132,10 @@ def test_identity_members_and_ask(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "verifiers").mkdir(parents=True)
     write_json("models/verifiers/brought.json", [pin_models.pin(str(folder), "verifier_paths")])
-    (member,) = ensemble_members("models", [])
-    assert model_identity(member) == f"{folder_hash(folder)} over {folder_hash(base)}"
     params = params_as(MeasureParams, verifiers=[], output_dir="models")
-    assert verifiers_at_hand(params, [model_identity(member)]) == [member] and verifiers_at_hand(params, ["another"]) == []
+    (member,) = ensemble_members("models", params)
+    assert isinstance(member, RewardModel) and member.identity() == f"{folder_hash(folder)} over {folder_hash(base)}"
+    assert verifiers_at_hand(params, [member.identity()]) == [member] and verifiers_at_hand(params, ["another"]) == []
 
 
 # Refusals. Random adapters do; TRL's are saved in the same way.
@@ -245,8 +245,8 @@ def test_a_head_that_the_base_has_is_enough(tmp_path):
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "base")
     folder = reward_adapter(tmp_path / "adapter", tmp_path / "base", task_type=None)
     assert json.loads((folder / "adapter_config.json").read_text())["modules_to_save"] is None
-    (scores,) = score_ensemble([pinned(folder)], PAIRS, scoring_params())
-    (expected,) = score_ensemble([Pretrained(str(tmp_path / "base"))], PAIRS, scoring_params())
+    (scores,) = score_ensemble([RewardModel(pinned(folder))], PAIRS, scoring_params())
+    (expected,) = score_ensemble([RewardModel(Pretrained(str(tmp_path / "base")))], PAIRS, scoring_params())
     assert scores == pytest.approx(expected, abs=1e-5)  # B is 0
 
 

@@ -17,7 +17,7 @@ from anchora.model.four_bit import four_bit_layers
 from anchora.model.pins import from_folder, from_pin
 from anchora.run.errors import UserError
 from anchora.verifiers import scoring
-from anchora.verifiers.ensemble import score_ensemble
+from anchora.verifiers.ensemble import RewardModel, score_ensemble
 from anchora.verifiers.pairs import encode_pair, pad_inputs
 from anchora.verifiers.scoring import load_verifier
 from parameters.pin_models import PinModelsParams
@@ -75,7 +75,7 @@ def test_scores_are_within_the_stated_tolerance(trained, dtype):
     if dtype == "4bit":
         pytest.importorskip("bitsandbytes")
     verifier, pairs = trained
-    exact, scores = (score_ensemble([verifier], pairs, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
+    exact, scores = (score_ensemble([RewardModel(verifier)], pairs, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
     centred = [values.reshape(-1, 2) - values.reshape(-1, 2).mean(1, keepdims=True) for values in (exact, scores)]
     assert 0 < np.abs(centred[1] - centred[0]).mean() / centred[0].std() < TOLERANCE[dtype]
     assert spearmanr(scores, exact).statistic > 0.99
@@ -85,9 +85,9 @@ def test_the_head_in_float32_keeps_scores_apart(trained, monkeypatch):
     """A logit of bfloat16 would let many of them tie."""
     verifier, pairs = trained
     params = scoring_params(verifier_dtype="bfloat16")
-    apart = len(set(score_ensemble([verifier], pairs, params)[0]))
+    apart = len(set(score_ensemble([RewardModel(verifier)], pairs, params)[0]))
     monkeypatch.setattr(scoring, "keep_head_in_float32", lambda model: None)
-    assert len(set(score_ensemble([verifier], pairs, params)[0])) < 0.8 * apart
+    assert len(set(score_ensemble([RewardModel(verifier)], pairs, params)[0])) < 0.8 * apart
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "4bit"])
@@ -103,7 +103,7 @@ def test_an_adapter_stays_beside_its_base(tmp_path, kind, dtype):
     assert bool(four_bit_layers(model)) == (dtype == "4bit")
     head = model.classifier if kind == "encoder" else model.score
     assert {weight.dtype for weight in head.parameters()} == {torch.float32}
-    exact, scores = (score_ensemble([adapter], PAIRS, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
+    exact, scores = (score_ensemble([RewardModel(adapter)], PAIRS, scoring_params(verifier_dtype=name))[0] for name in ("float32", dtype))
     away = np.abs(scores - exact).max()  # random weights, where four bits cost most
     assert 0 < away < (0.2 if dtype == "bfloat16" else 2) * exact.std()
 
