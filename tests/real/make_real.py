@@ -164,7 +164,7 @@ class Progress:
         """Return how long the rest will take, of which the running stage has had its time so far."""
         speed = self.done_tokens / self.done_seconds
         expected = {stage: START + count / speed for stage, count in self.left.items()}
-        running = expected.pop(self.stage, START) - (time.monotonic() - self.stage_begun)
+        running = expected.pop(self.stage, START if self.stage else 0.0) - (time.monotonic() - self.stage_begun)
         return sum(expected.values()) + max(0.0, running)
 
     def say(self) -> None:
