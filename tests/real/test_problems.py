@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from fractions import Fraction
 from itertools import combinations
 
@@ -100,9 +101,10 @@ def test_an_equation_of_another_form_has_no_steps(equation):
     assert problems.equation_steps({"metadata": {"variable": "x", "equation": equation}}) == []
 
 
-def test_prepare_data_reads_the_files_and_leaves_nothing_out(here, drawn, capsys):
+def test_prepare_data_reads_the_files_and_leaves_nothing_out(here, drawn):
     problems.write_files(here / "data/own/real", drawn)
     (here / "data/no_data_of_this_kind.jsonl").write_text("[]\n")
+    shutil.copytree(ROOT / "verifiers", here / "verifiers")
     preset = yaml.safe_load((ROOT / "presets/real.yaml").read_text())
     (here / "params.yaml").write_text(yaml.safe_dump(params_file() | preset))
     prepare_data.main()
