@@ -170,7 +170,7 @@ class Progress:
     def say(self) -> None:
         """Print a line: the stage, how many are to come, the time so far and the time left."""
         to_come = len(self.left) - (self.stage in self.left)
-        so_far, left = (f"{seconds // 3600:.0f}:{seconds % 3600 // 60:02.0f}" for seconds in (time.monotonic() - self.begun, self.seconds_left()))
+        so_far, left = hours(time.monotonic() - self.begun), hours(self.seconds_left())
         print(f"[{so_far} so far, about {left} left] {self.stage}, then {to_come} more with the model", flush=True)
 
     def report(self) -> None:
@@ -179,6 +179,11 @@ class Progress:
             time.sleep(300)
             if self.stage:
                 self.say()
+
+
+def hours(seconds: float) -> str:
+    """Return seconds as hours and minutes, ``1:05``."""
+    return f"{int(seconds) // 3600}:{int(seconds) % 3600 // 60:02}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The data of `make real`: seeds that do not overlap, files that share no question, solutions that are right by someone else's hand."""
 
 import json
+import operator
 import re
 import shutil
 from fractions import Fraction
@@ -12,9 +13,9 @@ from conftest import ROOT, params_file
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed; `make real` installs it")
 
-import prepare_data  # noqa: E402
 import problems  # noqa: E402
 
+import prepare_data  # noqa: E402
 from anchora.correctness.readings import READINGS  # noqa: E402
 from anchora.data.splits import question_ids  # noqa: E402
 
@@ -77,7 +78,7 @@ def test_solutions_end_in_the_generators_own_answer(drawn):
 
 def test_every_step_that_we_write_is_true(drawn):
     """``a op b = c`` by Python's arithmetic; the steps of gsm_symbolic are the generator's."""
-    operations = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a / b, "%": lambda a, b: a % b}
+    operations = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "%": operator.mod}
     seen = dict.fromkeys(operations, 0)
     for problem in (one for file in drawn.values() for one in file if one["family"] != "gsm_symbolic"):
         for step in problem["steps"]:
