@@ -64,7 +64,7 @@ def lay_out(project: Path, seed: int, small: bool) -> None:
         call(["git", "init", "--quiet"], project)
     model = Path("models/base/smollm2")
     if not (project / model).is_dir():
-        shutil.copytree(HOME / model.name, project / model)
+        shutil.copytree(HOME / model.name, project / model, copy_function=os.link)  # DVC links it, too: it is on the disk once
         call([sys.executable, "-m", "dvc", "add", "--quiet", str(model)], project)  # queued experiments then find it, too
     commit(project, "The project with a real model, its data and presets/real.yaml")
 

@@ -36,6 +36,7 @@ FAMILIES: dict[str, tuple[dict, int]] = {
 SIZES = {"evaluation": 480, "calibration": 120, "regret_prompts": 240, "sft": 480}
 ITEMS = 20_000  # of each data set, of which far fewer are drawn
 SPACING = 1_000_000  # seeds from one data set to the next
+FILES = 10  # for which every seed has room: another file at the end of SIZES moves none of the others
 SMALL = 24  # of each file, for a run that only shows that everything runs
 LONGEST_STORY = 380  # characters of a gsm_symbolic problem with its steps: the long ones cost several times the others
 
@@ -67,7 +68,7 @@ def draw(sizes: dict[str, int], seed: int) -> dict[str, list[dict]]:
 
 def data_set_seed(seed: int, file: int, family: str) -> int:
     """Return the seed of one family's data set for one file: SPACING apart from that of any other, of any ``seed``."""
-    return SPACING * (1 + (seed * len(SIZES) + file) * len(FAMILIES) + list(FAMILIES).index(family))
+    return SPACING * (1 + (seed * FILES + file) * len(FAMILIES) + list(FAMILIES).index(family))
 
 
 def problems(family: str, seed: int) -> Iterator[dict]:
