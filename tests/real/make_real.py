@@ -23,7 +23,6 @@ import threading
 import time
 from pathlib import Path
 
-from base_model import write_model
 from budget import SPEED, START, stage_tokens
 from problems import SIZES, SMALL
 
@@ -54,8 +53,9 @@ def main() -> None:
 def lay_out(project: Path, seed: int, small: bool) -> None:
     """Bring the copy of the project up to date: its files, the base model, the data, and the parameters; commit them there."""
     copy_files(project)
-    write_model(HOME / "smollm2")
-    data = [sys.executable, str(Path(__file__).with_name("problems.py")), "--out", "data/own/real", "--seed", str(seed)]
+    beside = Path(__file__).parent
+    call([sys.executable, str(beside / "base_model.py"), "--out", str(HOME / "smollm2")], ROOT)
+    data = [sys.executable, str(beside / "problems.py"), "--out", "data/own/real", "--seed", str(seed)]
     call(data + ["--small"] * small, project)
     call([sys.executable, "ugrr_pipeline.py", "configure", "--reset"], project)
     for preset in [*PRESETS, *["tests/real/small.yaml"] * small]:
