@@ -5,7 +5,7 @@ import operator
 import re
 import shutil
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 import yaml
@@ -35,7 +35,8 @@ def test_neighbouring_seeds_of_the_generator_share_their_items():
 
 def test_no_two_data_sets_come_within_their_items_of_each_other():
     """Whatever file, family and seed: the nearest two are SPACING apart, and no data set has as many items."""
-    seeds = [problems.data_set_seed(seed, file, family) for seed in range(3) for file in range(problems.FILES) for family in problems.FAMILIES]
+    places = product(range(3), range(problems.FILES), problems.FAMILIES)
+    seeds = [problems.data_set_seed(*place) for place in places]
     assert min(abs(first - second) for first, second in combinations(seeds, 2)) == problems.SPACING > problems.ITEMS
 
 
