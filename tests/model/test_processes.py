@@ -28,11 +28,11 @@ def sides(ran, tmp_path_factory) -> dict[str, Path]:
     return {name: side_of(ran, tmp_path_factory.mktemp(name.replace(" ", "_"))) for name in LAUNCHERS}
 
 
-@pytest.fixture(scope="module")
-def adapter_sides(ran_adapters, tmp_path_factory) -> dict[str, Path]:
+@pytest.fixture
+def adapter_sides(ran_adapters, tmp_path) -> dict[str, Path]:
     """The same of the project that ran with adapters, at learning rates at which rounding stays small."""
     rates = {"sft_learning_rate": 0.0005, "update_learning_rate": 0.0001}
-    return {name: side_of(ran_adapters, tmp_path_factory.mktemp(name.replace(" ", "_")), **rates) for name in LAUNCHERS}
+    return {name: side_of(ran_adapters, tmp_path / name, with_cache=False, **rates) for name in LAUNCHERS}
 
 
 def side_of(project: Path, folder: Path, **changes) -> Path:
