@@ -165,7 +165,11 @@ def test_a_response_on_which_a_function_fails_is_named(folder, code, says):
 
 @pytest.mark.parametrize(
     ("code", "says"),
-    [("[1.0]", "returned 1 scores for 3 responses"), ("1.0", "returned float, not a list"), ("{}", "returned dict, not a list")],
+    [
+        ("[1.0]", "returned 1 scores for 3 responses"),
+        ("1.0", "returned float, not a list of scores"),
+        ("{}", "returned dict, not a list of scores"),
+    ],
 )
 def test_what_is_no_list_of_scores_is_refused(folder, code, says):
     write(f"def score(completions, **columns):\n    return {code}\n")
