@@ -99,6 +99,20 @@ def test_reasoning_gyms_scorers_run_as_they_come(folder):
     assert 0 < partial < 1  # partial credit is passed on as it is
 
 
+def test_functions_share_code_and_hide_no_library_of_their_name(folder):
+    write("import math_verify\ndef clean(text):\n    return text.strip()\n", "shared.py")
+    write(
+        """
+        import math_verify
+        from verifiers.shared import clean
+        def score(completions, **columns):
+            return [float(clean(completion[0]["content"]) == "3" and hasattr(math_verify, "parse")) for completion in completions]
+    """,
+        "math_verify.py",
+    )
+    assert scores([" 3 ", "4"], [{}, {}], "verifiers/math_verify.py:score") == [1.0, 0.0]
+
+
 def test_asynchronous_functions_and_numbers_of_other_libraries(folder):
     write("""
         import asyncio

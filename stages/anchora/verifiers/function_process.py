@@ -4,7 +4,8 @@
 
 A request ``{function}`` is answered by what the function takes, ``{function, prompts, completions, columns}`` by its ``scores``. The
 answer to one that fails is ``{error}``, with the ``index`` of the response where that is known. Functions are called in the main
-thread, for some keep their time limits by signals. What they print goes to the terminal.
+thread, for some keep their time limits by signals. What they print goes to the terminal. The project is on their path: they can share
+code by ``from verifiers.shared import clean``.
 """
 
 from __future__ import annotations
@@ -124,7 +125,6 @@ def answer(request: dict) -> dict:
 
 def main() -> None:
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)  # a function that hangs would outlive a stage that is killed
-    sys.path.append(os.getcwd())  # so that functions can share code: from verifiers.shared import ...
     requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a function that reads or prints must not meet the requests and answers
     os.dup2(2, 1)
