@@ -43,7 +43,7 @@ from anchora.model.machine import autocast, training_dtype
 from anchora.model.params import PolicyParams
 from anchora.model.pins import Pretrained, from_folder
 from anchora.run.errors import UserError
-from anchora.sampling import responses as sampling
+from anchora.sampling import decode
 from anchora.sampling.responses import generate
 from anchora.uncertainty.dropout import check_dropout, dropout_information
 
@@ -145,7 +145,7 @@ def test_an_adapter_serves_every_stage(kind, bf16, in_4bit, tmp_path, monkeypatc
     settings = {"rate": 0.1, "layer_share": 0.5, "seed": 0, "pad_token_id": 0, "budget": 64}
     assert min(dropout_information(policy, PAIRS, copies=4, **settings)) > 0
     shared = sampled(policy, 1.0)
-    monkeypatch.setattr(sampling, "prompt_cache", lambda *_: None)
+    monkeypatch.setattr(decode, "prompt_cache", lambda *_, **__: None)
     assert shared == sampled(policy, 1.0)
 
 
