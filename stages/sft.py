@@ -24,7 +24,7 @@ from anchora.model.adapters import base_name
 from anchora.model.capabilities import check_head, check_lora
 from anchora.model.layers import compile_layers
 from anchora.model.loading import check_positions, load_causal_lm, save_policy
-from anchora.model.lora import add_lora, save_adapter
+from anchora.model.lora import add_lora, as_plain_model, save_adapter
 from anchora.model.machine import autocast, device, training_dtype, use_machine
 from anchora.model.pins import Pretrained, from_pin
 from anchora.model.prompts import encode_prompt, encode_response
@@ -86,11 +86,13 @@ def main() -> None:
 def load_base(pretrained: Pretrained, params: SftParams) -> tuple:
     """Load the base model, which must read ``max_length`` tokens, and its tokenizer.
 
-    A base that is an adapter itself comes with it: to be trained on, or merged where all weights are trained.
+    A base that is an adapter itself comes with it: to be trained on, or merged where all weights are trained. PEFT leaves those frozen.
     """
     model, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank), trainable=True)
     check_positions(model, params.max_length, pretrained)
-    return model if params.lora_rank or pretrained.base is None else model.merge_and_unload(), tokenizer
+    if pretrained.base is not None and not params.lora_rank:
+        model = as_plain_model(model).requires_grad_(True)
+    return model, tokenizer
 
 
 def with_lora(model, pretrained: Pretrained, params: SftParams):

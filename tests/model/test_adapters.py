@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pin_models
+import sft
 from anchora.kl.merging import merge_cost, merged_policy
 from anchora.model.adapters import base_name, policy_from_folder
 from anchora.model.loading import load_causal_lm, load_policy
@@ -21,6 +22,7 @@ from anchora.model.params import PolicyParams
 from anchora.model.pins import Pretrained, folder_hash, from_folder, model_identity
 from anchora.run.errors import UserError
 from anchora.sampling.responses import generate
+from parameters.sft import SftParams
 
 BASE = ROOT / "models" / "base" / "policy"
 PIN = {"path": str(BASE), "sha256": folder_hash(BASE)}
@@ -107,6 +109,25 @@ def test_trained_on_and_saved_again_an_adapter_loses_nothing(adapter, tmp_path):
     assert trained and all("lora_" in name for name in trained)
     save_adapter(tmp_path / "again", model, tokenizer, base_name(PIN))
     assert folder_hash(tmp_path / "again") == folder_hash(adapter.source)
+
+
+def test_a_base_that_is_an_adapter_is_merged_at_rank_0_and_every_weight_is_trained(adapter):
+    params = params_as(SftParams, lora_rank=0)
+    model, tokenizer = sft.load_base(adapter, params)
+    model = sft.with_lora(model, adapter, params)
+    names = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert names == {name for name, _ in AutoModelForCausalLM.from_pretrained(BASE).named_parameters()}
+    assert (logps(model.eval(), tokenizer) - logps(load_policy(adapter, PARAMS)[0], tokenizer)).abs().mean() < 1e-5
+
+
+def test_a_base_that_is_an_adapter_is_trained_on_at_its_own_rank_and_alpha_alone(adapter):
+    params = params_as(SftParams, lora_rank=4, lora_alpha=8)
+    model = sft.with_lora(sft.load_base(adapter, params)[0], adapter, params)
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert names and all("lora_" in name for name in names)
+    for other in ({"lora_rank": 8}, {"lora_alpha": 16}):
+        with pytest.raises(UserError, match="has rank 4 and alpha 8: to train it on, set lora_rank: 4 and lora_alpha: 8"):
+            sft.with_lora(model, adapter, params.model_copy(update=other))
 
 
 def test_a_base_that_moved_is_found_where_it_is_pinned_now(adapter, tmp_path):
