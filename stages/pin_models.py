@@ -17,7 +17,16 @@ import json
 import re
 from pathlib import Path
 
-from anchora.model.adapters import ADAPTER_CONFIG, COMMIT, check_shapes, is_adapter, named_base, read_adapter_config, unknown_base_error
+from anchora.model.adapters import (
+    ADAPTER_CONFIG,
+    COMMIT,
+    REPOSITORY,
+    check_shapes,
+    is_adapter,
+    named_base,
+    read_adapter_config,
+    unknown_base_error,
+)
 from anchora.model.pins import Pretrained, adapter_error, folder_hash
 from anchora.run.errors import UserError
 from anchora.run.files import write_json
@@ -30,7 +39,7 @@ ALIASES = {
     "mistral-7b": "mistralai/Mistral-7B-v0.3@caa1feb0e54d415e2df31207e5f4e273e33509b1",
     "bert-base-uncased": "google-bert/bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594",
 }
-HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>.*))?")
+HUB_ID = re.compile(rf"(?P<repo>{REPOSITORY.pattern})(?:@(?P<revision>.*))?")
 
 
 def main() -> None:
@@ -82,7 +91,7 @@ def pin(name: str, key: str) -> dict:
     if not match or name.startswith((".", "/")) or name.count("/") > 1:
         raise UserError(f"{key}: {name!r} is neither a folder here, nor owner/name@<revision>, nor one of {', '.join(ALIASES)}")
     revision = match["revision"] or ""
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+    if not COMMIT.fullmatch(revision):
         raise UserError(
             f"{key}: {name!r} is no folder here; a model on the hub needs its commit: {match['repo']}@<40 hex digits> "
             "(on the model's page under Files, History)"
@@ -101,7 +110,7 @@ def pin_adapter(name: str, key: str) -> dict:
         base, revision = named_base(read_adapter_config(name, heads=key != "base_model_name"))
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    commits = {alias.partition("@")[0]: alias.partition("@")[2] for alias in ALIASES.values()}
+    commits = dict(alias.split("@") for alias in ALIASES.values())
     commit = revision or commits.get(base, "")
     if not Path(base or "-").is_dir() and not COMMIT.fullmatch(commit):
         raise UserError(f"{key}: {unknown_base_error(name, base, revision)}")

@@ -9,7 +9,7 @@ reference of all that follows (with lora_rank above 0, an adapter alone), and me
 
 from __future__ import annotations
 
-import anchora.training.quiet  # isort: skip  # noqa: F401  TRL imports bitsandbytes, where it is installed
+import anchora.model.quiet  # isort: skip  # noqa: F401  TRL imports bitsandbytes, where it is installed
 
 import copy
 import sys

@@ -9,7 +9,7 @@ no judge: its folder then says so.
 
 from __future__ import annotations
 
-import anchora.training.quiet  # isort: skip  # noqa: F401  TRL imports bitsandbytes, where it is installed
+import anchora.model.quiet  # isort: skip  # noqa: F401  TRL imports bitsandbytes, where it is installed
 
 import argparse
 from pathlib import Path

@@ -18,6 +18,7 @@ from anchora.run.files import read_json
 ADAPTER_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every name in an adapter's file
 COMMIT = re.compile(r"[0-9a-f]{40}")
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name on the hub
 # What transformers calls the modules between a backbone and a classifier's logits. PEFT saves some of them with a classifier's adapter.
 HEADS = ("score", "classifier", "pre_classifier", "classification_head", "logits_proj", "sequence_summary", "pooler")
 REFUSED = {  # settings of a LoRA that changes more than linear layers by a product of two matrices
@@ -85,7 +86,7 @@ def unknown_base_error(folder: str | Path, name: str, revision: str | None) -> U
         return UserError(f"adapter {folder}: {ADAPTER_CONFIG} names no base model; {advice}")
     if name.startswith("sha256:"):
         return UserError(f"adapter {folder}: its base is a folder whose files hash to {name[7:19]}..., not the one pinned here; {advice}")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not COMMIT.fullmatch(str(revision)):
+    if REPOSITORY.fullmatch(name) and not COMMIT.fullmatch(str(revision)):
         return UserError(
             f"adapter {folder}: its base {name} is no folder here, and as a model on the hub it needs its commit: set revision in "
             f"{ADAPTER_CONFIG} to 40 hex digits (on the model's page under Files, History)"
@@ -109,7 +110,7 @@ def policy_from_folder(path: str | Path, output_dir: str | Path) -> Pretrained:
         return Pretrained(str(path), base=from_pin(pinned))
     if Path(name).is_dir() and name:
         return Pretrained(str(path), base=Pretrained(name))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and COMMIT.fullmatch(str(revision)):
+    if REPOSITORY.fullmatch(name) and COMMIT.fullmatch(str(revision)):
         return Pretrained(str(path), base=Pretrained(name, revision))
     raise unknown_base_error(path, name, revision)
 
@@ -134,7 +135,7 @@ def check_shapes(adapter: str | Path, base: str | Path, name: str, classifier: b
         config = AutoConfig.from_pretrained(base)
     if getattr(config, "auto_map", None):
         return
-    shapes = adapter_shapes(adapter)
+    shapes = tensor_shapes(Path(adapter) / WEIGHTS)
     loader = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     config.num_labels = 1
     with torch.device("meta"), refused(f"{name}: its base {base} cannot be built ({{error}})"):
@@ -160,15 +161,14 @@ def check_shapes(adapter: str | Path, base: str | Path, name: str, classifier: b
             )
 
 
-def adapter_shapes(adapter: str | Path) -> dict[str, list[int]]:
-    """Return the shape of every weight in an adapter's file, by name."""
+def tensor_shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in a safetensors file, by name; its data are not read."""
     from safetensors import safe_open
 
-    with safe_open(Path(adapter) / WEIGHTS, framework="pt") as file:
-        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    with safe_open(file, framework="pt") as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
 def saved_heads(adapter: str | Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every whole weight in an adapter's file, those of a classifier's head, by its name in the classifier."""
-    whole = {name.removeprefix(PREFIX): shape for name, shape in adapter_shapes(adapter).items() if "lora_" not in name}
-    return {name: tuple(shape) for name, shape in whole.items()}
+    return {name.removeprefix(PREFIX): shape for name, shape in tensor_shapes(Path(adapter) / WEIGHTS).items() if "lora_" not in name}

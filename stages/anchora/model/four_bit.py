@@ -6,8 +6,9 @@ stages hold the same one. Source: Dettmers et al. 2023 (QLoRA), sections 3 and 4
 
 from __future__ import annotations
 
+import anchora.model.quiet  # isort: skip  # noqa: F401  before bitsandbytes is imported
+
 import ctypes
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,6 @@ def four_bit_options(dtype: torch.dtype | str, device: torch.device, parameter: 
 def check_four_bit(device: torch.device, parameter: str = POLICY) -> None:
     """Raise UserError where bitsandbytes is not installed, or cannot quantise a few weights on ``device`` and restore them."""
     without = WITHOUT[parameter]
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says on import which of its kernels are not there
     try:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
     except ImportError:
@@ -54,6 +54,13 @@ def check_four_bit(device: torch.device, parameter: str = POLICY) -> None:
         restored = dequantize_4bit(*quantize_4bit(weights, quant_type="nf4", compress_statistics=True))
         if not (restored - weights).abs().max() < 0.2:  # the codes of NF4 are at most 0.3 apart
             raise ValueError("the weights that come back are others")
+
+
+def settle(model, name: str, parameter: str = POLICY) -> None:
+    """Make a model that was just loaded in four bits ready for every pass. Raises what ``check_mostly_four_bit`` raises."""
+    check_mostly_four_bit(model, name, parameter)
+    keep_one_form(model)
+    let_go_of_files(model)
 
 
 def keep_one_form(model) -> None:

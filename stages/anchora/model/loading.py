@@ -12,7 +12,7 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from anchora.model.adapters import tokenizer_source
-from anchora.model.four_bit import check_mostly_four_bit, four_bit_options, keep_one_form, let_go_of_files
+from anchora.model.four_bit import four_bit_options, settle
 from anchora.model.layers import use_liger
 from anchora.model.lora import as_plain_model, load_adapter
 from anchora.model.machine import device, return_large_blocks
@@ -127,9 +127,7 @@ def load_causal_lm(
         options |= four_bit_options(dtype, device())
     model = load_model(AutoModelForCausalLM, base, params, dtype=dtype, **options)
     if in_4bit:
-        check_mostly_four_bit(model, model_name(base))
-        keep_one_form(model)
-        let_go_of_files(model)
+        settle(model, model_name(base))
     check_vocabulary(model, tokenizer, base)
     model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
     text_config = model.config.get_text_config()

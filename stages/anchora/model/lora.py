@@ -102,14 +102,8 @@ def as_plain_model(model):
     In float32 the adapter is merged into the weights, which rounds nothing away that matters and is faster. In bfloat16 or four bits it
     stays beside them.
     """
-    if next(model.get_base_model().parameters()).dtype == torch.float32 and not is_four_bit(model):
-        return model.merge_and_unload()
-    return model.get_base_model()
-
-
-def is_four_bit(model) -> bool:
-    """Return whether a model holds weights in four bits."""
-    return bool(getattr(model, "is_loaded_in_4bit", False))
+    whole = next(model.get_base_model().parameters()).dtype == torch.float32 and not getattr(model, "is_loaded_in_4bit", False)
+    return model.merge_and_unload() if whole else model.get_base_model()
 
 
 @torch.no_grad()

@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
-from anchora.model.adapters import saved_heads, tokenizer_source
+from anchora.model.adapters import saved_heads, tensor_shapes, tokenizer_source
 from anchora.model.pins import Pretrained
 from anchora.run.errors import UserError, refused
 from anchora.verifiers.pairs import encode_pair
@@ -78,8 +77,7 @@ def saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in a folder's safetensors files, by name; their data are not read."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        shapes |= tensor_shapes(path)
     return shapes
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from anchora.model.adapters import HEADS, saved_heads, tokenizer_source
 from anchora.model.batches import token_budget_batches
-from anchora.model.four_bit import VERIFIER, check_mostly_four_bit, four_bit_options, keep_one_form
+from anchora.model.four_bit import VERIFIER, four_bit_options, settle
 from anchora.model.loading import check_vocabulary, load_model, load_pretrained
 from anchora.model.lora import as_plain_model, load_adapter
 from anchora.model.machine import device
@@ -56,8 +56,7 @@ def load_classifier(pretrained: Pretrained, params: PromptParams, new_head: bool
         ignore_mismatched_sizes=True, **options,
     )  # fmt: skip
     if dtype == "4bit":
-        check_mostly_four_bit(model, model_name(base), VERIFIER)
-        keep_one_form(model)
+        settle(model, model_name(base), VERIFIER)
     if pretrained.base is not None:
         model = as_plain_model(load_adapter(model, pretrained, heads=heads_to_take(model, pretrained, heads, new_head)))
         model.requires_grad_(new_head)  # PEFT leaves it frozen
