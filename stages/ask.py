@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anchora.evaluation.abstention import abstention_threshold, guarantee, is_answered
 from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
@@ -26,7 +27,6 @@ from anchora.run.files import read_json
 from anchora.run.logs import say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.uncertainty.abstention import abstention_threshold, guarantee, is_answered
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.reliability import fit_correctness, labelled_answers

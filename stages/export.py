@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from anchora.correctness.references import sampled_correctness
+from anchora.evaluation.abstention import abstention_threshold
 from anchora.kl.merging import merge_cost, merged_policy
 from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy, ready_to_sample
@@ -32,7 +33,6 @@ from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.sampling.responses import Response, generate
-from anchora.uncertainty.abstention import abstention_threshold
 from anchora.uncertainty.measure import Measured, measure_calibration
 from anchora.uncertainty.reliability import labelled_answers
 from anchora.uncertainty.scale import Scale

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from anchora.evaluation.abstention import guarantee
 from anchora.evaluation.model_card import model_card
 from anchora.evaluation.rounds_params import RoundsParams
 from anchora.evaluation.tables import HEADER, comparison_rows, headline, interval_text, notes, summary_table
@@ -23,7 +24,6 @@ from anchora.run.files import new_file, read_json, read_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.uncertainty.abstention import guarantee
 
 PAGE = Path("stages/report_page")
 

@@ -31,7 +31,7 @@ import numpy as np
 from scipy.stats import beta, binom
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
-from anchora.uncertainty.abstention import THRESHOLDS, abstention_threshold, is_answered, loosest_rejected, risk_p_values
+from anchora.evaluation.abstention import THRESHOLDS, abstention_threshold, is_answered, loosest_rejected, risk_p_values
 from anchora.uncertainty.reliability import coverage_at_risk, labelled_answers
 from anchora.uncertainty.scale import Scale, mean_of_own_ecdfs
 

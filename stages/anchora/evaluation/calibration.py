@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from anchora.evaluation.abstention import abstention_threshold, is_answered
 from anchora.evaluation.policy_answers import Answers
 from anchora.evaluation.rounding import rounded
 from anchora.evaluation.statistics import paired_bootstrap, swap_p, wilson_interval
-from anchora.uncertainty.abstention import abstention_threshold, is_answered
 from anchora.uncertainty.reliability import aurc, auroc, brier, coverage_at_risk, expected_calibration_error
 
 

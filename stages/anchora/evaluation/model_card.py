@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from anchora.evaluation.abstention import guarantee
 from anchora.evaluation.tables import HEADER, comparison_rows, headline, notes
-from anchora.uncertainty.abstention import guarantee
 
 NO_MARKUP = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]<>|#"})  # a judge's words are text, not Markdown
 

@@ -1,6 +1,7 @@
-"""Reward models that were brought: whether a folder holds one that can serve, found without loading its weights.
+"""A classifier's head, the modules behind its backbone: whether a brought reward model has one that can serve, which of an adapter's
+file are taken, and its number format.
 
-A verifier is needed only after hours of SFT; what is wrong with it is told before them.
+A verifier is needed only after hours of SFT; what is wrong with it is told before them, without loading its weights.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
-from anchora.model.adapters import saved_heads, tensor_shapes, tokenizer_source
+from anchora.model.adapters import HEADS, saved_heads, tensor_shapes, tokenizer_source
 from anchora.model.pins import Pretrained
 from anchora.run.errors import UserError, refused
 from anchora.verifiers.pairs import encode_pair
@@ -87,3 +88,39 @@ def is_complete(folder: Path) -> bool:
     if index.is_file():
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return all((folder / name).is_file() for name in ("config.json", *files))
+
+
+def heads_to_take(model, pretrained: Pretrained, saved: dict[str, tuple[int, ...]], new_head: bool) -> list[str]:
+    """Return the modules of a classifier that its adapter's file replaces; with ``new_head`` only those of its own size.
+
+    ``saved``: the shapes of the whole weights in that file. Raises UserError for a head with another number of logits than one.
+    """
+    own = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    others = {name for name, shape in saved.items() if own.get(name) != shape}
+    if others and not new_head:
+        name = min(others)
+        raise UserError(
+            f"adapter {pretrained.source}: {name} is {list(saved[name])} in its file, {list(own.get(name, ()))} in a "
+            f"{type(model).__name__} with one logit, as a verifier has"
+        )
+    taken = {part for name in saved for part in name.split(".") if part in HEADS}
+    return sorted(taken - {part for name in others for part in name.split(".")})
+
+
+def keep_head_in_float32(model) -> None:
+    """Let the modules behind a classifier's backbone compute in float32, from what that gives them.
+
+    A logit of bfloat16 has 8 bits: scores near 4 would be 1/32 apart, and many responses to one prompt would tie.
+    """
+    for name, head in model.named_children():
+        if name != model.base_model_prefix:
+            head.float().register_forward_pre_hook(in_float32, with_kwargs=True)
+
+
+def in_float32(_, inputs: tuple, options: dict) -> tuple[tuple, dict]:
+    """Return a module's inputs with floating-point tensors in float32."""
+
+    def cast(value):
+        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return tuple(map(cast, inputs)), {name: cast(value) for name, value in options.items()}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
-from anchora.uncertainty.abstention import (
+from anchora.evaluation.abstention import (
     THRESHOLDS,
     abstention_threshold,
     fewest_answers,
