@@ -111,6 +111,13 @@ def main() -> None:
     rows["judge"] = splits.take_share("preferences", "judge", params.judge_share)
     splits.give_way("preferences", to=["judge"], reason="preferences_in_judge")
 
+    shape_rows(rows, params)
+    check_functions(params.verifier_functions, [row["columns"] for row in rows["prompts"]])
+    write_splits(splits, known_responses, rows_read)
+
+
+def shape_rows(rows: dict[str, list[dict]], params: PrepareDataParams) -> None:
+    """Put the worked examples before every problem, flip the sides of half of the pairs, and keep ``prompt_limit`` prompts; in place."""
     examples = example_turns(rows.pop("examples"))
     for row in [*rows["calibration"], *(row for row in rows["evaluation"] if row["set"] == "gsm8k")]:
         row["prompt"] = examples + row["prompt"]
@@ -118,8 +125,6 @@ def main() -> None:
         rows[name] = [flip_side(row, params.seed) for row in rows[name]]
     for name in ("prompts", "calibration"):
         rows[name] = least_ids(rows[name], params.prompt_limit)
-    check_functions(params.verifier_functions, [row["columns"] for row in rows["prompts"]])
-    write_splits(splits, known_responses, rows_read)
 
 
 def refuse_linked_folders() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 import shutil
@@ -223,3 +224,16 @@ def model(request):
 
     torch.manual_seed(0)
     return MODELS[request.param]().eval()
+
+
+@pytest.fixture
+def without_bitsandbytes(monkeypatch):
+    """bitsandbytes cannot be imported, as where it is not installed."""
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("bitsandbytes"):
+            raise ImportError("No module named 'bitsandbytes'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)

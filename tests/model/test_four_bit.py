@@ -1,6 +1,5 @@
 """The base in four bits: one form in every stage, its adapter, merging, and what is refused."""
 
-import builtins
 import json
 import os
 import shutil
@@ -146,15 +145,7 @@ def test_four_bits_without_adapters_are_refused():
         validate(PolicyParams, defaults() | {"load_in_4bit": True}, "params.yaml")
 
 
-def test_bitsandbytes_that_is_not_installed(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("bitsandbytes"):
-            raise ImportError("No module named 'bitsandbytes'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_bitsandbytes_that_is_not_installed(without_bitsandbytes):
     with pytest.raises(UserError, match=r"load_in_4bit: true, but bitsandbytes is not installed: `pip install bitsandbytes==0\.50\.2`"):
         pin_models.check_bitsandbytes(params_as(PinModelsParams, lora_rank=4, load_in_4bit=True))
 

@@ -1,6 +1,5 @@
 """Verifiers in bfloat16 and in four bits: what is quantised, what stays whole, and how far their scores are from float32's."""
 
-import builtins
 import json
 
 import numpy as np
@@ -117,15 +116,7 @@ def test_use_bf16_computes_four_bits_in_bfloat16(tmp_path):
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
-def test_bitsandbytes_that_is_not_installed_is_told_at_pin_models(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("bitsandbytes"):
-            raise ImportError("No module named 'bitsandbytes'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_bitsandbytes_that_is_not_installed_is_told_at_pin_models(without_bitsandbytes):
     pin_models.check_bitsandbytes(params_as(PinModelsParams, verifier_dtype="bfloat16"))
     with pytest.raises(
         UserError, match=r"^verifier_dtype: 4bit, but bitsandbytes is not installed: `pip install .*`, or set it to bfloat16$"
