@@ -74,9 +74,9 @@ def test_what_is_exported_is_what_was_trained_in_both_forms(ran_adapters):
 
 
 def test_an_adapter_alone_is_exported_asked_and_measured(ran_adapters, tmp_path):
-    """Reruns export and what follows; the figures are those of the merged policy, for in float32 the two are one."""
+    """Reruns export and what follows, and pin_models, whose pins stay; in float32 the figures are those of the merged policy."""
     folder = copy_of(ran_adapters, tmp_path / "project", export_format="adapter")
-    assert stages_run(dvc(folder, "repro")) == {"export", "evaluate", "report"}
+    assert stages_run(dvc(folder, "repro")) == {"pin_models", "export", "evaluate", "report"}
     final = folder / "models" / "ugrr_final"
     assert {"adapter_config.json", "uncertainty.json"} <= {path.name for path in final.iterdir()} and not (final / "config.json").exists()
     assert metrics(folder, "export.json") == {"export": {"format": "adapter"}}

@@ -110,7 +110,7 @@ def add_signal(project: Project) -> None:
     project.insert("stages/anchora/uncertainty/scale.py", "from anchora.uncertainty.measure import", own)
     project.insert(
         "stages/anchora/uncertainty/scale.py",
-        "    if len(measured.greedy_scores) > 1:",
+        "    models = len(measured.greedy_scores) - measured.functions",
         '    parts["length"] = lengths(measured.greedy)\n',
     )
     project.insert(

@@ -85,7 +85,6 @@ AFTER_UPDATE = {"score_uncertainty@1", "build_regret_buffer@1", "update_policy@1
 ROUND = {"score_uncertainty@0", "build_regret_buffer@0", "update_policy@0"}
 CHANGES = {
     "lora_alpha": (16, {"sft", "calibrate_uncertainty", "answer_baseline", *ROUND, *AFTER_UPDATE}),
-    "export_format": ("both", {"export", *FINAL}),
     "kl_beta_max": (3.5, {"update_policy@0", *AFTER_UPDATE}),
     "limit": (12, {"answer_baseline", *FINAL}),
     "uncertainty_quantile": (0.65, {"build_regret_buffer@0", "update_policy@0", *AFTER_UPDATE}),
