@@ -10,6 +10,7 @@ import torch
 from conftest import params_as
 from test_adapters import BASE, PIN, logps, project, rows_of, trained_adapter
 from tiny_models import SIZES
+from torch._dynamo.utils import counters
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 import pin_models
@@ -19,6 +20,7 @@ from anchora.model.adapters import base_name, policy_from_folder
 from anchora.model.batches import collate
 from anchora.model.capabilities import check_head
 from anchora.model.four_bit import check_four_bit, dequantised, four_bit_layers
+from anchora.model.layers import compile_layers
 from anchora.model.loading import load_causal_lm, load_policy
 from anchora.model.logps import sequence_logps
 from anchora.model.lora import add_lora, save_adapter
@@ -104,6 +106,27 @@ def test_an_exported_adapter_asks_for_the_base_that_it_was_trained_on(tmp_path, 
     load_policy(adapter, params_as(PolicyParams, lora_rank=4, load_in_4bit=trained_in_4bit))
     with pytest.raises(UserError, match=f"trained on its base in .*; set load_in_4bit: {str(trained_in_4bit).lower()}"):
         load_policy(adapter, params_as(PolicyParams, lora_rank=4, load_in_4bit=not trained_in_4bit))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_over_four_bits_change_nothing(adapter):
+    """Log-probs and the gradients of the adapter; bitsandbytes' kernels break no graph, and all layers share their code."""
+    found = {}
+    for compiled in (False, True):
+        model, tokenizer = load_causal_lm(adapter, PARAMS, trainable=True)
+        model.train()
+        if compiled:
+            torch.compiler.reset()
+            counters.clear()
+            compile_layers(model)
+        scores = sequence_logps(model, collate(rows_of(tokenizer), tokenizer.pad_token_id, "cpu"))
+        scores.sum().backward()
+        gradients = [weight.grad.flatten() for _, weight in sorted(model.named_parameters()) if weight.requires_grad]
+        found[compiled] = torch.cat([scores.detach(), *gradients])
+    assert found[False].abs().max() > 1
+    torch.testing.assert_close(found[True], found[False], atol=1e-4, rtol=0)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 4 and not counters["graph_break"]
 
 
 def save_with(folder: Path, tokenizer) -> Path:
