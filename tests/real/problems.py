@@ -53,17 +53,22 @@ def main() -> None:
 
 def draw(sizes: dict[str, int], seed: int) -> dict[str, list[dict]]:
     """Return problems of each file as ``{family, question, steps, answer}``, families taking turns; no question comes twice."""
-    turns = [family for family, (_, share) in FAMILIES.items() for _ in range(share)]
+    order = turns()
     seen: set[str] = set()
     files: dict[str, list[dict]] = {}
     for number, (name, size) in enumerate(sizes.items()):
         sources = {family: problems(family, data_set_seed(seed, number, family)) for family in FAMILIES}
         files[name] = []
         for position in range(size):
-            problem = next(one for one in sources[turns[position % len(turns)]] if one["question"] not in seen)
+            problem = next(one for one in sources[order[position % len(order)]] if one["question"] not in seen)
             seen.add(problem["question"])
             files[name].append(problem)
     return files
+
+
+def turns() -> list[str]:
+    """Return the families in the order in which they take turns in every file, each as often as its share says."""
+    return [family for family, (_, share) in FAMILIES.items() for _ in range(share)]
 
 
 def data_set_seed(seed: int, file: int, family: str) -> int:
