@@ -1,7 +1,7 @@
 """What a run of `make real` came to, beside its report: families one by one, and every answer counted by other hands, too.
 
     python tests/real/figures.py                                            # after `make real`
-    python tests/real/figures.py --out metrics/studies/real.json
+    python tests/real/figures.py --study .real/study.json --out metrics/studies/real.json      # `make real-study`: every arm and seed
 
 Exact match is counted three times on the same responses: by the pipeline, by reasoning-gym's own scorer of the problem's family on
 what stands behind the last ``####``, and as lm-evaluation-harness counts GSM8K (its flexible filter; tests/evaluation holds that
@@ -28,6 +28,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "stages"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--project", type=Path, default=ROOT / ".real" / "project")
+    parser.add_argument("--study", type=Path, help="what tests/benchmarks/study.py wrote there, whose arms are taken in place of the run's")
     parser.add_argument("--out", type=Path, help="a file for the figures")
     args = parser.parse_args()
     rows = [json.loads(line) for line in (args.project / "models/evaluation/gsm8k.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -37,6 +38,8 @@ def main() -> None:
     counted = {f"{name}_{side}": counts for side in SIDES for name, counts in recounted(rows, families, side).items()}
     print_differences(rows, counted)
     found = {"real": figures(evaluation, rows, counted)}
+    if args.study:
+        found["real"]["arms"] = json.loads(args.study.read_text())["study"]["arms"]
     if args.out:
         args.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
