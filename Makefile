@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention findings real lock audit
+.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention findings real real-study lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -58,6 +58,13 @@ findings:
 # A real model on a real task, in .real/project; docs/real.md. Some two hours, and goes on where it was stopped.
 real: .venv/real.installed
 	@python tests/real/make_real.py $(ARGS)
+
+# Arms at equal updates on that model, as DVC experiments in .real/project. SEEDS: each takes an hour, and a quarter of one for each arm.
+SEEDS ?= 0 1 2
+REAL_ARMS = ugrr best_of_n_sft_anchors constant_beta uniform_replay trl_dpo
+real-study: real
+	@cd .real/project && python tests/benchmarks/study.py --seeds $(SEEDS) --arms $(REAL_ARMS) --jobs 1 --out ../study.json
+	@python tests/real/figures.py --study .real/study.json --out metrics/studies/real.json
 
 # Known vulnerabilities of what is installed; asks an advisory service over the network.
 audit: .venv/run.installed

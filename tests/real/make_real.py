@@ -6,7 +6,7 @@
 
 The project is copied into .real/project, a repository of its own, so that the demo stays as it is. There the base model, the data
 and presets/real.yaml are laid out; no stage knows of them. `dvc exp run -S ...` works there as anywhere. The seconds that each
-stage took are in .real/seconds.json.
+stage took are in .real/seconds.json. After the report's table come the figures of tests/real/figures.py.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def main() -> None:
         return
     code = run(project, dict.fromkeys(SIZES, SMALL) if args.small else SIZES)
     commit(project, "What the run wrote")
+    if not code and not args.small:
+        print(call([sys.executable, str(Path(__file__).with_name("figures.py"))], ROOT))
     sys.exit(code)
 
 

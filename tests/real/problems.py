@@ -25,11 +25,11 @@ from pathlib import Path
 
 # Of each family, how hard its problems are, and how many of twelve problems are its.
 FAMILIES: dict[str, tuple[dict, int]] = {
-    "chain_sum": ({"min_terms": 3, "max_terms": 4, "min_digits": 2, "max_digits": 2}, 3),
-    "products": ({"min_digits": 2, "max_digits": 2}, 2),
-    "simple_equations": ({"min_terms": 2, "max_terms": 2, "max_value": 30, "operators_weights": [0.5, 0.5, 0.0]}, 2),
-    "leg_counting": ({"min_animals": 2, "max_animals": 3, "min_instances": 2, "max_instances": 9}, 2),
-    "gcd": ({"min_value": 4, "max_value": 99}, 2),
+    "chain_sum": ({"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}, 3),
+    "products": ({"min_digits": 1, "max_digits": 2}, 2),
+    "simple_equations": ({"min_terms": 2, "max_terms": 2, "max_value": 12, "operators_weights": [0.5, 0.5, 0.0]}, 2),
+    "leg_counting": ({"min_animals": 1, "max_animals": 2, "min_instances": 2, "max_instances": 9}, 2),
+    "gcd": ({"min_value": 4, "max_value": 30}, 2),
     "gsm_symbolic": ({}, 1),
 }
 # Problems of each file, in the order in which they are drawn: a question that comes again is left out of the later file.
@@ -53,17 +53,22 @@ def main() -> None:
 
 def draw(sizes: dict[str, int], seed: int) -> dict[str, list[dict]]:
     """Return problems of each file as ``{family, question, steps, answer}``, families taking turns; no question comes twice."""
-    turns = [family for family, (_, share) in FAMILIES.items() for _ in range(share)]
+    order = turns()
     seen: set[str] = set()
     files: dict[str, list[dict]] = {}
     for number, (name, size) in enumerate(sizes.items()):
         sources = {family: problems(family, data_set_seed(seed, number, family)) for family in FAMILIES}
         files[name] = []
         for position in range(size):
-            problem = next(one for one in sources[turns[position % len(turns)]] if one["question"] not in seen)
+            problem = next(one for one in sources[order[position % len(order)]] if one["question"] not in seen)
             seen.add(problem["question"])
             files[name].append(problem)
     return files
+
+
+def turns() -> list[str]:
+    """Return the families in the order in which they take turns in every file, each as often as its share says."""
+    return [family for family, (_, share) in FAMILIES.items() for _ in range(share)]
 
 
 def data_set_seed(seed: int, file: int, family: str) -> int:
