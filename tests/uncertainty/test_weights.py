@@ -77,7 +77,7 @@ TOO_FEW = {
     "none known": [UNKNOWN] * 300,
     "all right": [RIGHT] * 300,
     "all wrong": [WRONG] * 300,
-    "nine wrong": [RIGHT] * 291 + [WRONG] * 9,
+    "four wrong": [RIGHT] * 296 + [WRONG] * 4,
     "no prompts": [],
 }
 
@@ -90,9 +90,12 @@ def test_with_too_few_known_answers_the_plain_mean(name):
     assert not deal_folds(correct).any()
 
 
-def test_with_50_known_answers_weights_are_fitted():
+def test_with_50_known_answers_weights_are_fitted_also_if_only_5_are_wrong():
     log_odds, wrong = drawn([2.0, 0.0], prompts=50)
     assert cross_fitted_weights(log_odds, as_correct(wrong))[0, 0] > 0.7
+    worst = log_odds[:, 0] >= np.sort(log_odds[:, 0])[-5]
+    fitted = cross_fitted_weights(log_odds, as_correct(worst))
+    assert worst.sum() == 5 and (fitted[:, 0] > 0.7).all()
 
 
 def test_unknown_answers_have_no_say():

@@ -8,13 +8,14 @@ import numpy as np
 
 FOLDS = 10
 MIN_KNOWN = 50  # calibration answers known to be right or wrong from which weights are fitted
-MIN_OF_A_KIND = 10  # of these, right ones as well as wrong ones: one for each fold
+MIN_OF_A_KIND = 5  # of these, right ones as well as wrong ones
 
 
 def deal_folds(correct: Sequence[bool | None]) -> np.ndarray:
     """Return the fold of each calibration prompt, (prompts,) of 1 to ``FOLDS``; 0 where the answer is not known.
 
-    Right and wrong answers are dealt out apart, so that each fold has its share of both. All are 0 where too few are known to fit.
+    Right and wrong answers are dealt out apart, so that what is outside of a fold has its share of both. All are 0 where too few are
+    known to fit.
     """
     kinds = [[index for index, is_right in enumerate(correct) if is_right is kind] for kind in (True, False)]
     folds = np.zeros(len(correct), dtype=int)
