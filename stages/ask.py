@@ -5,7 +5,7 @@
 
 The uncertainty is that of the pipeline, on the scale that export shipped in uncertainty.json. Above the
 threshold the policy abstains, so that at most target_risk of the answers it gives are wrong, with risk_confidence.
-Where the verifiers are not at hand, uncertainty and threshold are those of the other two signals.
+Where the verifiers are not at hand, uncertainty and threshold are those of the other signals.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
     shipped = read_json(path / "uncertainty.json")
     params = params.model_copy(update=shipped["settings"])
-    scale = Scale.load(path / "uncertainty.json", params)
+    scale = Scale.load(path / "uncertainty.json", params.samples_per_prompt)
     model, tokenizer = load_policy(policy_from_folder(path, params.output_dir), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])
     prompt = [{"role": "user", "content": args.prompt}]
@@ -57,7 +57,7 @@ def main() -> None:
         raise UserError(f"the prompt has {length} tokens; {path} was exported for at most {room} (max_length - max_new_tokens)")
     measured = measure(
         model, tokenizer, [{"prompt": prompt}], verifiers, params,
-        seed=derived_seed(params.seed, "ask"), samples=params.samples_per_prompt if verifiers else 1,
+        seed=derived_seed(params.seed, "ask"), samples=params.samples_per_prompt,
     )  # fmt: skip
     parts = {name: values for name, values in scale.raw_parts(measured).items() if name in scale.parts}
     answer = {"response": measured.greedy[0].text, **judgement(parts, scale, shipped)}
@@ -81,7 +81,7 @@ def judgement(parts: dict[str, np.ndarray], scale: Scale, shipped: dict) -> dict
     """
     names = list(parts)
     scale = scale.restricted_to(names)
-    calibration_uncertainty = scale.combine({name: np.array(shipped["calibration_parts"][name]) for name in names})
+    calibration_uncertainty = scale.combine_calibration({name: np.array(shipped["calibration_parts"][name]) for name in names})
     labelled = labelled_answers(calibration_uncertainty, shipped["calibration_correct"])
     wanted = shipped["target_risk"], shipped["risk_confidence"]
     threshold = abstention_threshold(*labelled, *wanted)

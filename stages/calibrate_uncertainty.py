@@ -3,8 +3,8 @@
     python stages/calibrate_uncertainty.py
 
 The SFT policy answers the calibration split. Writes ${output_dir}/calibration.json: the raw values of
-each part (their ECDFs), their weighted means, each verifier's typical deviation within a prompt, and,
-where the answer is known, whether the greedy response was right.
+each part, whether each greedy response was right, where the answer is known, the weights of the parts
+that are fitted on that, the combined values, and each verifier's typical deviation within a prompt.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure_calibration
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
+from anchora.uncertainty.weights import MIN_KNOWN, MIN_OF_A_KIND, deal_folds
 from anchora.verifiers.ensemble import ensemble_members
 from anchora.verifiers.functions import ScoringFunction
 
@@ -39,11 +40,15 @@ def main() -> None:
     for member, scores in zip(members, measured.sample_scores, strict=True):
         if np.isnan(scores).all() and isinstance(member, ScoringFunction):
             say(f"{member.name} scores no response to the calibration prompts: the unit of its scores is 1")
-    scale = Scale.from_calibration(measured, params.weights())
-    write_json(Path(params.output_dir) / "calibration.json", {**scale.as_json(), "correct": correct})
+    scale = Scale.from_calibration(measured, correct)
+    write_json(Path(params.output_dir) / "calibration.json", scale.as_json())
     labelled = [is_right for is_right in correct if is_right is not None]
     share = f", {np.mean(labelled):.3f} of the greedy responses right" if labelled else ""
     say(f"calibration: {len(rows)} prompts{share}")
+    weights = ", ".join(f"{name} {of_folds[0]:.2f}" for name, of_folds in scale.weights.items())
+    say(f"weights of the parts: {weights}")
+    if not deal_folds(correct).any():
+        say(f"all alike, for weights are fitted on {MIN_KNOWN} known answers or more, of which {MIN_OF_A_KIND} are right and as many wrong")
 
 
 if __name__ == "__main__":

@@ -59,13 +59,12 @@ def main() -> None:
     cases = regret_cases(int(args.after.removeprefix("round")))
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         model, tokenizer = write_policy(policy, partial, params)
-        scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
+        scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
         verifiers = ensemble_members(params.output_dir, params)
         rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
         exported = {
             "settings": {name: getattr(params, name) for name in SETTINGS},
             "verifiers": [verifier.identity() for verifier in reward_models(params.output_dir, params.verifiers)],
-            "weights": scale.weights,
             **scale.as_json(),
             **calibration_figures(rows, measured, correct, scale, params),
         }
@@ -143,9 +142,10 @@ def add_chat_template(folder: Path, tokenizer, prompts: list[Messages], params: 
 
 def calibration_figures(rows: list[dict], measured: Measured, correct: list[bool | None], scale: Scale, params: ExportParams) -> dict:
     """Return how uncertain the policy was on the calibration split, whether it was right, and the threshold that follows."""
-    uncertainty = scale.uncertainty(measured)
+    parts = scale.raw_parts(measured)
+    uncertainty = scale.combine_calibration(parts)
     return {
-        "calibration_parts": {name: values.tolist() for name, values in scale.raw_parts(measured).items()},
+        "calibration_parts": {name: values.tolist() for name, values in parts.items()},
         "calibration_uncertainty": uncertainty.tolist(),
         "calibration_correct": correct,
         "calibration_sampled_accuracy": sampled_accuracy(rows, measured.samples, params.answer_reading),

@@ -2,8 +2,8 @@
 
     python stages/score_uncertainty.py --round 0 --after sft
 
-For each prompt one greedy response, the one that is judged, and samples; token entropy, MC dropout and
-verifier disagreement of the greedy response on the frozen scale. The calibration prompts, whose answers
+For each prompt one greedy response, the one that is judged, and samples; token entropy, MC dropout, agreement
+with the samples and verifier disagreement of the greedy response on the frozen scale. The calibration prompts, whose answers
 are known, are asked with them: they say how well each signal finds the wrong greedy responses (AUROC), and
 to build_regret_buffer how far a chosen response can be trusted. Writes data/responses/round<k>.jsonl,
 data/responses/calibration_round<k>.jsonl and metrics/uncertainty/round<k>.json.
@@ -47,12 +47,17 @@ def main() -> None:
     all_prompts = read_jsonl("data/prepared/prompts.jsonl")
     prompts = within_length(tokenizer, all_prompts, params)
     calibration_rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
-    scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
+    scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
     measured = measure(
         model, tokenizer, prompts + calibration_rows, ensemble_members(params.output_dir, params), params,
         seed=derived_seed(params.seed, "round", args.round), samples=params.samples_per_prompt,
     )  # fmt: skip
-    rows = scored_rows(prompts + calibration_rows, measured, scale, params.regret_penalty)
+    parts, known = scale.raw_parts(measured), len(prompts)
+    uncertainty = np.append(
+        scale.combine({name: values[:known] for name, values in parts.items()}),
+        scale.combine_calibration({name: values[known:] for name, values in parts.items()}),
+    )
+    rows = scored_rows(prompts + calibration_rows, measured, uncertainty, scale, params.regret_penalty)
     rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :]
     write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows, key=lambda row: row["id"]))
     references = [row.get("reference") for row in calibration_rows]
@@ -60,7 +65,7 @@ def main() -> None:
     write_jsonl(f"data/responses/calibration_round{args.round}.jsonl", sorted(referenced, key=lambda row: row["id"]))
 
     metrics = calibration_metrics(referenced, params.answer_reading)
-    uncertainty = [row["uncertainty"] for row in rows]
+    uncertainty = uncertainty[: len(prompts)]
     metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(all_prompts) - len(prompts)
     metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
     metrics["mean_uncertainty"] = round(float(np.mean(uncertainty)), 4)
@@ -68,9 +73,9 @@ def main() -> None:
     say(f"round {args.round}: {len(prompts)} prompts, AUROC of the combined uncertainty {metrics['auroc']['combined']}")
 
 
-def scored_rows(prompts: list[dict], measured: Measured, scale: Scale, regret_penalty: float) -> list[dict]:
-    """Make one row a prompt: responses, scores and raw parts, with uncertainty and regret on the frozen scale."""
-    parts, uncertainty = scale.raw_parts(measured), scale.uncertainty(measured)
+def scored_rows(prompts: list[dict], measured: Measured, uncertainty: np.ndarray, scale: Scale, regret_penalty: float) -> list[dict]:
+    """Make one row a prompt: responses, scores and raw parts, with their ``uncertainty``, (prompts,), and regret on the frozen scale."""
+    parts = scale.raw_parts(measured)
     sample_regrets = regrets(measured.greedy_scores, measured.sample_scores[:, :, : scale.samples], scale.deviation, regret_penalty)
     rows = []
     for index, prompt in enumerate(prompts):

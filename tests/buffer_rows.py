@@ -20,7 +20,8 @@ def small_rows() -> Buffer:
 
 def case(prompt_id: str, regret: float, chosen_right: float | None, priority: float) -> dict:
     return {
-        **common(prompt_id, "case"), "held_out": False, "parts": {"token_entropy": 0.4, "mc_dropout": 0.02, "verifier_disagreement": 1.1},
+        **common(prompt_id, "case"), "held_out": False,
+        "parts": {"token_entropy": 0.4, "sample_agreement": 0.25, "mc_dropout": 0.02, "verifier_disagreement": 1.1},
         "regret": regret, "source": "sample",
         "chosen": {**response("3 + 4 = 7"), "scores": [1.0, 2.5], "entropy_rank": 0.3},
         "rejected": {**response("3 + 4 = 8"), "scores": [-0.5, 0.0], "entropies": [0.1, 1.2, 0.0], "pieces": ["3 + 4", " = 8", ""]},

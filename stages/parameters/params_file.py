@@ -32,7 +32,6 @@ PARTS: dict[str, list[list[str]]] = {
         ["verifier_paths", "verifier_dtype", "verifier_timeout"],
         ["samples_per_prompt", "temperature", "top_p", "sampling_batch_size", "scoring_batch_tokens"],
         ["uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers"],
-        ["weight_token_entropy", "weight_mc_dropout", "weight_verifier_disagreement"],
         ["uncertainty_quantile", "regret_threshold", "regret_penalty", "chosen_margin", "chosen_uncertainty_cap"],
         ["buffer_size", "anchor_count", "replay_alpha"],
         ["update_learning_rate", "update_batch_tokens", "replays_per_case"],

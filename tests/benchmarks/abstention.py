@@ -33,7 +33,7 @@ from scipy.stats import beta, binom
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
 from anchora.evaluation.abstention import THRESHOLDS, abstention_threshold, is_answered, loosest_rejected, risk_p_values
 from anchora.uncertainty.reliability import coverage_at_risk, labelled_answers
-from anchora.uncertainty.scale import Scale, mean_of_own_ecdfs
+from anchora.uncertainty.scale import Scale
 
 TARGETS, CONFIDENCE, CALIBRATION_ANSWERS = (0.05, 0.1, 0.3), 0.9, 400
 CHOICE_SEED, REPORT_SEED = 1, 2
@@ -191,18 +191,29 @@ def answers_of_run(output_dir: Path) -> dict:
     }
 
 
-def uncertainties(policy: dict, reference: dict, weights: dict[str, float], calibration: np.ndarray) -> np.ndarray:
-    """Return the policy's uncertainties, (answers,); of raw parts, on the scale of the reference policy's calibration answers."""
+def uncertainties(policy: dict, reference: dict, calibration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the uncertainties of the policy's calibration answers, and of all its answers as new ones, (answers,).
+
+    Of raw parts, on the scale of the reference policy's calibration answers, by weights fitted on which of these are right.
+    """
     if "parts" not in policy:
-        return np.array(policy["uncertainty"])
-    parts = {name: np.array(values)[calibration] for name, values in reference["parts"].items()}
-    scale = Scale(parts, mean_of_own_ecdfs(parts, weights), np.ones(1), weights, samples=1)
-    return scale.combine({name: np.array(values) for name, values in policy["parts"].items()})
+        uncertainty = np.array(policy["uncertainty"])
+        return uncertainty[calibration], uncertainty
+    own, parts = ({name: np.array(values) for name, values in side["parts"].items()} for side in (reference, policy))
+    known = np.array(reference["correct"], dtype=bool)[calibration].tolist()
+    scale = Scale.from_parts({name: values[calibration] for name, values in own.items()}, known, np.ones(1), samples=1)
+    return scale.combine_calibration({name: values[calibration] for name, values in parts.items()}), scale.combine(parts)
 
 
-def outcome(uncertainty: np.ndarray, correct: np.ndarray, calibration: np.ndarray, others: np.ndarray, target: float, rule: Rule) -> tuple:
-    """Return whether more than ``target`` of the answers given among ``others`` are wrong, and the share of them that is given."""
-    answered = is_answered(uncertainty[others], rule(uncertainty[calibration], correct[calibration], target))
+def outcome(
+    split: tuple[np.ndarray, np.ndarray], correct: np.ndarray, calibration: np.ndarray, others: np.ndarray, target: float, rule: Rule
+) -> tuple:
+    """Return whether more than ``target`` of the answers given among ``others`` are wrong, and the share of them that is given.
+
+    ``split``: the uncertainties of the calibration answers, and of all.
+    """
+    of_calibration, uncertainty = split
+    answered = is_answered(uncertainty[others], rule(of_calibration, correct[calibration], target))
     return answered.any() and float((~correct[others][answered]).mean()) > target, float(answered.mean())
 
 
@@ -217,9 +228,9 @@ def from_answers(content: dict, splits: int) -> dict:
         for split in range(splits):
             generator = np.random.default_rng([REPORT_SEED, split])
             drawn, order = generator.integers(0, len(world), size), generator.permutation(world)
-            by_draw, by_half = (uncertainties(policy, reference, content.get("weights", {}), rows) for rows in (drawn, order[:size]))
+            by_draw, by_half = (uncertainties(policy, reference, rows) for rows in (drawn, order[:size]))
             for target in TARGETS:
-                one: dict = {"coverage_at_most": coverage_at_risk(by_draw, ~correct, target)}
+                one: dict = {"coverage_at_most": coverage_at_risk(by_draw[1], ~correct, target)}
                 for suffix, rule in (("_before", largest_within), ("", exact_tests)):
                     one[f"violations{suffix}"], one[f"coverage{suffix}"] = outcome(by_draw, correct, drawn, world, target, rule)
                     one[f"violations_other_half{suffix}"], _ = outcome(by_half, correct, order[:size], order[size:][:size], target, rule)

@@ -3,8 +3,8 @@
     python tests/benchmarks/new_problems.py --count 2400 --out logs/abstention/new_problems.json
 
 No question is in the demo's data files. The file has, for each policy, what tests/benchmarks/abstention.py reads: the raw parts of
-the uncertainty, and whether the greedy response is right. The uncertainty is that of stages/ask.py where no verifiers are at hand:
-token entropy and MC dropout, which want no samples; with --verifiers it has all its parts, and takes nine times as long.
+the uncertainty, and whether the greedy response is right. The uncertainty is that of stages/ask.py where no verifiers are at hand;
+with --verifiers it has all its parts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import Member, ensemble_members
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SEED = 77  # of the problems; data/demo/write_data.py has another one
@@ -46,14 +46,14 @@ def new_problems(count: int) -> list[dict]:
     return rows
 
 
-def answers(folder: Path, rows: list[dict], verifiers: list[dict[str, str]], params: MeasureParams) -> dict:
+def answers(folder: Path, rows: list[dict], verifiers: list[Member], params: MeasureParams) -> dict:
     """Return the raw parts of the uncertainty, and correctness, of the greedy responses of the policy in ``folder``."""
     model, tokenizer = load_policy(from_folder(folder), params)
     measured = measure(
-        model, tokenizer, [row["prompt"] for row in rows], verifiers, params,
-        seed=derived_seed(params.seed, "new problems"), samples=params.samples_per_prompt if verifiers else 1,
+        model, tokenizer, rows, verifiers, params,
+        seed=derived_seed(params.seed, "new problems"), samples=params.samples_per_prompt,
     )  # fmt: skip
-    parts = Scale.load(Path(params.output_dir) / "calibration.json", params).raw_parts(measured)
+    parts = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt).raw_parts(measured)
     return {
         "parts": {name: values.tolist() for name, values in parts.items()},
         "correct": correctness(rows, [response.text for response in measured.greedy], params.answer_reading),
@@ -69,10 +69,10 @@ def main() -> None:
     params = read_params(MeasureParams)
     use_machine(params)
     rows, output_dir = new_problems(args.count), Path(params.output_dir)
-    verifiers = ensemble_members(params.output_dir, params.verifiers) if args.verifiers else []
+    verifiers = ensemble_members(params.output_dir, params) if args.verifiers else []
     policies = {name: answers(output_dir / folder, rows, verifiers, params) for name, folder in (("sft", "sft"), ("ugrr", "ugrr_final"))}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, {"weights": params.weights(), "policies": policies})
+    write_json(args.out, {"policies": policies})
 
 
 if __name__ == "__main__":

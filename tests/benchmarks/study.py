@@ -32,7 +32,6 @@ from anchora.update.params import UpdatePolicyParams
 
 OURS = "ugrr"
 ONE_ROUND = "rounds=[{k: 0, after: sft}]"
-ENTROPY, DROPOUT, DISAGREEMENT = "weight_token_entropy", "weight_mc_dropout", "weight_verifier_disagreement"
 TRL = "trl_dpo"
 
 
@@ -63,12 +62,6 @@ def arms(params: dict) -> dict[str, dict]:
         "gated_weight_alone": {"kl_beta_min": middle, "kl_beta_max": middle},
         TRL: {},
         "without_uncertain_cases": {"uncertainty_quantile": 1.0},
-        "entropy_alone": {DROPOUT: 0.0, DISAGREEMENT: 0.0},
-        "dropout_alone": {ENTROPY: 0.0, DISAGREEMENT: 0.0},
-        "disagreement_alone": {ENTROPY: 0.0, DROPOUT: 0.0},
-        "without_entropy": {ENTROPY: 0.0},
-        "without_dropout": {DROPOUT: 0.0},
-        "without_disagreement": {DISAGREEMENT: 0.0},
     }
 
 

@@ -49,8 +49,9 @@ def test_a_split_is_counted_on_the_others():
     """The first two answers, both right, let the rule before answer up to 0.2: of the others the one at 0.15, which is wrong."""
     uncertainty, correct = np.array([0.1, 0.2, 0.15, 0.9]), np.array([True, True, False, True])
     first, others = np.arange(2), np.arange(2, 4)
-    assert outcome(uncertainty, correct, first, others, 0.3, largest_within) == (True, 0.5)
-    assert outcome(uncertainty, correct, first, others, 0.3, exact_tests) == (False, 0.0)
+    split = uncertainty[first], uncertainty
+    assert outcome(split, correct, first, others, 0.3, largest_within) == (True, 0.5)
+    assert outcome(split, correct, first, others, 0.3, exact_tests) == (False, 0.0)
 
 
 def test_answers_of_any_world_are_counted():
@@ -59,7 +60,7 @@ def test_answers_of_any_world_are_counted():
     uncertainty, correct = (values.tolist() for values in curve.draw(generator, 600))
     plain = from_answers({"policies": {"one": {"uncertainty": uncertainty, "correct": correct}}}, 20)
     parts = {"one": {"parts": {"token_entropy": uncertainty}, "correct": correct}}
-    scaled = from_answers({"weights": {"token_entropy": 1.0}, "policies": parts}, 20)
+    scaled = from_answers({"policies": parts}, 20)
     assert plain["calibration_answers"] == 300 and set(plain["cells"]) == {"one, 0.05", "one, 0.1", "one, 0.3"}
     assert plain["coverage_before"] > plain["coverage"] > 0.5
     assert scaled["coverage"] == pytest.approx(plain["coverage"], abs=0.05)

@@ -43,8 +43,8 @@ they are scored. Its rows hold `id`, `response` and `from` (`reference` or `pref
 greedy one, which the method judges. It also draws several samples at `temperature`, as users would.
 
 **Uncertainty** says how unsure the policy is about the greedy response, from 0 to 1. It joins the entropy of its tokens,
-its change under dropout and the verifiers' disagreement. Its scale are the calibration prompts, which are kept out of
-training: at 0.9 the policy is as unsure as the SFT policy was about the top tenth of them.
+how few samples agree with it, its change under dropout and the verifiers' disagreement. Its scale are the calibration prompts,
+which are kept out of training: at 0.9 the policy is as unsure as the SFT policy was about the top tenth of them.
 
 **Chosen and rejected.** A case is a pair: training makes `chosen` more likely and `rejected` less likely (DPO). Mostly
 `rejected` is the greedy response and `chosen` a better one. Where the greedy response is the best, it is `chosen`, over a worse

@@ -113,15 +113,6 @@ def add_signal(project: Project) -> None:
         "    models = len(measured.greedy_scores) - measured.functions",
         '    parts["length"] = lengths(measured.greedy)\n',
     )
-    project.insert(
-        "stages/anchora/uncertainty/params.py",
-        "    weight_verifier_disagreement:",
-        '    weight_length: FiniteFloat = Field(0.1, ge=0, description="Weight.")\n',
-    )
-    weight = '            "length": self.weight_length,\n'
-    project.insert("stages/anchora/uncertainty/params.py", '            "verifier_disagreement":', weight)
-    project.insert("params.yaml", "weight_verifier_disagreement:", "weight_length: 0.1\n")
-    project.declare("weight_mc_dropout", "weight_length")
     project.declare("stages/anchora/uncertainty/scale.py", "stages/anchora/uncertainty/length.py")
 
 
@@ -131,6 +122,8 @@ def test_an_uncertainty_signal(project):
     project.repro("calibrate_uncertainty", "score_uncertainty@0")
     figures = json.loads(project.read("metrics/uncertainty/round0.json"))["uncertainty"]["round0"]["auroc"]
     assert 0 <= figures["length"] <= 1 and set(figures) > {"token_entropy", "combined"}
+    weights = json.loads(project.read("models/calibration.json"))["weights"]
+    assert weights["length"][0] >= 0 and sum(values[0] for values in weights.values()) == pytest.approx(1)
 
 
 def add_loss_term(project: Project) -> None:

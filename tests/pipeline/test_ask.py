@@ -40,7 +40,7 @@ def test_a_policy_answers_or_abstains_with_its_uncertainty(ran):
     assert answer["abstains"] == (answer["threshold"] is None or answer["uncertainty"] > answer["threshold"])
     assert answer["response"] and 0 <= answer["uncertainty"] <= 1 and 0 <= answer["probability_correct"] <= 1
     with moved_away(ran / "models" / "verifiers" / "1"):
-        assert json.loads(ask("--json", "Hello?").stdout)["signals"] == ["token_entropy", "mc_dropout"]
+        assert json.loads(ask("--json", "Hello?").stdout)["signals"] == ["token_entropy", "sample_agreement", "mc_dropout"]
     long = ask("eggs and " * 400)
     assert long.returncode == 1 and re.search(r"^ask: error: the prompt has \d+ tokens; .* exported for at most \d+", long.stderr)
     missing = ask("--model", "models/sft", "Hello?")
@@ -68,10 +68,9 @@ def test_without_verifiers_the_scale_is_that_of_the_other_signals():
     50 right answers reach 10% at a confidence of 0.9, 0.9^50 < 0.1, and 29 of 79 wrong would not.
     """
     parts = {"token_entropy": [1.0, 2.0, 3.0, 4.0] * 25, "verifier_disagreement": [4.0, 3.0, 2.0, 1.0] * 25}
-    weights = {"token_entropy": 1.0, "mc_dropout": 0.0, "verifier_disagreement": 1.0}
     correct = [True, True, False, False] * 25
     shipped = {"calibration_parts": parts, "calibration_correct": correct, "target_risk": 0.1, "risk_confidence": 0.9}
-    scale = Scale({name: np.array(part) for name, part in parts.items()}, np.full(100, 0.625), np.ones(2), weights, samples=4)
+    scale = Scale.from_parts({name: np.array(part) for name, part in parts.items()}, correct, np.ones(2), samples=4)
     answer = ask.judgement({"token_entropy": np.array([2.5])}, scale, shipped)
     assert (answer["uncertainty"], answer["threshold"], answer["abstains"], answer["signals"]) == (0.5, 0.74, False, ["token_entropy"])
     assert "at most 10% are wrong" in answer["guarantee"] and answer["guarantee"] in ask.in_words({"response": "2", **answer})
@@ -85,12 +84,10 @@ def test_what_was_right_under_another_reading_is_not_taken_over(tmp_path, monkey
     """Two policies of one scale: the exported figures count where the settings are those of the export, else they are made again."""
     monkeypatch.chdir(tmp_path)
     params = params_as(AnswerParams, answer_reading="last")
-    calibration = {"parts": {name: [0.1, 0.2] for name in params.weights()}, "combined": [0.1, 0.2], "deviation": [1.0, 1.0]}
-    exported = {**calibration, "weights": params.weights(), "calibration_uncertainty": [0.5], "calibration_correct": [True]}
+    scale = Scale.from_parts({"token_entropy": np.array([0.1, 0.2])}, [False, False], np.ones(2), samples=8)
+    exported = {**scale.as_json(), "calibration_uncertainty": [0.5], "calibration_correct": [True]}
     path = Path(params.output_dir) / "sft"  # whose answers are in calibration.json besides
     write_json(path / "uncertainty.json", exported | {"settings": {"answer_reading": "last"}})
-    write_json(path.parent / "calibration.json", calibration | {"correct": [False, False]})
-    scale = Scale.load(path.parent / "calibration.json", params)
     assert calibration_answers(path, None, None, scale, params)[1] == [True]
     assert calibration_answers(path, None, None, scale, params_as(AnswerParams, answer_reading="anchored"))[1] == [False, False]
 

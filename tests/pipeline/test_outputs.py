@@ -43,7 +43,8 @@ def test_every_key_of_the_design_is_written(ran):
     for k in (0, 1):
         assert {"win_rate", "win_rate_low", "win_rate_high", "ensemble_win_rate"} == set(evaluation["rounds"][f"round{k}"])
         uncertainty = metrics(ran, f"uncertainty/round{k}.json")["uncertainty"][f"round{k}"]
-        assert {"token_entropy", "mc_dropout", "verifier_disagreement", "combined", "regret"} == set(uncertainty["auroc"])
+        signals = {"token_entropy", "sample_agreement", "mc_dropout", "verifier_disagreement", "combined", "regret"}
+        assert signals == set(uncertainty["auroc"])
         regret = metrics(ran, f"regret/round{k}.json")["regret"][f"round{k}"]
         assert {"cases", "anchors", "from_uncertainty", "from_low_score", "retired", "mean_regret"} <= set(regret)
         update = metrics(ran, f"update/round{k}.json")["update"][f"round{k}"]
@@ -137,6 +138,9 @@ def test_the_final_policy_loads_by_itself(ran):
     assert model.num_parameters() > 0 and tokenizer.chat_template
     calibration = json.loads((folder / "uncertainty.json").read_text())
     assert len(calibration["calibration_uncertainty"]) == len(calibration["calibration_correct"])
+    frozen = json.loads((ran / "models" / "calibration.json").read_text())
+    assert {name: calibration[name] for name in frozen} == frozen
+    assert sum(weights[0] for weights in frozen["weights"].values()) == pytest.approx(1)
     assert not list(folder.glob("*.bin"))
 
 

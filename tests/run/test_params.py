@@ -11,7 +11,6 @@ CONTRADICTIONS = {
     "betas the wrong way round": ({"kl_beta_min": 2.0, "kl_beta_max": 1.0}, ["kl_beta_min: 2.0", "at most kl_beta_max = 1.0"]),
     "no room for a prompt": ({"max_new_tokens": 512, "max_length": 512}, ["max_new_tokens: 512", "below max_length"]),
     "a margin above its threshold": ({"chosen_margin": 1.0, "regret_threshold": 0.5}, ["chosen_margin: 1.0"]),
-    "all weights 0": (dict.fromkeys(["weight_token_entropy", "weight_mc_dropout", "weight_verifier_disagreement"], 0.0), ["above 0"]),
     "no examples at once": ({"batch_size": 0}, ["batch_size: 0", "greater than or equal to 1"]),
     "a share above 1": ({"judge_share": 1.5}, ["judge_share: 1.5", "less than or equal to 1"]),
     "data outside of the project": ({"sft_data_path": "a/../../b.json"}, ["sft_data_path", "inside the project"]),

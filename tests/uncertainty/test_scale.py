@@ -9,54 +9,99 @@ from conftest import params_as
 from anchora.run.files import write_json
 from anchora.uncertainty.measure import Measured, measure
 from anchora.uncertainty.params import MeasureParams
-from anchora.uncertainty.scale import Scale, centred_scores, disagreement, ecdf, weighted_mean, within_prompt_deviation
-
-WEIGHTS = {"token_entropy": 1.0, "mc_dropout": 3.0, "verifier_disagreement": 5.0}
+from anchora.uncertainty.reliability import auroc
+from anchora.uncertainty.scale import Scale, centred_scores, disagreement, ecdf, rank_log_odds, within_prompt_deviation
 
 
 def test_ecdf_by_hand():
     assert ecdf([1, 2, 2, 4], [0, 1, 2, 3, 9]).tolist() == [0, 0.25, 0.75, 0.75, 1]
 
 
-def test_weights_are_renormalised_over_the_parts_that_are_there():
-    """(1 * 0.2 + 3 * 0.6) / 4 = 0.5; without the second part 0.2."""
-    parts = {"token_entropy": np.array([0.2]), "mc_dropout": np.array([0.6])}
-    assert weighted_mean(parts, WEIGHTS) == pytest.approx([0.5])
-    assert weighted_mean({"token_entropy": np.array([0.2])}, WEIGHTS) == pytest.approx([0.2])
+def test_rank_log_odds_by_hand():
+    """Of 1, 2, 2, 4: below 0 are none, so that its rank is 1/2 of 5 and its odds 1 to 9; of 2 one and half of two, 2.5 of 5."""
+    assert rank_log_odds([1, 2, 2, 4], [0, 2, 9]) == pytest.approx([-np.log(9), 0, np.log(9)])
+    assert rank_log_odds([7, 7], [7]) == pytest.approx([0])  # what tells no prompts apart says nothing
 
 
-def measured_on(prompts: int, samples: int) -> Measured:
+def measured_on(prompts: int, samples: int, seed: int = 0) -> Measured:
     """Values at random: two verifiers that score on unlike scales."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     scores = generator.normal(size=(2, prompts, 1 + samples)) * np.array([1.0, 3.0])[:, None, None]
     return Measured(
         prompt_ids=[], greedy=[], samples=[], token_entropy=generator.normal(size=prompts),
-        mc_dropout=generator.exponential(size=prompts), greedy_scores=scores[:, :, 0], sample_scores=scores[:, :, 1:],
+        mc_dropout=generator.exponential(size=prompts), sample_agreement=generator.integers(0, 9, prompts) / 8,
+        greedy_scores=scores[:, :, 0], sample_scores=scores[:, :, 1:],
     )  # fmt: skip
 
 
-def test_the_uncertainty_is_uniform_on_the_calibration_split():
+def errors(measured: Measured) -> list[bool | None]:
+    """Greedy responses are right the more seldom the larger their entropy, with noise; of every fifth it is not known."""
+    noise = np.random.default_rng(1).normal(size=len(measured.token_entropy))
+    right = (measured.token_entropy + noise < 0).tolist()
+    return [None if number % 5 == 0 else is_right for number, is_right in enumerate(right)]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_uncertainty_is_uniform_on_the_calibration_split(known):
+    """By fitted weights exactly, and nearly so for weights fitted on all; without known answers by the plain mean."""
     measured = measured_on(prompts=200, samples=4)
-    uncertainty = Scale.from_calibration(measured, WEIGHTS).uncertainty(measured)
-    assert np.abs(np.sort(uncertainty) - np.arange(1, 201) / 200).max() < 0.02
+    scale = Scale.from_calibration(measured, errors(measured) if known else [None] * 200)
+    uniform = np.arange(1, 201) / 200
+    assert np.sort(scale.combine_calibration(scale.parts)) == pytest.approx(uniform)
+    assert np.abs(np.sort(scale.uncertainty(measured)) - uniform).max() < 0.03
+    others = measured_on(prompts=2000, samples=4, seed=5)
+    assert np.abs(np.sort(scale.uncertainty(others)) - np.arange(1, 2001) / 2000).max() < 0.1
+
+
+def test_weights_are_fitted_on_which_answers_are_right():
+    """Entropy alone tells errors here."""
+    measured = measured_on(prompts=300, samples=4)
+    scale = Scale.from_calibration(measured, errors(measured))
+    assert scale.weights["token_entropy"][0] > 0.8 and all((values >= 0).all() for values in scale.weights.values())
+    plain = Scale.from_calibration(measured, [None] * 300)
+    assert all(values == pytest.approx(0.25) for values in plain.weights.values())
+
+
+def test_by_the_plain_mean_new_and_calibration_prompts_are_combined_alike():
+    """Shares 1/4, 1/2 and 3/4 have log-odds of -log 3, 0 and log 3; half of that with a part that tells nothing. Then ranks of three."""
+    constant = np.ones(3)
+    scale = Scale.from_parts({"token_entropy": np.array([1.0, 2.0, 3.0]), "mc_dropout": constant}, [None] * 3, np.ones(1), samples=4)
+    assert scale.combined == pytest.approx(np.log([1 / 3, 1, 3]) / 2)
+    assert scale.combine(scale.parts).tolist() == scale.combine_calibration(scale.parts).tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert scale.combine({"token_entropy": np.array([0.0, 2.5, 9.0]), "mc_dropout": constant}).tolist() == pytest.approx([0, 2 / 3, 1])
+
+
+def test_errors_at_random_are_not_found_on_the_calibration_split():
+    """60 prompts, errors that no part knows of: by weights fitted on them an AUROC above 1/2, by those without each fold none."""
+    found: dict[str, list[float | None]] = {"fitted on them": [], "without their fold": []}
+    for seed in range(30):
+        measured = measured_on(prompts=60, samples=4, seed=seed)
+        right = np.random.default_rng(100 + seed).random(60) < 0.5
+        scale = Scale.from_calibration(measured, right.tolist())
+        found["fitted on them"].append(auroc(~right, scale.combine(scale.parts)))
+        found["without their fold"].append(auroc(~right, scale.combine_calibration(scale.parts)))
+    in_sample, cross_fitted = (np.mean(areas) for areas in found.values())
+    assert in_sample > 0.54 and cross_fitted < 0.51
 
 
 def test_a_scale_is_read_as_it_was_written(tmp_path):
-    """With the weights that the file holds, or else those of the parameters."""
-    measured, params = measured_on(prompts=20, samples=8), params_as(MeasureParams, samples_per_prompt=8)
-    scale = Scale.from_calibration(measured, WEIGHTS)
-    for more, weights in (({"weights": WEIGHTS}, WEIGHTS), ({}, params.weights())):
-        write_json(tmp_path / "scale.json", scale.as_json() | more)
-        read = Scale.load(tmp_path / "scale.json", params)
-        assert read.as_json() == scale.as_json() and (read.weights, read.samples) == (weights, 8)
+    measured = measured_on(prompts=100, samples=8)
+    scale = Scale.from_calibration(measured, errors(measured))
+    write_json(tmp_path / "scale.json", scale.as_json())
+    read = Scale.load(tmp_path / "scale.json", samples=8)
+    assert read.as_json() == scale.as_json() and read.samples == 8
+    assert read.uncertainty(measured).tolist() == scale.uncertainty(measured).tolist()
 
 
 def test_a_restricted_scale_is_that_of_the_other_parts_alone():
-    measured = measured_on(prompts=20, samples=4)
-    both = Scale.from_calibration(measured, WEIGHTS).restricted_to(["token_entropy", "mc_dropout"])
-    alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1]), WEIGHTS)
-    assert list(alone.parts) == list(both.parts) == ["token_entropy", "mc_dropout"]
-    assert alone.weighted_means.tolist() == both.weighted_means.tolist()
+    measured = measured_on(prompts=100, samples=4)
+    scale = Scale.from_calibration(measured, errors(measured))
+    names = ["token_entropy", "sample_agreement", "mc_dropout"]
+    alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1]), errors(measured))
+    both = scale.restricted_to(names)
+    assert list(alone.parts) == list(both.parts) == names
+    assert alone.combined.tolist() == both.combined.tolist()
+    assert scale.restricted_to(list(scale.parts)) is scale  # with the very weights that were shipped
 
 
 def test_at_dropout_rate_0_the_part_is_left_out(policy, tmp_path):
@@ -66,33 +111,26 @@ def test_at_dropout_rate_0_the_part_is_left_out(policy, tmp_path):
     rows = [{"prompt": [{"role": "user", "content": f"Work out {number} + 4."}]} for number in range(3)]
     measured = measure(*policy, rows, [], params, seed=1, samples=2)
     assert measured.mc_dropout is None
-    scale = Scale.from_calibration(measured, params.weights())
-    assert list(scale.parts) == list(scale.as_json()["parts"]) == list(scale.raw_parts(measured)) == ["token_entropy"]
-    assert scale.uncertainty(measured).tolist() == ecdf(measured.token_entropy, measured.token_entropy).tolist()
+    scale = Scale.from_calibration(measured, [None] * 3)
+    left = ["token_entropy", "sample_agreement"]
+    assert list(scale.parts) == list(scale.as_json()["weights"]) == list(scale.raw_parts(measured)) == left
     write_json(tmp_path / "scale.json", scale.as_json())
-    assert Scale.load(tmp_path / "scale.json", params).uncertainty(measured).tolist() == scale.uncertainty(measured).tolist()
+    assert Scale.load(tmp_path / "scale.json", samples=2).uncertainty(measured).tolist() == scale.uncertainty(measured).tolist()
     two = replace(measured_on(prompts=20, samples=4), mc_dropout=None)
-    assert list(Scale.from_calibration(two, WEIGHTS).parts) == ["token_entropy", "verifier_disagreement"]
+    assert list(Scale.from_calibration(two, [None] * 20).parts) == [*left, "verifier_disagreement"]
     again = params_as(MeasureParams, **rate_0, uncertainty_dropout_mode="regenerate", uncertainty_dropout_samples=2)
     assert measure(*policy, rows, [], again, seed=1, samples=2).mc_dropout is not None  # new samples differ without dropout, too
 
 
-def test_at_dropout_rate_0_another_part_must_have_weight():
-    only = {"weight_token_entropy": 0, "weight_verifier_disagreement": 0}
-    assert params_as(MeasureParams, **only).has_mc_dropout()
-    with pytest.raises(ValueError, match="uncertainty_dropout_rate: 0.0 is not allowed: it leaves MC dropout out"):
-        params_as(MeasureParams, **only, uncertainty_dropout_rate=0)
-
-
 def test_scores_are_centred_on_as_many_samples_as_on_the_calibration_split():
     measured = measured_on(prompts=20, samples=4)
-    scale, scores = Scale.from_calibration(measured, WEIGHTS), measured.sample_scores
+    scale, scores = Scale.from_calibration(measured, [None] * 20), measured.sample_scores
     more = replace(measured, sample_scores=np.concatenate([scores, 9 + scores], axis=2))
     assert scale.uncertainty(more).tolist() == scale.uncertainty(measured).tolist()
 
 
 def test_entropy_ranks_by_hand():
-    scale = Scale({"token_entropy": np.array([0.1, 0.2, 0.4, 0.8])}, np.zeros(4), np.ones(2), WEIGHTS, samples=4)
+    scale = Scale.from_parts({"token_entropy": np.array([0.1, 0.2, 0.4, 0.8])}, [None] * 4, np.ones(2), samples=4)
     assert scale.entropy_ranks([0.05, 0.2, 0.3, 1.0]).tolist() == [0, 0.5, 0.5, 1]
 
 
@@ -144,15 +182,15 @@ def test_functions_have_no_part_in_the_uncertainty():
         sample_scores=np.concatenate([two.sample_scores, np.eye(20)[None, :, :4]]),
         functions=1,
     )
-    scale = Scale.from_calibration(with_function, WEIGHTS)
+    scale = Scale.from_calibration(with_function, [None] * 20)
     assert (
         scale.raw_parts(with_function)["verifier_disagreement"].tolist()
-        == Scale.from_calibration(two, WEIGHTS).raw_parts(two)["verifier_disagreement"].tolist()
+        == Scale.from_calibration(two, [None] * 20).raw_parts(two)["verifier_disagreement"].tolist()
     )
     assert len(scale.deviation) == 3
     assert scale.uncertainty(two).tolist() == scale.uncertainty(with_function).tolist()  # as ask.py measures it: without functions
     one = replace(with_function, greedy_scores=with_function.greedy_scores[1:], sample_scores=with_function.sample_scores[1:])
-    assert "verifier_disagreement" not in Scale.from_calibration(one, WEIGHTS).parts
+    assert "verifier_disagreement" not in Scale.from_calibration(one, [None] * 20).parts
 
 
 def test_disagreement_by_hand():

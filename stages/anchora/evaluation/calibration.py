@@ -17,11 +17,12 @@ def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
     """Return how well P(correct) matches the share of right answers and how well the uncertainty ranks errors, for each policy.
 
     The baseline's metrics are prefixed ``baseline_``. AUROC and coverage at 5% risk have intervals, of each policy
-    and of their difference, and the p-value of that.
+    and of their difference, and the p-value of that; so has the AUROC of the combined uncertainty over that of each signal.
     """
     metrics: dict = {}
     for prefix, answers in (("", policy), ("baseline_", baseline)):
-        metrics |= {f"{prefix}{name}": value for name, value in _metrics_of_one(answers).items()}
+        of_one = _metrics_of_one(answers) | auroc_over_signals(~answers.correct, answers.uncertainty, answers.signals, seed)
+        metrics |= {f"{prefix}{name}": value for name, value in of_one.items()}
     metrics |= _with_intervals("auroc", auroc, policy, baseline, seed)
     metrics |= _with_intervals("coverage_at_5_risk", _coverage_at_5_risk, policy, baseline, seed)
     return rounded(metrics)
@@ -38,6 +39,18 @@ def _metrics_of_one(answers: Answers) -> dict:
         "aurc": area,
         "excess_aurc": excess,
     }
+
+
+def auroc_over_signals(wrong: np.ndarray, uncertainty: np.ndarray, signals: dict[str, np.ndarray], seed: int) -> dict:
+    """Return by how much the AUROC of the uncertainty is above that of each signal, on the same resamples of problems.
+
+    All arrays are (problems,). An interval that is below 0 says that the signal alone is better than what it was combined to.
+    """
+    metrics = {}
+    for name, values in signals.items():
+        _, _, (low, high) = paired_bootstrap(auroc, (wrong, uncertainty), (wrong, values), seed)
+        metrics |= {f"auroc_over_{name}_low": low, f"auroc_over_{name}_high": high}
+    return metrics
 
 
 def _coverage_at_5_risk(wrong: np.ndarray, uncertainty: np.ndarray) -> float:

@@ -76,7 +76,7 @@ def evaluation_sets(tokenizer, params: AnswerParams) -> dict[str, list[dict]]:
 
 def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: AnswerParams) -> Answers:
     """Answer every set with the policy of folder ``path``; P(correct) is fitted on its own answers to the calibration split."""
-    scale = Scale.load(Path(params.output_dir) / "calibration.json", params)
+    scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
     calibration = labelled_answers(*calibration_answers(path, model, tokenizer, scale, params))
     rows, reading = sets["gsm8k"], params.answer_reading
     measured = measure(
@@ -107,11 +107,11 @@ def calibration_answers(path: Path, model, tokenizer, scale: Scale, params: Answ
     """
     exported = read_json(path / "uncertainty.json") if (path / "uncertainty.json").is_file() else {}
     settings = {name: getattr(params, name, None) for name in exported.get("settings", {})}
-    wanted = {"weights": scale.weights, **scale.as_json(), "settings": settings}
+    wanted = {**scale.as_json(), "settings": settings}
     if all(exported.get(name) == value for name, value in wanted.items()):
         return exported["calibration_uncertainty"], exported["calibration_correct"]
     if path == Path(params.output_dir) / "sft":
-        return scale.combine(scale.parts).tolist(), read_json(Path(params.output_dir) / "calibration.json")["correct"]
+        return scale.combine_calibration(scale.parts).tolist(), scale.correct
     verifiers = ensemble_members(params.output_dir, params)
     _, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     return scale.uncertainty(measured).tolist(), correct

@@ -125,8 +125,9 @@ class Case(TypedDict):
     parts: Annotated[
         dict[str, float],
         about(
-            "what `uncertainty` is made of, raw: `token_entropy` (nats a token); `mc_dropout` (nats a token, or one minus the mean "
-            f"agreement in mode `regenerate`); with several verifiers `verifier_disagreement` ({DEVIATIONS})",
+            "what `uncertainty` is made of, raw: `token_entropy` (nats a token); `sample_agreement` (one minus the share of samples "
+            "that agree with the greedy response); `mc_dropout` (nats a token, or one minus the mean agreement in mode `regenerate`); "
+            f"with several verifiers `verifier_disagreement` ({DEVIATIONS})",
             SCORE,
         ),
     ]

@@ -14,6 +14,7 @@ from anchora.run.errors import UserError
 from anchora.run.files import read_jsonl
 from anchora.run.logs import say
 from anchora.sampling.responses import Response, generate
+from anchora.uncertainty.agreement import sample_disagreement
 from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.regenerate import regenerated_disagreement
@@ -29,6 +30,7 @@ class Measured:
     samples: list[list[Response]]
     token_entropy: np.ndarray  # (prompts,) of the greedy responses, nats a token
     mc_dropout: np.ndarray | None  # (prompts,) of the greedy responses, nats a token; or one minus the agreement; None without dropout
+    sample_agreement: np.ndarray  # (prompts,) one minus the agreement of the first samples_per_prompt samples with the greedy response
     greedy_scores: np.ndarray  # (members, prompts)
     sample_scores: np.ndarray  # (members, prompts, samples)
     functions: int = 0  # of the members, the last ones: scoring functions, the others are reward models
@@ -85,6 +87,7 @@ def measure(
         samples=sampled,
         token_entropy=np.array([response.entropy for response in greedy]),
         mc_dropout=None if mc_dropout is None else np.array(mc_dropout),
+        sample_agreement=np.array(_sample_disagreements(greedy, sampled, params)),
         greedy_scores=scores[:, : len(prompts)],
         sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
         functions=count_functions(members),
@@ -107,6 +110,14 @@ def _mc_dropout(model, tokenizer, prompt_ids, greedy: list[Response], params: Me
         pad_token_id=tokenizer.pad_token_id,
         budget=params.scoring_batch_tokens,
     )
+
+
+def _sample_disagreements(greedy: list[Response], sampled: list[list[Response]], params: MeasureParams) -> list[float]:
+    """Return the raw part ``sample_agreement`` of each greedy response, of as many samples wherever it is measured."""
+    return [
+        sample_disagreement(response.text, [sample.text for sample in samples[: params.samples_per_prompt]], params.answer_reading)
+        for response, samples in zip(greedy, sampled, strict=True)
+    ]
 
 
 def measure_calibration(

@@ -55,23 +55,6 @@ class MeasureParams(VerifierScoringParams, PolicyParams, SeedParams, OverlongPro
         description="What MC dropout measures: teacher_forced is the mutual information over its K passes, regenerate the disagreement "
         "of K new responses, which costs more. K is uncertainty_dropout_samples.",
     )
-    weight_token_entropy: FiniteFloat = Field(
-        1.0,
-        ge=0,
-        description="Weight of the token entropy in the uncertainty. Of its three weights only the proportions "
-        "matter; one must be above 0.",
-    )
-    weight_mc_dropout: FiniteFloat = Field(
-        0.2,
-        ge=0,
-        description="Weight of MC dropout in the uncertainty. Of its three weights only the proportions matter; one must be above 0.",
-    )
-    weight_verifier_disagreement: FiniteFloat = Field(
-        0.1,
-        ge=0,
-        description="Weight of the verifiers' disagreement in the uncertainty. Of its three weights only the proportions "
-        "matter; one must be above 0.",
-    )
 
     @model_validator(mode="after")
     def consistent(self):
@@ -79,10 +62,6 @@ class MeasureParams(VerifierScoringParams, PolicyParams, SeedParams, OverlongPro
             raise ValueError(
                 f"max_new_tokens: {self.max_new_tokens} leaves no room for a prompt; must be below max_length = {self.max_length}"
             )
-        if not any(self.weights().values()):
-            raise ValueError("weight_token_entropy: 0.0 is not allowed: one of the weights must be above 0")
-        if not self.has_mc_dropout() and not (self.weight_token_entropy or self.weight_verifier_disagreement):
-            raise ValueError("uncertainty_dropout_rate: 0.0 is not allowed: it leaves MC dropout out, the only part with a weight above 0")
         return self
 
     def has_mc_dropout(self) -> bool:
@@ -96,14 +75,6 @@ class MeasureParams(VerifierScoringParams, PolicyParams, SeedParams, OverlongPro
     def responses_at_once(self) -> int:
         """Return how many responses are sampled in one batch."""
         return self.sampling_batch_size * self.samples_per_prompt
-
-    def weights(self) -> dict[str, float]:
-        """Return the weight of each part of the uncertainty by the part's name."""
-        return {
-            "token_entropy": self.weight_token_entropy,
-            "mc_dropout": self.weight_mc_dropout,
-            "verifier_disagreement": self.weight_verifier_disagreement,
-        }
 
 
 class AbstentionParams(Parameters):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
-from itertools import combinations
-
 import torch
 
-from anchora.correctness.readings import READINGS
 from anchora.model.processes import map_across_processes
 from anchora.model.seeds import derived_seed
 from anchora.sampling.responses import generate_shard
+from anchora.uncertainty.agreement import mean_disagreement
 from anchora.uncertainty.dropout import InjectedDropout
 from anchora.uncertainty.params import MeasureParams
 
@@ -42,21 +39,3 @@ def regenerated_disagreement(model, tokenizer, prompt_ids: list[list[int]], para
         for index, text in zip(shard, responses, strict=True):
             texts[index].append(text)
     return [mean_disagreement(responses, params.answer_reading) for responses in texts]
-
-
-def mean_disagreement(responses: list[str], reading: str) -> float:
-    """Return one minus the mean agreement over all pairs of responses; 0 for fewer than two."""
-    pairs = list(combinations(responses, 2))
-    return 1.0 - sum(agreement(a, b, reading) for a, b in pairs) / len(pairs) if pairs else 0.0
-
-
-def agreement(first: str, second: str, reading: str) -> float:
-    """Return the agreement of two responses in [0, 1].
-
-    Where both give an answer, as ``READINGS[reading]`` reads it, 1 for the same one and 0 for others. Otherwise the share of words
-    in common, in order (difflib's ratio).
-    """
-    same = READINGS[reading].agree(first, second)
-    if same is not None:
-        return float(same)
-    return SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()

@@ -1,64 +1,65 @@
-"""The frozen scale of uncertainty: from raw parts to their ECDFs, to the weighted mean of those, to its ECDF.
+"""The frozen scale of uncertainty: from raw parts to their ranks, to the weighted mean of the ranks' log-odds, to its ECDF.
 
-All ECDFs are of the calibration split, which nothing is trained on. ``Scale`` is made there by calibrate_uncertainty and shipped
-with the exported policy.
+All ranks are those among the responses to the calibration split, which nothing is trained on. ``Scale`` is made there by
+calibrate_uncertainty and shipped with the exported policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anchora.run.errors import UserError
 from anchora.run.files import read_json
 from anchora.uncertainty.measure import Measured
-from anchora.uncertainty.params import MeasureParams
+from anchora.uncertainty.weights import cross_fitted_weights, deal_folds
 
 
 @dataclass(frozen=True)
 class Scale:
     """The scale on which raw parts of uncertainty are measured: their values on the calibration split, and how they are combined.
 
-    Its uncertainty is uniform in [0, 1] on the calibration split.
+    Its uncertainty is uniform in [0, 1] on the calibration split, for the policy that answered there.
     """
 
     parts: dict[str, np.ndarray]  # (prompts,) each: raw values on the calibration split
-    weighted_means: np.ndarray  # (prompts,) weighted mean there of the parts' ECDF values
+    correct: list[bool | None]  # (prompts,) whether the greedy responses there were right; None where the answer is not known
+    weights: dict[str, np.ndarray]  # (1 + FOLDS,) of each part: fitted on all known answers, then without each fold of them
+    combined: np.ndarray  # (prompts,) weighted mean there of the parts' log-odds, each prompt by weights without its own fold
     deviation: np.ndarray  # (members,) typical spread of each member's scores over the samples of one prompt
-    weights: dict[str, float]  # of every part; those of parts that are not there are not used
     samples: int  # scores are centred on that many samples of each prompt
 
     @classmethod
-    def from_calibration(cls, measured: Measured, weights: dict[str, float]) -> Scale:
+    def from_calibration(cls, measured: Measured, correct: Sequence[bool | None]) -> Scale:
         """Make the scale from what was measured on the calibration split."""
         deviation, samples = within_prompt_deviation(measured.sample_scores), measured.sample_scores.shape[2]
-        parts = raw_parts(measured, deviation, samples)
-        return cls(parts, mean_of_own_ecdfs(parts, weights), deviation, weights, samples)
+        return cls.from_parts(raw_parts(measured, deviation, samples), correct, deviation, samples)
 
     @classmethod
-    def load(cls, path: str | Path, params: MeasureParams) -> Scale:
-        """Read a scale from calibration.json, or from the uncertainty.json of an exported policy.
+    def from_parts(cls, parts: dict[str, np.ndarray], correct: Sequence[bool | None], deviation: np.ndarray, samples: int) -> Scale:
+        """Make the scale from raw parts on the calibration split, (prompts,) each, with weights fitted there."""
+        own = np.stack([rank_log_odds(values, values) for values in parts.values()], axis=1)  # (prompts, parts)
+        weights = dict(zip(parts, cross_fitted_weights(own, correct).T, strict=True))
+        combined = weighted_log_odds(parts, parts, weights, deal_folds(correct))
+        return cls(parts, list(correct), weights, combined, deviation, samples)
 
-        Only the latter holds weights; ``params`` give them otherwise, and always the number of samples.
-        """
+    @classmethod
+    def load(cls, path: str | Path, samples: int) -> Scale:
+        """Read a scale from calibration.json, or from the uncertainty.json of an exported policy; ``samples`` are samples_per_prompt."""
         values = read_json(path)
-        return cls(
-            parts={name: np.array(part) for name, part in values["parts"].items()},
-            weighted_means=np.array(values["combined"]),
-            deviation=np.array(values["deviation"]),
-            weights=values.get("weights", params.weights()),
-            samples=params.samples_per_prompt,
-        )
+        parts, weights = ({name: np.array(row) for name, row in values[key].items()} for key in ("parts", "weights"))
+        return cls(parts, values["correct"], weights, np.array(values["combined"]), np.array(values["deviation"]), samples)
 
     def as_json(self) -> dict:
-        """Return what calibration.json and uncertainty.json hold of the scale, for ``load``; weights are written by export alone."""
+        """Return what calibration.json and uncertainty.json hold of the scale, for ``load``."""
         return {
             "parts": {name: values.tolist() for name, values in self.parts.items()},
-            "combined": self.weighted_means.tolist(),
+            "correct": self.correct,
+            "weights": {name: values.tolist() for name, values in self.weights.items()},
+            "combined": self.combined.tolist(),
             "deviation": self.deviation.tolist(),
         }
 
@@ -67,22 +68,29 @@ class Scale:
         return raw_parts(measured, self.deviation, self.samples)
 
     def combine(self, parts: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the uncertainty, (n,) in [0, 1], of raw parts, each (n,)."""
-        ecdfs = {name: ecdf(self.parts[name], values) for name, values in parts.items()}
-        return ecdf(self.weighted_means, weighted_mean(ecdfs, self.weights))
+        """Return the uncertainty, (n,) in [0, 1], of raw parts, each (n,), of responses to new prompts."""
+        return ecdf(self.combined, weighted_log_odds(self.parts, parts, self.weights, np.array([0])))
+
+    def combine_calibration(self, parts: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the uncertainty of raw parts, each (prompts,), of any policy's responses to the calibration split, in its order.
+
+        Each is combined by weights fitted without its prompt's own answer, so that errors there are ranked as well as elsewhere, no
+        better.
+        """
+        return ecdf(self.combined, weighted_log_odds(self.parts, parts, self.weights, deal_folds(self.correct)))
 
     def uncertainty(self, measured: Measured) -> np.ndarray:
-        """Return the uncertainty of the greedy responses, (prompts,) in [0, 1]."""
+        """Return the uncertainty of the greedy responses to new prompts, (prompts,) in [0, 1]."""
         return self.combine(self.raw_parts(measured))
 
     def entropy_ranks(self, entropies: ArrayLike) -> np.ndarray:
         """Return the ECDF of token entropy, in [0, 1], at the mean entropy of single responses, (responses,) nats a token."""
         return ecdf(self.parts["token_entropy"], entropies)
 
-    def restricted_to(self, names: Iterable[str]) -> Scale:
+    def restricted_to(self, names: Collection[str]) -> Scale:
         """Return the scale that the parts ``names`` alone would have given on the calibration split."""
-        parts = {name: self.parts[name] for name in names}
-        return replace(self, parts=parts, weighted_means=mean_of_own_ecdfs(parts, self.weights))
+        parts = {name: values for name, values in self.parts.items() if name in names}
+        return self if list(parts) == list(self.parts) else Scale.from_parts(parts, self.correct, self.deviation, self.samples)
 
 
 def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[str, np.ndarray]:
@@ -94,7 +102,7 @@ def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[s
     Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would make every disagreement
     larger than its scale.
     """
-    parts = {"token_entropy": measured.token_entropy}
+    parts = {"token_entropy": measured.token_entropy, "sample_agreement": measured.sample_agreement}
     if measured.mc_dropout is not None:
         parts["mc_dropout"] = measured.mc_dropout
     models = len(measured.greedy_scores) - measured.functions
@@ -110,21 +118,26 @@ def ecdf(reference: ArrayLike, values: ArrayLike) -> np.ndarray:
     return np.asarray(np.searchsorted(ordered, np.asarray(values, dtype=float), side="right") / len(ordered))
 
 
-def weighted_mean(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
-    """Return the mean of the parts, each (n,) in [0, 1], by weights renormalised over the parts that are there.
+def rank_log_odds(reference: ArrayLike, values: ArrayLike) -> np.ndarray:
+    """Return the log-odds of the ranks that ``values`` have among ``reference`` (n,): of the share below, ties as halves.
 
-    Raises UserError where all of these weights are 0.
+    Half a value is added on either side, so that the largest are log(2n + 1), and minus that. Log-odds and not the ranks
+    themselves are weighted: their mean tells the few most uncertain from the next, whom a mean of ranks puts close together.
     """
-    total = sum(weights[name] for name in parts)
-    if total <= 0:
-        absent = "with one verifier there is no disagreement to weigh, and at uncertainty_dropout_rate 0 no MC dropout"
-        raise UserError(f"weight_*: only parts with weight 0 are left: {absent}")
-    return np.sum([weights[name] * values for name, values in parts.items()], axis=0) / total
+    ordered, values = np.sort(np.asarray(reference, dtype=float)), np.asarray(values, dtype=float)
+    below, up_to = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    share = ((below + up_to) / 2 + 0.5) / (len(ordered) + 1)
+    return np.log(share / (1 - share))
 
 
-def mean_of_own_ecdfs(parts: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
-    """Return the weighted mean, (n,), of the ECDF values that raw parts, each (n,), have among themselves."""
-    return weighted_mean({name: ecdf(values, values) for name, values in parts.items()}, weights)
+def weighted_log_odds(
+    reference: dict[str, np.ndarray], parts: dict[str, np.ndarray], weights: dict[str, np.ndarray], folds: np.ndarray
+) -> np.ndarray:
+    """Return the weighted mean, (n,), of the log-odds that raw parts, (n,) each, have among ``reference``, (prompts,) each.
+
+    ``weights``: (1 + FOLDS,) of each part; ``folds``: (n,) or (1,), which of them are taken.
+    """
+    return np.sum([weights[name][folds] * rank_log_odds(values, parts[name]) for name, values in reference.items()], axis=0)
 
 
 def within_prompt_deviation(scores: np.ndarray) -> np.ndarray:
