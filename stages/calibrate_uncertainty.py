@@ -17,6 +17,7 @@ from anchora.model.adapters import policy_from_folder
 from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
+from anchora.run.errors import UserError
 from anchora.run.files import write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
@@ -26,6 +27,7 @@ from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import ensemble_members
 from anchora.verifiers.functions import ScoringFunction
+from anchora.verifiers.grading_judge import GradingJudge
 
 
 def main() -> None:
@@ -37,6 +39,11 @@ def main() -> None:
     members = ensemble_members(params.output_dir, params)
     rows, measured, correct = measure_calibration(model, tokenizer, members, params)
     for member, scores in zip(members, measured.sample_scores, strict=True):
+        if np.isnan(scores).all() and isinstance(member, GradingJudge):
+            raise UserError(
+                f"verifier_judge: {member.settings.judge_model} graded no response to the calibration prompts so that it could be read; "
+                "choose another model, or let its server write more"
+            )
         if np.isnan(scores).all() and isinstance(member, ScoringFunction):
             say(f"{member.name} scores no response to the calibration prompts: the unit of its scores is 1")
     scale = Scale.from_calibration(measured, params.weights())

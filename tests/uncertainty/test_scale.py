@@ -32,6 +32,7 @@ def measured_on(prompts: int, samples: int) -> Measured:
     return Measured(
         prompt_ids=[], greedy=[], samples=[], token_entropy=generator.normal(size=prompts),
         mc_dropout=generator.exponential(size=prompts), greedy_scores=scores[:, :, 0], sample_scores=scores[:, :, 1:],
+        reward_models=2,
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_a_scale_is_read_as_it_was_written(tmp_path):
 def test_a_restricted_scale_is_that_of_the_other_parts_alone():
     measured = measured_on(prompts=20, samples=4)
     both = Scale.from_calibration(measured, WEIGHTS).restricted_to(["token_entropy", "mc_dropout"])
-    alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1]), WEIGHTS)
+    alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1], reward_models=1), WEIGHTS)
     assert list(alone.parts) == list(both.parts) == ["token_entropy", "mc_dropout"]
     assert alone.weighted_means.tolist() == both.weighted_means.tolist()
 
@@ -142,7 +143,6 @@ def test_functions_have_no_part_in_the_uncertainty():
         two,
         greedy_scores=np.concatenate([two.greedy_scores, np.full((1, 20), np.nan)]),
         sample_scores=np.concatenate([two.sample_scores, np.eye(20)[None, :, :4]]),
-        functions=1,
     )
     scale = Scale.from_calibration(with_function, WEIGHTS)
     assert (
@@ -151,7 +151,9 @@ def test_functions_have_no_part_in_the_uncertainty():
     )
     assert len(scale.deviation) == 3
     assert scale.uncertainty(two).tolist() == scale.uncertainty(with_function).tolist()  # as ask.py measures it: without functions
-    one = replace(with_function, greedy_scores=with_function.greedy_scores[1:], sample_scores=with_function.sample_scores[1:])
+    one = replace(
+        with_function, greedy_scores=with_function.greedy_scores[1:], sample_scores=with_function.sample_scores[1:], reward_models=1
+    )
     assert "verifier_disagreement" not in Scale.from_calibration(one, WEIGHTS).parts
 
 

@@ -17,7 +17,7 @@ from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.regenerate import regenerated_disagreement
-from anchora.verifiers.ensemble import Member, count_functions, score_ensemble
+from anchora.verifiers.ensemble import Member, count_reward_models, score_ensemble
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Measured:
     mc_dropout: np.ndarray | None  # (prompts,) of the greedy responses, nats a token; or one minus the agreement; None without dropout
     greedy_scores: np.ndarray  # (members, prompts)
     sample_scores: np.ndarray  # (members, prompts, samples)
-    functions: int = 0  # of the members, the last ones: scoring functions, the others are reward models
+    reward_models: int  # of the members, the first ones
 
 
 def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[dict]:
@@ -87,7 +87,7 @@ def measure(
         mc_dropout=None if mc_dropout is None else np.array(mc_dropout),
         greedy_scores=scores[:, : len(prompts)],
         sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
-        functions=count_functions(members),
+        reward_models=count_reward_models(members),
     )
 
 
