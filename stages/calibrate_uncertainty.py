@@ -9,6 +9,7 @@ where the answer is known, whether the greedy response was right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure_calibration
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import Member, ensemble_members
 from anchora.verifiers.functions import ScoringFunction
 from anchora.verifiers.grading_judge import GradingJudge
 
@@ -38,19 +39,26 @@ def main() -> None:
     check_head(model, tokenizer.pad_token_id)
     members = ensemble_members(params.output_dir, params)
     rows, measured, correct = measure_calibration(model, tokenizer, members, params)
-    for member, scores in zip(members, measured.sample_scores, strict=True):
-        if np.isnan(scores).all() and isinstance(member, GradingJudge):
-            raise UserError(
-                f"verifier_judge: {member.settings.judge_model} graded no response to the calibration prompts so that it could be read; "
-                "choose another model, or let its server write more"
-            )
-        if np.isnan(scores).all() and isinstance(member, ScoringFunction):
-            say(f"{member.name} scores no response to the calibration prompts: the unit of its scores is 1")
+    check_scored(members, measured.sample_scores)
     scale = Scale.from_calibration(measured, params.weights())
     write_json(Path(params.output_dir) / "calibration.json", {**scale.as_json(), "correct": correct})
     labelled = [is_right for is_right in correct if is_right is not None]
     share = f", {np.mean(labelled):.3f} of the greedy responses right" if labelled else ""
     say(f"calibration: {len(rows)} prompts{share}")
+
+
+def check_scored(members: Sequence[Member], sample_scores: np.ndarray) -> None:
+    """Tell of members that score none of the samples, (members, prompts, samples). Raises UserError for a judge that grades none."""
+    for member, scores in zip(members, sample_scores, strict=True):
+        if not np.isnan(scores).all():
+            continue
+        if isinstance(member, GradingJudge):
+            raise UserError(
+                f"verifier_judge: {member.settings.judge_model} gave no response to the calibration prompts a grade that can be read; "
+                "choose another model, or let its server write more"
+            )
+        if isinstance(member, ScoringFunction):
+            say(f"{member.name} scores no response to the calibration prompts: the unit of its scores is 1")
 
 
 if __name__ == "__main__":

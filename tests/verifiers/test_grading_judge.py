@@ -9,6 +9,7 @@ import pytest
 from conftest import params_as
 from judge_server import CANARY
 
+import calibrate_uncertainty
 import pin_models
 from anchora.regret.regret import conservative_gains
 from anchora.run.errors import UserError
@@ -69,6 +70,14 @@ def test_each_response_is_graded_once_and_one_without_a_grade_abstains(server, c
     assert "the known answer" not in sent and {body["model"] for _, body, _ in server.requests} == {"a-grader"}
     assert {key for _, _, key in server.requests} == {f"Bearer {CANARY}"}
     assert CANARY not in out and not any(CANARY in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_judge_that_grades_nothing_stops_the_calibration(server):
+    members = members_with(pinned(server))
+    with pytest.raises(UserError, match="^verifier_judge: a-grader gave no response .* a grade that can be read") as error:
+        calibrate_uncertainty.check_scored(members, np.full((1, 2, 3), np.nan))
+    assert "\n" not in str(error.value)
+    calibrate_uncertainty.check_scored(members, np.array([[[np.nan, 3.0]]]))
 
 
 def test_what_was_graded_before_a_failure_is_not_asked_again(server):
