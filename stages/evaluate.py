@@ -34,7 +34,7 @@ from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.verifiers.ensemble import RewardModel, ensemble_members
+from anchora.verifiers.ensemble import RewardModel, free_members
 
 
 def main() -> None:
@@ -94,7 +94,8 @@ def scoring_judge(params: EvaluateParams) -> ScoringJudge:
     output_dir = Path(params.output_dir)
     deviation = np.array(read_json(output_dir / "calibration.json")["deviation"])
     judge = RewardModel(from_folder(output_dir / "judge")) if (output_dir / "judge" / "config.json").is_file() else None
-    return ScoringJudge(judge, ensemble_members(params.output_dir, params), deviation)
+    members = free_members(params.output_dir, params)
+    return ScoringJudge(judge, members, deviation[: len(members)])
 
 
 def judged_sets(sets: dict[str, list[dict]], policy: Answers, baseline: Answers, judge: ScoringJudge, params: EvaluateParams) -> dict:

@@ -36,7 +36,7 @@ from anchora.sampling.responses import Response, generate
 from anchora.uncertainty.measure import Measured, measure_calibration
 from anchora.uncertainty.reliability import labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members, reward_models
+from anchora.verifiers.ensemble import free_members, reward_models
 from parameters.export import ExportParams
 
 LARGE_MERGE_COST = 0.1  # share of the drift of the updates that merging may cost before a run says so
@@ -60,7 +60,7 @@ def main() -> None:
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         model, tokenizer = write_policy(policy, partial, params)
         scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
-        verifiers = ensemble_members(params.output_dir, params)
+        verifiers = free_members(params.output_dir, params)
         rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
         exported = {
             "settings": {name: getattr(params, name) for name in SETTINGS},

@@ -33,6 +33,7 @@ from anchora.run.files import write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
+from anchora.verifiers.params import NO_MEMBERS
 from parameters.pin_models import PinModelsParams
 
 ALIASES = {
@@ -58,14 +59,20 @@ def main() -> None:
     write_json(pins / "encoder.json", encoder)
     write_json(pins / "judge.json", judge)
     write_json(Path(params.output_dir) / "verifiers" / "brought.json", brought)
+    write_json(Path(params.output_dir) / "verifiers" / "judge.json", params.verifier_judge_settings())
     for name, value in (("policy", policy), ("encoder", encoder), ("judge", judge)):
         say(f"{name}: {(value.get('path') or value['repo'] + '@' + value['revision']) if value else 'none'}")
 
 
 def check_members(params: PinModelsParams) -> None:
-    """Raise UserError for an ensemble of no members, and for members to train where there is no model to train them from."""
-    if not (params.verifiers or params.verifier_paths or params.verifier_functions):
-        raise UserError("verifiers, verifier_paths and verifier_functions are all empty; at least one must judge the responses")
+    """Raise UserError for an ensemble of no members, one with the judge of the evaluation, and members to train without a model for it."""
+    if not (params.verifiers or params.verifier_paths or params.verifier_functions or params.verifier_judge):
+        raise UserError(NO_MEMBERS)
+    if params.verifier_judge and params.verifier_judge.strip().lower() == params.judge_model.strip().lower():
+        raise UserError(
+            f"verifier_judge: {params.verifier_judge!r} is judge_model as well, and would judge what it helped to train; name another "
+            "model for one of them"
+        )
     if params.verifiers and not params.reward_model_name:
         raise UserError(f"reward_model_name is empty, and verifiers {params.verifiers} are to be trained from it; name a model")
 

@@ -165,7 +165,7 @@ def check_goes_without_preferences(sets: set[str], params: PrepareDataParams) ->
     if params.verifiers:
         raise UserError(
             f"{params.preference_data_path}: no rows, and verifiers {params.verifiers} are trained on them; set verifiers: [] and name "
-            "verifier_functions or verifier_paths"
+            "verifier_functions, verifier_paths or a verifier_judge"
         )
     if sets != {"gsm8k"} and not params.judge_model:
         raise UserError(

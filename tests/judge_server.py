@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from conftest import params_as
 
-from anchora.evaluation import judge_client
 from anchora.evaluation.params import EvaluateParams
-from anchora.evaluation.verdicts import pair_question
+from anchora.verifiers import judge_client
+from anchora.verifiers.verdicts import pair_question
 
 CANARY = "canary-5f0c1e7a9b"
 

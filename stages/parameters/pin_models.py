@@ -4,10 +4,11 @@ from pydantic import Field
 
 from anchora.model.params import ExportFormatParams
 from anchora.run.params import ModelStageParams, NonEmptyStr
+from anchora.verifiers.judge_params import JudgeParams
 from anchora.verifiers.params import MembersParams, VerifierDtypeParams
 
 
-class PinModelsParams(ModelStageParams, ExportFormatParams, MembersParams, VerifierDtypeParams):
+class PinModelsParams(ModelStageParams, ExportFormatParams, MembersParams, VerifierDtypeParams, JudgeParams):
     base_model_name: str = Field(
         "models/base/policy",
         min_length=1,
@@ -32,3 +33,26 @@ class PinModelsParams(ModelStageParams, ExportFormatParams, MembersParams, Verif
         description="Reward models made elsewhere that join the ensemble: folders in the project, which may be PEFT adapters', or "
         "owner/name@<commit> on the hub.",
     )
+    verifier_judge: str = Field(
+        "",
+        description="Model behind the endpoint of judge_base_url that grades responses for the regret buffer, as a member of the ensemble; "
+        "off while empty. It must be another than judge_model. Limits and prices are those of the other judge_* keys, and its key is read "
+        "from ANCHORA_JUDGE_API_KEY, too.",
+    )
+
+    def verifier_judge_settings(self) -> dict:
+        """Return what asks ``verifier_judge``, as JudgeParams; ``{}`` where there is none.
+
+        The stages that score read it from a file: had they these parameters, a change of the judge that evaluates would rerun them.
+        """
+        settings = {
+            "judge_model": self.verifier_judge,
+            "judge_base_url": self.judge_base_url,
+            "judge_requests_per_minute": self.judge_requests_per_minute,
+            "judge_parallel_requests": self.judge_parallel_requests,
+            "judge_timeout": self.judge_timeout,
+            "judge_retries": self.judge_retries,
+            "judge_price_prompt": self.judge_price_prompt,
+            "judge_price_completion": self.judge_price_completion,
+        }
+        return settings if self.verifier_judge else {}

@@ -3,8 +3,8 @@
 from pydantic import Field, model_validator
 
 from anchora.correctness.params import AnswerReadingParams
-from anchora.evaluation.judge_params import JudgeModelParams
 from anchora.run.params import ProjectPath, SeedParams, StageParams
+from anchora.verifiers.judge_params import JudgeModelParams
 from anchora.verifiers.params import MembersParams
 
 

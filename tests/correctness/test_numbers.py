@@ -45,7 +45,28 @@ COMPOSED = [
     "25"), ("25 cm\u00b2", "25"),
     ("25 m^{3}", "25"), ("\u20135", "-5"), ("3\u20135", "5"),
 ]  # fmt: skip
+REPEATING = [  # a decimal whose marked digits repeat is the fraction that it stands for
+    (r"0.\overline{3}", "1/3"), (r"0.1\overline{6}", "1/6"), (r"12.\overline{34}", "1222/99"), (r"0.\overline{9}", "1"),
+    (r"-0.\bar{3}", "-1/3"), (r"0.\bar3", "1/3"), (r"0.\overline 3", "1/3"), (r"0.\dot{3}", "1/3"), (r"0.1\dot 6", "1/6"),
+    (r"0.\dot{1}4285\dot{7}", "1/7"), (r"0.\dot1\dot2", "4/33"), ("0.(3)", "1/3"), ("0.(142857)", "1/7"), ("0,(3)", "1/3"),
+    (r"0{,}\overline{3}", "1/3"), ("0.3\u0305", "1/3"), ("0.16\u0307", "1/6"), (r"\$1.\overline{3}", "4/3"), (r"0.\overline{3}\%", "1/3"),
+    (r"1\,234.\overline{5}", "11111/9"), (r".\overline{3}", "1/3"),
+]  # fmt: skip
+TEX_SPACES = [
+    (r"12\ 345", "12345"), (r"12\,345", "12345"), (r"12{,}345", "12345"), (r"12\thinspace345", "12345"), (r"12\thinspace 345", "12345"),
+    (r"12\:345", "12345"), (r"12\;345", "12345"), (r"12\>345", "12345"), (r"12\!345", "12345"), (r"12\space 345", "12345"),
+    (r"12{ }345", "12345"), (r"12\text{,}345", "12345"), (r"12\hspace{2pt}345", "12345"), (r"12\kern2pt345", "12345"),
+    (r"1\ 234\ 567", "1234567"),
+    (r"12\ 345.6", "12345.6"), (r"-12\,345{,}5", "-12345.5"), (r"3{,}5", "3.5"), (r"1\,50\,000", "150000"), (r"1\ 1/2", "1.5"),
+    (r"2\,\frac12", "2.5"), (r"2~\frac{1}{2}", "2.5"), (r"5~\text{cm}", "5"), (r"3.141\,592\,65", "3.14159265"),
+    (r"1.234\,567", "1.234567"), ("6CO\u2082", "6"), ("3AStag_hunt", "3"),
+    (r"the first \\ 345", "345"), (r"(1,\,2)", "2"), (r"12,\ 345", "345"), ("10~20", "20"), ("about ~12", "12"),
+]  # fmt: skip
 NO_SINGLE_NUMBER = [
+    "1101_2", "1101_{2}", r"1101_{\text{two}}", r"1101_\text{two}", "110_{two}", "1101_{(2)}", "(1101)_2", r"\left(1101\right)_{2}",
+    "1101\u2082", "1A3_{16}", r"\text{AB3}_{16}", "0x1F", "0b1101", "0o17", "1101 base 2", "1101 in base two", "1101 (base 2)", "12_a",
+    "0.1(6)", r"3\overline{5}", r"\overline{12}", r"0.\hat{3}", r"0.\overline{3}\overline{4}", r"0.\dot{3}5", r"0.\overline{ab}",
+    "12~345", "100~200", r"3\,5", "12{.}345", "12{'}345",
     "3/4/2020", "24/7", "7:30", "at 7:30:15", "2:1", "2020-04-03", "3-4-2020", "03.04.2020", "192.168.0.1", r"2\sqrt{3}",
     r"\sqrt{16}", "\u221a16",
     r"2\pi", r"\frac{\pi}{2}", r"\frac{x+1}{4}", "(3+4)/2", "x/2", "2^n", "2^99999", "5/0", "5 \u00b1 2", "1/2/3",
@@ -60,6 +81,28 @@ def test_the_last_number_of_a_text(text, expected):
 @pytest.mark.parametrize("text", NO_SINGLE_NUMBER)
 def test_no_part_of_a_composite_stands_for_it(text):
     assert last_number(text) is None and only_number(text) is None
+
+
+@pytest.mark.parametrize(("text", "fraction"), REPEATING)
+def test_a_repeating_decimal_is_its_fraction(text, fraction):
+    assert last_number(text) == only_number(fraction if "/" in fraction else f"{fraction}/1")
+
+
+@pytest.mark.parametrize(("text", "expected"), TEX_SPACES)
+def test_spaces_of_tex_between_digits(text, expected):
+    assert last_number(text) == Decimal(expected)
+
+
+@given(st.fractions(min_value=0, max_value=10**6, max_denominator=97))
+def test_any_fraction_is_its_repeating_decimal(fraction):
+    whole, rest = divmod(fraction.numerator, fraction.denominator)
+    digits, seen = "", {}
+    while rest not in seen:  # long division, until a remainder comes again
+        seen[rest] = len(digits)
+        digit, rest = divmod(10 * rest, fraction.denominator)
+        digits += str(digit)
+    text = f"{whole}.{digits[: seen[rest]]}\\overline{{{digits[seen[rest] :]}}}"
+    assert only_number(text) == only_number(f"\\frac{{{fraction.numerator}}}{{{fraction.denominator}}}")
 
 
 def test_a_third_is_the_same_however_it_is_written():
@@ -95,7 +138,9 @@ def test_amounts_are_read_alike_in_any_country(amount):
 
 
 @pytest.mark.parametrize(
-    "text", ["1" * 50_000, "1 " * 20_000, "1," * 20_000, r"\frac{" * 5_000, "-" * 20_000 + "1", "1/" * 20_000, "1:" * 20_000]
+    "text",
+    ["1" * 50_000, "1 " * 20_000, "1," * 20_000, r"\frac{" * 5_000, "-" * 20_000 + "1", "1/" * 20_000, "1:" * 20_000]
+    + ["1_" * 20_000, "1~" * 20_000, r"1\," * 20_000, r"1\overline{" * 5_000, r"0.\dot1" * 5_000, "1A" * 20_000, "0.1(" * 20_000],
 )
 def test_long_texts_take_time_in_proportion(text):
     numbers(text)

@@ -32,6 +32,13 @@ def test_anchored_number(text, expected):
         ("#### 18", "It is 18."),
         (r"\boxed{x=5}", r"\boxed{5}"), (r"\boxed{90^\circ}", r"\boxed{90}"), (r"\boxed{3 \text{ cm}}", r"\boxed{3}"),
         ("#### 2 1/2", "2.5"),
+        (r"\boxed{0.\overline{3}}", r"\boxed{\frac13}"), (r"\boxed{x=0.1\dot{6}}", "the answer is 1/6"),
+        (r"\boxed{0.\bar{3}\pi}", r"\boxed{\frac{\pi}{3}}"), (r"\boxed{12\ 345}", "12345"), (r"\boxed{12{,}345}", r"$12\thinspace345$"),
+        (r"\boxed{1101_2}", r"\boxed{1101_{\text{two}}}"), (r"\boxed{1A3_{16}}", r"$(1a3)_{16}$"), (r"\boxed{-11_2}", "$-11_{2}$"),
+        (r"\boxed{x=3, y=1}", r"\boxed{(3,1)}"), (r"\boxed{(3,1)}", r"\boxed{x=3,\ y=1}"), (r"\boxed{x=3, y=1}", r"\boxed{y=1, x=3}"),
+        (r"\boxed{x=3, y=1}", r"\boxed{(x,y)=(3,1)}"), (r"\boxed{x_1=\frac12 \text{ and } x_2=1}", r"\boxed{\left(0.5,1\right)}"),
+        (r"\boxed{x=1, x=3}", r"\boxed{\{3,1\}}"), (r"\boxed{\textbf{(A)}\ 5}", r"\boxed{5}"), (r"\boxed{(C) 2\pi}", r"\boxed{2\pi}"),
+        (r"\boxed{\text{(B) }12}", "12"), (r"\boxed{3, 1}", r"\boxed{\{1,3\}}"),
     ],
 )  # fmt: skip
 def test_math_finds_equal_expressions_equal(reference, response):
@@ -43,10 +50,23 @@ def test_math_finds_equal_expressions_equal(reference, response):
     [
         (r"\boxed{\text{east}}", r"\boxed{\text{seat}}"), ("#### 4", r"\boxed{4} no, \boxed{5}"), (r"\boxed{(1,2)}", r"\boxed{(2,1)}"),
         (r"\boxed{5x}", r"\boxed{5y}"), (r"\boxed{[0,1)}", r"\boxed{[0,1]}"), (r"\boxed{2\sqrt{3}}", r"\boxed{3}"), ("#### 4", "no idea"),
+        (r"\boxed{x=3, y=1}", r"\boxed{(1,3)}"), (r"\boxed{(1,3)}", r"\boxed{x=3, y=1}"), (r"\boxed{x=3, y=1}", r"\boxed{\{1,3\}}"),
+        (r"\boxed{x=3, y=1}", r"\boxed{1, 3}"), (r"\boxed{y=1, x=3}", r"\boxed{(1,3)}"), (r"\boxed{x=1, y=3}", r"\boxed{(x,y)=(3,1)}"),
+        (r"\boxed{x=3, y=1}", r"\boxed{a=3, b=1}"), (r"\boxed{x=1, y=3}", r"\boxed{[1,3]}"), (r"\boxed{x=3; y=1}", r"\boxed{(1,3)}"),
+        (r"\boxed{1101_2}", r"\boxed{1101_3}"), (r"\boxed{1101_2}", r"\boxed{1101}"), (r"\boxed{1101_2}", r"\boxed{13}"),
+        (r"\boxed{0.\overline{3}}", r"\boxed{0}"), (r"\boxed{0.\overline{3}}", r"\boxed{0.3}"), (r"\boxed{3\ 5}", r"\boxed{8}"),
     ],
 )  # fmt: skip
 def test_math_tells_others_apart(reference, response):
     assert not READINGS["math"].right(reference_answer(reference, "math"), response)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["0.1(6)", r"\overline{12}", r"0.\hat{3}", "0x1F", "12_a", "x = 1101_2", "12~345", r"3\ 5", r"12\quad 345", r"3\,5", r"5\overline{3}"],
+)
+def test_what_could_be_several_numbers_is_no_answer(answer):
+    assert READINGS["math"].read(rf"\boxed{{{answer}}}") is None and reference_answer(rf"\boxed{{{answer}}}", "math") is None
 
 
 def test_agreement_is_the_same_from_either_side():

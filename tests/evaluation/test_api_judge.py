@@ -4,9 +4,9 @@ import judge_server
 import pytest
 from judge_server import settings
 
-from anchora.evaluation import judge_client
 from anchora.evaluation.api_judge import judge_by_api
 from anchora.run.errors import UserError
+from anchora.verifiers import judge_client
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def add_signal(project: Project) -> None:
     project.insert("stages/anchora/uncertainty/scale.py", "from anchora.uncertainty.measure import", own)
     project.insert(
         "stages/anchora/uncertainty/scale.py",
-        "    models = len(measured.greedy_scores) - measured.functions",
+        "    if (models := measured.reward_models) > 1:",
         '    parts["length"] = lengths(measured.greedy)\n',
     )
     project.declare("stages/anchora/uncertainty/scale.py", "stages/anchora/uncertainty/length.py")

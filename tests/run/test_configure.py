@@ -10,13 +10,13 @@ import ugrr_pipeline
 import yaml
 from conftest import ROOT, environment, params_file
 
-from anchora.evaluation.judge_params import JudgeParams
 from anchora.model.params import AdapterParams, ComputeParams, PromptParams
 from anchora.run.errors import UserError
 from anchora.run.params import read_params, validate
 from anchora.training.params import LoraParams, TrainingParams
 from anchora.uncertainty.params import MeasureParams
 from anchora.update.params import UpdatePolicyParams
+from anchora.verifiers.judge_params import JudgeParams
 from parameters.by_stage import PARAMS_BY_STAGE, all_fields
 from parameters.params_file import LISTS, LISTS_TITLE, PARTS, WIDTH, defaults, keys_of, params_text
 

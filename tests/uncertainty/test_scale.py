@@ -31,6 +31,7 @@ def measured_on(prompts: int, samples: int, seed: int = 0) -> Measured:
         prompt_ids=[], greedy=[], samples=[], token_entropy=generator.normal(size=prompts),
         mc_dropout=generator.exponential(size=prompts), sample_agreement=generator.integers(0, 9, prompts) / 8,
         greedy_scores=scores[:, :, 0], sample_scores=scores[:, :, 1:],
+        reward_models=2,
     )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def test_a_restricted_scale_is_that_of_the_other_parts_alone():
     measured = measured_on(prompts=100, samples=4)
     scale = Scale.from_calibration(measured, errors(measured))
     names = ["token_entropy", "sample_agreement", "mc_dropout"]
-    alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1]), errors(measured))
+    alone = Scale.from_calibration(replace(measured, greedy_scores=measured.greedy_scores[:1], reward_models=1), errors(measured))
     both = scale.restricted_to(names)
     assert list(alone.parts) == list(both.parts) == names
     assert alone.combined.tolist() == both.combined.tolist()
@@ -180,7 +181,6 @@ def test_functions_have_no_part_in_the_uncertainty():
         two,
         greedy_scores=np.concatenate([two.greedy_scores, np.full((1, 20), np.nan)]),
         sample_scores=np.concatenate([two.sample_scores, np.eye(20)[None, :, :4]]),
-        functions=1,
     )
     scale = Scale.from_calibration(with_function, [None] * 20)
     assert (
@@ -189,7 +189,9 @@ def test_functions_have_no_part_in_the_uncertainty():
     )
     assert len(scale.deviation) == 3
     assert scale.uncertainty(two).tolist() == scale.uncertainty(with_function).tolist()  # as ask.py measures it: without functions
-    one = replace(with_function, greedy_scores=with_function.greedy_scores[1:], sample_scores=with_function.sample_scores[1:])
+    one = replace(
+        with_function, greedy_scores=with_function.greedy_scores[1:], sample_scores=with_function.sample_scores[1:], reward_models=1
+    )
     assert "verifier_disagreement" not in Scale.from_calibration(one, [None] * 20).parts
 
 

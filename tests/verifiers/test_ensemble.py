@@ -37,5 +37,6 @@ def test_any_sequence_classifier_with_one_logit_can_join(tmp_path, kind):
 def test_an_empty_ensemble_is_refused(tmp_path):
     (tmp_path / "verifiers").mkdir()
     (tmp_path / "verifiers" / "brought.json").write_text("[]")
+    (tmp_path / "verifiers" / "judge.json").write_text("{}")
     with pytest.raises(UserError, match="all empty"):
         ensemble_members(str(tmp_path), params_as(VerifiersParams, verifiers=[]))

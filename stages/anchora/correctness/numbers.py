@@ -5,9 +5,12 @@ What is read as one number:
 - digits of any script; thousands grouped by a comma, a point, an apostrophe, ``_`` or a space (``12 500``), in threes, the Indian
   way (``1,50,000``) or in fours; a decimal point or a decimal comma;
 - with a sign and a currency before the digits; a percent sign behind them changes nothing (``10%`` is 10), nor does a unit;
-- fractions (``3/4``, ``\\frac{3}{4}``, ``\u00bd``), mixed numbers (``2 1/2``), exponents and powers (``1e3``, ``3 \\times 10^4``).
+- fractions (``3/4``, ``\\frac{3}{4}``, ``\u00bd``), mixed numbers (``2 1/2``), exponents and powers (``1e3``, ``3 \\times 10^4``);
+- decimals whose last digits repeat (``0.\\overline{3}``, ``0.\\dot{3}``, ``0.(3)``): the fraction that they stand for;
+- TeX's spaces between groups of digits (``12\\,345``, ``12\\ 345``).
 
-A composite is no single number, and none of its parts stands for it: dates, times, ratios, roots, ``24/7``, version numbers.
+A composite is no single number, and none of its parts stands for it: dates, times, ratios, roots, ``24/7``, version numbers. Nor does
+a part stand for a number with a base (``1101_2``) or for what can be meant in several ways (``0.1(6)``, ``12~345``).
 
 One separator alone can be meant in two ways. Before three digits a comma groups and a point is decimal (``1,234`` is 1234,
 ``1.234`` is 1.234); before any other number of digits a comma is decimal (``3,50``). Several commas that group in no known way
@@ -34,9 +37,28 @@ CURRENCIES = set(
 )
 
 MINUS = "\u2212\u2013\ufe63\uff0d-"  # minus, en dash, small, wide and plain hyphen; the last one last, as it parts ranges in a class
-TEX_SEPARATOR = re.compile(r"\{,\}|\\[,!]|,\\!")  # of thousands, as TeX writes it
+THIN = r"(?:\\,|\\thinspace(?![a-z])[ ]?)"  # TeX's space within a number
+THIN_SPACED = re.compile(rf"(?<![\d.,])(?P<whole>\d+(?:{THIN}\d+)*)(?P<fraction>(?:\.|\{{?,\}}?)\d+(?:{THIN}\d+)*)?")
+TEX_COMMA = re.compile(r"(?:\\(?:text|mathrm|mathord))?\{,\}")
+NEGATIVE_SPACE = re.compile(r"(?<!\\)\\!")
+TEX_SPACE = re.compile(
+    rf"(?<!\\)(?:(?<!\d){THIN}|{THIN}(?!\d)|\\[:;> ]|\\(?:en)?space(?![a-z])[ ]?|\\[hm]space\*?\{{[^{{}}]*\}}|"
+    r"\\m?kern[ ]?-?[\d.]+[ ]?[a-z]{2}[ ]?|\{[ ]\}|~(?=\\))"
+)
+REPEATING = re.compile(  # the digits of one period behind a decimal separator
+    r"""
+    (?<![\d.,])(?<!\d[ ])(?P<whole>\d{1,3}(?:,\d{3})+(?=\.)|\d{0,100})[.,](?P<fixed>\d{0,100})
+    (?:\\(?:overline|bar)[ ]?(?:\{[ ]?(?P<barred>\d{1,100})[ ]?\}|(?P<bar>\d))
+      |\\dot[ ]?(?P<dots>\d|\{\d\}|(?:\d|\{\d\})\d{0,100}\\dot[ ]?(?:\d|\{\d\}))
+      |(?<=[.,])\((?P<round>\d{1,100})\))
+    (?![\d({]|\\(?:overline|bar|dot)|[ ]?[\^_])
+    """,
+    re.VERBOSE,
+)
+OVERLINED, DOTTED = re.compile(r"(?:\d[\u0304\u0305])+"), re.compile(r"(\d)\u0307")  # by combining characters
 SUPERSCRIPTS = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-", strict=True))
 SUPERSCRIPT = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
+SUBSCRIPT = re.compile("[\u2080-\u2089]+")
 SEPARATORS = str.maketrans("\u066b\u066c\uff0c", ".,,")  # Arabic decimal point and comma, the wide comma
 SIGNS = "".join(chr(code) for code in range(0x24, 0x20C1) if unicodedata.category(chr(code)) == "Sc")  # of currencies
 
@@ -46,7 +68,24 @@ ARGUMENT = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\?\w)"  # of a TeX command
 RUN = r"\d+(?:[.,\u066b\u066c\uff0c]\d+)*"
 SPACED = r"[1-9]\d{0,2}(?P<gap>[ _'\u2019\u00a0\u2007\u2009\u202f])\d{3}(?:(?P=gap)\d{3})*(?!\d|(?P=gap)\d)(?:[.,]\d+)?"
 
-IN_A_WORD = re.compile(r"[^\W_]_\{?$|\w_$")  # x_1: a subscript
+ACCENT = r"\\(?:overline|bar|d?dot|(?:wide)?hat|overarc|wideparen|(?:overset|stackrel)[ ]?\{[^{}]*\})[ ]?"
+# What can be meant in several ways, and numbers with a base, which are equal only to themselves.
+BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
+BASE = rf"(?:\d+|{'|'.join(BASES)})\b"
+NUMBER_START = r"(?<!\d)(?<!\d[.,])"
+UNCERTAIN = rf"""
+    {NUMBER_START}\d[\d.,]*(?:(?:{ACCENT}|(?<=\.)\\underline[ ]?){ARGUMENT}\d*)+   # 3\overline{{5}}, 0.\hat{{3}}
+    |{ACCENT}(?=\{{?[ ]?\d){ARGUMENT}(?:_{ARGUMENT})?                             # \overline{{12}}
+    |{NUMBER_START}\d+[.,]\d+\(\d+\)                                            # 0.1(6): a period, a product, or how exact it is
+    |(?<![\w.,])(?!{SPACED})\d(?:[A-Fa-f\d]|[.,]\d)*(?:\\right)?[)}}]?[ ]?_(?:{ARGUMENT}|\\[a-z]+\{{[^{{}}]*\}}|\w)\w*  # 1101_2
+    |{NUMBER_START}0(?:[xX][\dA-Fa-f]+|[bB][01]+|[oO][0-7]+)\b
+    |{NUMBER_START}{RUN}[ ]?(?:\(base[ -]?{BASE}\)|(?:in[ ])?base[ -]?{BASE})
+    |{NUMBER_START}\d+(?:~\d{{3}})+(?!\d)(?:[.,]\d+)*                           # 12~345: TeX's tie, or a range
+    |{NUMBER_START}\d+(?:{THIN}\d+)+                                            # 3\,5
+    |{NUMBER_START}\d+(?:\\[a-z]+)?\{{[^\w{{}}\\]*\}}\d+                         # 12{{.}}345
+"""
+
+IN_A_WORD = re.compile(r"[^\W_]_\{?$|\w_$|[)}\]]_\{?$")  # x_1: a subscript
 IN_AN_EXPONENT = re.compile(r"\^[ ]?[{(]?[+-]?$")  # of what is no number: 25 cm^2
 DIVIDED = re.compile(r"[^\W_]/$|[)}\]][ ]?/[ ]?$")  # (3 + 4)/2: the divisor of what is no number
 NUMBER_ALONE = re.compile(rf"[ {MINUS}]*{RUN}[ ]*")
@@ -54,7 +93,9 @@ SKIPPED = re.compile(RUN)
 LETTERS = re.compile(r"[^\W\d_]+$")
 CURRENCY = re.compile(rf"(?:\\?[{SIGNS}]|(?<![^\W\d_])(?:{'|'.join(sorted(CURRENCIES, key=len, reverse=True))}))[ ]?$")
 
-CANDIDATE = re.compile(r"\d|(?<![^\W_])(?<!\.)\.\d|[\u00bc-\u00be\u2150-\u215e\u221a]|\\[dtc]?frac|\\sqrt|sqrt[ ]?\(")
+CANDIDATE = re.compile(
+    r"\d|(?<![^\W_])(?<!\.)\.\d|[\u00bc-\u00be\u2150-\u215e\u221a]|\\[dtc]?frac|\\sqrt|sqrt[ ]?\(|" + ACCENT + r"\{?[ ]?\d"
+)
 COMPOSITE = re.compile(
     rf"""
     \d+(?:\.\d+)?(?:[:\uff1a]\d+)+                                       # 7:30, 2:1
@@ -62,6 +103,7 @@ COMPOSITE = re.compile(
     |(?:\d{{4}}-\d\d?-\d\d?|\d\d?-\d\d?-\d{{4}})(?![\d-])                # 2020-04-03
     |(?:{RUN}[ ]?)?(?:\\sqrt(?:\[[^\]]*\])?[ ]?{ARGUMENT}|\u221a[ ]?\(?\d[\d.]*|sqrt[ ]?\([^()]*\))
     |{RUN}[ ]?(?:\\pi(?![a-z])|\u03c0|(?:\u00b1|\\pm)[ ]?{RUN})
+    |{UNCERTAIN}
     """,
     re.VERBOSE,
 )
@@ -117,9 +159,32 @@ def only_number(text: str) -> Decimal | None:
 
 
 def plain_marks(text: str) -> str:
-    """Return ``text`` with TeX's thousands separators as commas, and superscripts as powers (``10\u2076`` as ``10^6``)."""
-    text = TEX_SEPARATOR.sub(",", text)
-    return SUPERSCRIPT.sub(lambda digits: "^" + "".join(SUPERSCRIPTS[digit] for digit in digits[0]), text)
+    """Return ``text`` with the marks that TeX and Unicode give to numbers as plain ones.
+
+    TeX's thousands separators become commas or spaces, superscripts powers (``10\u2076`` is ``10^6``), subscripts ``_{2}``, and repeating
+    decimals TeX's fractions (``0.\\overline{3}`` is ``\\frac{3}{9}``).
+    """
+    text = TEX_COMMA.sub(",", NEGATIVE_SPACE.sub("", THIN_SPACED.sub(_without_thin_spaces, text)))
+    text = SUPERSCRIPT.sub(lambda digits: "^" + "".join(SUPERSCRIPTS[digit] for digit in digits[0]), TEX_SPACE.sub(" ", text))
+    text = SUBSCRIPT.sub(lambda digits: f"_{{{unicodedata.normalize('NFKC', digits[0])}}}", text)
+    text = OVERLINED.sub(lambda digits: rf"\overline{{{re.sub('[^0-9]', '', digits[0])}}}", DOTTED.sub(r"\\dot{\1}", text))
+    return REPEATING.sub(_as_tex_fraction, text)
+
+
+def _without_thin_spaces(found: re.Match) -> str:
+    """Return a number without TeX's thin spaces; as it is where they part its whole digits in no known way."""
+    groups, fraction = re.split(THIN, found["whole"]), found["fraction"] or ""
+    if len(groups) > 1 and not _groups(groups):
+        return found[0]
+    return "".join(groups) + re.sub(THIN, "", fraction)
+
+
+def _as_tex_fraction(found: re.Match) -> str:
+    """Return a repeating decimal as a fraction: all digits less those that do not repeat, over as many nines as repeat, then zeros."""
+    period = found["barred"] or found["bar"] or found["round"] or re.sub(r"\D", "", found["dots"])
+    before = found["whole"].replace(",", "") + found["fixed"]
+    over = int(before + period) - int(before or 0)
+    return rf"\frac{{{over}}}{{{10 ** len(found['fixed']) * (10 ** len(period) - 1)}}}"
 
 
 def _may_precede(text: str, start: int) -> bool:

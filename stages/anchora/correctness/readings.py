@@ -7,23 +7,17 @@ the last) expression: numbers, LaTeX and words, compared by the library math-ver
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
 from operator import eq
 
-from anchora.correctness.numbers import CURRENCIES, numbers, only_number
+from anchora.correctness.expressions import Answer, answer_value, same_expression
+from anchora.correctness.numbers import numbers
 
 MARK = re.compile(r"####|\\boxed\{|the answer is:?", re.IGNORECASE)  # behind it stands the answer
 EQUATION = re.compile(r"(?:[\s\d.,$*+/^()x\u00d7\u00f7\u2212-]*=)+")  # a calculation up to its last equals sign
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\[(\[](.+?)\\[)\]]", re.DOTALL)
-WORDS = re.compile(r"(?:\\(?:text|textbf|mathrm|mbox)\{)?\s*([^\W\d_][^\W\d_ -]+(?:[ -][^\W\d_]+)*)\.?\s*\}?")
-TEX_OF_NUMBERS = re.compile(r"\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|\^\{[^{}]*\}|\\(?:times|cdot|[,!%$])|\\(?:text|mathrm)\{[^{}]*\}")
-PLAIN_NUMBER = re.compile(rf"(?:{'|'.join(sorted(CURRENCIES, key=len, reverse=True))}|\d|[^\w=<>(){{}}\[\];\\])*")
-LONG_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|ln|exp|sqrt|mod|pi)\b)[A-Za-z]{2,}(?![A-Za-z{])")
-PARSING_SECONDS = 5  # of math-verify for one expression
 
 
 @dataclass(frozen=True)
@@ -77,8 +71,8 @@ def marked_answer(text: str) -> str | None:
     return _up_to_closing_brace(rest) if marks[-1][0].endswith("{") else rest
 
 
-def expression(text: str) -> Decimal | str | tuple | None:
-    """Return the answer of ``text`` as a number, as words in lower case, or as what math-verify parses it to; None where it has none.
+def expression(text: str) -> Answer | None:
+    """Return the answer of ``text`` as ``answer_value`` reads it; None where it has none.
 
     Taken is what the text marks, up to the end of its line and the formula in it if there is one; without a mark its last formula,
     or else its last number. Of several boxes only the last one counts.
@@ -89,43 +83,7 @@ def expression(text: str) -> Decimal | str | tuple | None:
         answer = next(part for part in formulas[-1] if part)
     elif marked is None:
         return last_number(text)
-    return _value(answer.strip().strip("$").strip())
-
-
-def _value(answer: str) -> Decimal | str | tuple | None:
-    number = only_number(answer)
-    if number is not None and (PLAIN_NUMBER.fullmatch(TEX_OF_NUMBERS.sub("1", answer)) or LONG_WORD.search(answer)):
-        return number  # a word beside it is its unit: math-verify would take it for a product of its letters
-    if words := WORDS.fullmatch(answer):
-        return words[1].lower()
-    return None if LONG_WORD.search(answer) else _parsed(answer)
-
-
-def same_expression(reference: object, response: object) -> bool:
-    """Return whether two answers of ``expression`` are equal: math-verify's word where they are not both numbers or both words."""
-    kinds = type(reference), type(response)
-    if kinds in ((Decimal, Decimal), (str, str)):
-        return reference == response
-    if str in kinds:
-        return False
-    gold, target = (_parsed(str(answer)) if isinstance(answer, Decimal) else answer for answer in (reference, response))
-    if not (isinstance(gold, tuple) and isinstance(target, tuple)):
-        return False
-    from math_verify import verify
-
-    return bool(verify(list(gold), list(target), timeout_seconds=_seconds()))
-
-
-@lru_cache(maxsize=20_000)
-def _parsed(answer: str) -> tuple | None:
-    from math_verify import parse
-
-    return tuple(parse(f"${answer}$", parsing_timeout=_seconds())) or None
-
-
-def _seconds() -> int | None:
-    """Return math-verify's time limit, which it keeps by an alarm signal: there is none outside of the main thread."""
-    return PARSING_SECONDS if threading.current_thread() is threading.main_thread() else None
+    return answer_value(answer.strip().strip("$").strip())
 
 
 READINGS = {

@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 
 from anchora.evaluation.benchmarks import TurnAnswers, conversation
-from anchora.evaluation.judge_client import ask_all, named, usage
-from anchora.evaluation.judge_replies import Reply, said
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.rounding import rounded
-from anchora.evaluation.verdicts import grade_question, last_line, pair_question, read_grade, read_verdict, verdict_points
 from anchora.evaluation.win_rates import win_rate_metrics
 from anchora.model.processes import map_across_processes
 from anchora.model.prompts import Messages
 from anchora.run.errors import UserError
-
-LONGEST_EXAMPLE = 120  # characters of a reply's last line
+from anchora.verifiers.judge_client import ask_all, named, usage
+from anchora.verifiers.judge_replies import Reply
+from anchora.verifiers.verdicts import described, grade_question, pair_question, read_grade, read_verdict, verdict_points
 
 
 def judge_by_api(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, params: EvaluateParams) -> dict:
@@ -85,14 +83,6 @@ def _ask_judge(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, par
             f"{described(unread[0])}; choose another judge_model, or empty it for the pipeline's own judge"
         )
     return {"points": points, "grades": grades, "counts": counts, "usage": usage(questions, replies, params)}
-
-
-def described(reply: Reply) -> str:
-    """Say in one line why a reply could not be read: it has no text, or this last line."""
-    if reply.unread or not reply.text.strip():
-        return reply.unread or "it is empty"
-    line = said(last_line(reply.text))
-    return f"its last line is {line[:LONGEST_EXAMPLE]!r}" if line else "it has no words"
 
 
 def _pair_questions(row: dict, policy: list[str], baseline: list[str]) -> list[Messages]:

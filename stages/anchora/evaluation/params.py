@@ -1,9 +1,9 @@
 """Parameters of evaluate."""
 
 from anchora.evaluation.answer_params import AnswerParams
-from anchora.evaluation.judge_params import JudgeParams
 from anchora.evaluation.rounds_params import RoundsParams
 from anchora.uncertainty.params import AbstentionParams
+from anchora.verifiers.judge_params import JudgeParams
 
 
 class EvaluateParams(AnswerParams, JudgeParams, RoundsParams, AbstentionParams):

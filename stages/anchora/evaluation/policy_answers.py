@@ -17,7 +17,7 @@ from anchora.sampling.responses import Response
 from anchora.uncertainty.measure import measure, measure_calibration, within_length
 from anchora.uncertainty.reliability import fit_correctness, labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import free_members
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,16 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
     calibration = labelled_answers(*calibration_answers(path, model, tokenizer, scale, params))
     rows, reading = sets["gsm8k"], params.answer_reading
+    members = free_members(params.output_dir, params)
     measured = measure(
-        model, tokenizer, rows, ensemble_members(params.output_dir, params), params,
+        model, tokenizer, rows, members, params,
         seed=derived_seed(params.seed, "evaluation"), samples=max(params.samples_per_prompt, params.evaluation_samples),
     )  # fmt: skip
     uncertainty = scale.uncertainty(measured)
-    sample_regrets = regrets(measured.greedy_scores, measured.sample_scores[:, :, : scale.samples], scale.deviation, params.regret_penalty)
+    signals = scale.raw_parts(measured)
+    if members:
+        scores, deviation = measured.sample_scores[:, :, : scale.samples], scale.deviation[: len(members)]
+        signals["regret"] = regrets(measured.greedy_scores, scores, deviation, params.regret_penalty)
     samples = [[response.text for response in responses[: params.evaluation_samples]] for responses in measured.samples]
     return Answers(
         greedy=measured.greedy,
@@ -92,7 +96,7 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
         correct=np.array(correctness(rows, [response.text for response in measured.greedy], reading), dtype=bool),
         sampled=np.array([np.array(correct, dtype=float).mean() for correct in sampled_correctness(rows, samples, reading)]),
         uncertainty=uncertainty,
-        signals=scale.raw_parts(measured) | {"regret": sample_regrets},
+        signals=signals,
         probability=fit_correctness(*calibration)(uncertainty) if calibration[0] else np.full(len(rows), np.nan),
         calibration=calibration,
         turns={name: answer_turns(model, tokenizer, rows, params, name) for name, rows in sets.items() if name != "gsm8k"},
@@ -112,6 +116,6 @@ def calibration_answers(path: Path, model, tokenizer, scale: Scale, params: Answ
         return exported["calibration_uncertainty"], exported["calibration_correct"]
     if path == Path(params.output_dir) / "sft":
         return scale.combine_calibration(scale.parts).tolist(), scale.correct
-    verifiers = ensemble_members(params.output_dir, params)
+    verifiers = free_members(params.output_dir, params)
     _, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     return scale.uncertainty(measured).tolist(), correct

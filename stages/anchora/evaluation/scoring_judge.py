@@ -16,7 +16,7 @@ from anchora.evaluation.rounding import rounded
 from anchora.evaluation.statistics import bootstrap_mean
 from anchora.evaluation.win_rates import mean_per_row, win_points, win_rate_metrics
 from anchora.model.prompts import Messages
-from anchora.verifiers.ensemble import Member, RewardModel, count_functions, score_ensemble
+from anchora.verifiers.ensemble import Member, RewardModel, count_reward_models, score_ensemble
 from anchora.verifiers.scores import mean_and_deviation
 
 
@@ -33,7 +33,7 @@ class ScoringJudge:
 
     def models_alone(self) -> ScoringJudge:
         """Return the judge beside the ensemble's reward models: scoring functions say nothing of prompts without columns."""
-        models = self.ensemble[: len(self.ensemble) - count_functions(self.ensemble)]
+        models = self.ensemble[: count_reward_models(self.ensemble)]
         return ScoringJudge(self.judge, models, self.deviation[: len(models)])
 
     def members(self) -> list[Member]:

@@ -18,7 +18,7 @@ from anchora.uncertainty.agreement import sample_disagreement
 from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.regenerate import regenerated_disagreement
-from anchora.verifiers.ensemble import Member, count_functions, score_ensemble
+from anchora.verifiers.ensemble import Member, count_reward_models, score_ensemble
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measured:
     sample_agreement: np.ndarray  # (prompts,) one minus the agreement of the first samples_per_prompt samples with the greedy response
     greedy_scores: np.ndarray  # (members, prompts)
     sample_scores: np.ndarray  # (members, prompts, samples)
-    functions: int = 0  # of the members, the last ones: scoring functions, the others are reward models
+    reward_models: int  # of the members, the first ones
 
 
 def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[dict]:
@@ -90,7 +90,7 @@ def measure(
         sample_agreement=np.array(_sample_disagreements(greedy, sampled, params)),
         greedy_scores=scores[:, : len(prompts)],
         sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
-        functions=count_functions(members),
+        reward_models=count_reward_models(members),
     )
 
 

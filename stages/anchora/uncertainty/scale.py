@@ -97,7 +97,8 @@ def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[s
     """Return the raw parts of the greedy responses' uncertainty, each (prompts,); no disagreement of one verifier, no MC dropout at rate 0.
 
     Reward models alone disagree. A function that compares with the known answer would tell it, where the uncertainty is to be what one
-    knows without it: on evaluation problems it would find errors by the very answer that they are counted by.
+    knows without it: on evaluation problems it would find errors by the very answer that they are counted by. A judge behind an API
+    would have to be asked for every new question.
 
     Scores are centred on the first ``samples`` samples, as many as on the calibration split: fewer would make every disagreement
     larger than its scale.
@@ -105,8 +106,7 @@ def raw_parts(measured: Measured, deviation: np.ndarray, samples: int) -> dict[s
     parts = {"token_entropy": measured.token_entropy, "sample_agreement": measured.sample_agreement}
     if measured.mc_dropout is not None:
         parts["mc_dropout"] = measured.mc_dropout
-    models = len(measured.greedy_scores) - measured.functions
-    if models > 1:
+    if (models := measured.reward_models) > 1:
         centred = centred_scores(measured.greedy_scores[:models], measured.sample_scores[:models, :, :samples], deviation[:models])
         parts["verifier_disagreement"] = disagreement(centred)
     return parts

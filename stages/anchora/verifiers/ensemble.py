@@ -1,4 +1,4 @@
-"""The ensemble: verifiers that were trained here, those that were brought, and scoring functions, with their scores side by side."""
+"""The ensemble: verifiers that were trained here, those that were brought, scoring functions and a judge, their scores side by side."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from anchora.model.pins import Pretrained, from_folder, from_pin, model_identity
 from anchora.run.errors import UserError
 from anchora.run.files import read_json
 from anchora.verifiers.functions import ScoringFunction
+from anchora.verifiers.grading_judge import GradingJudge
+from anchora.verifiers.judge_params import VerifierJudgeSettings
 from anchora.verifiers.pairs import Pair
-from anchora.verifiers.params import VerifierScoringParams, VerifiersParams
+from anchora.verifiers.params import NO_MEMBERS, VerifierScoringParams, VerifiersParams
 from anchora.verifiers.scoring import load_verifier, score_pairs
 
 
@@ -34,7 +36,7 @@ class RewardModel:
         return model_identity(self.pretrained)
 
 
-Member = RewardModel | ScoringFunction
+Member = RewardModel | ScoringFunction | GradingJudge
 
 
 def reward_models(output_dir: str, trained: list[int]) -> list[RewardModel]:
@@ -48,17 +50,27 @@ def reward_models(output_dir: str, trained: list[int]) -> list[RewardModel]:
 
 
 def ensemble_members(output_dir: str, params: VerifiersParams) -> list[Member]:
-    """Return the members of the ensemble: its reward models, then its scoring functions. Raises UserError for an ensemble of none."""
-    functions = [ScoringFunction(name, params.verifier_timeout) for name in params.verifier_functions]
-    members: list[Member] = [*reward_models(output_dir, params.verifiers), *functions]
+    """Return the members of the ensemble: its reward models, its scoring functions, and last its judge, which costs with each response.
+
+    Raises UserError for an ensemble of none.
+    """
+    settings = read_json(Path(output_dir) / "verifiers" / "judge.json")
+    judges = [GradingJudge(VerifierJudgeSettings(**settings))] if settings else []
+    members = [*free_members(output_dir, params), *judges]
     if not members:
-        raise UserError("verifiers, verifier_paths and verifier_functions are all empty; at least one must judge the responses")
+        raise UserError(NO_MEMBERS)
     return members
 
 
-def count_functions(members: Sequence[Member]) -> int:
-    """Return how many of the members, the last ones, are scoring functions."""
-    return sum(isinstance(member, ScoringFunction) for member in members)
+def free_members(output_dir: str, params: VerifiersParams) -> list[Member]:
+    """Return the members but the judge, for what only measures: its grades choose the cases of the regret buffer, and nothing else."""
+    functions = [ScoringFunction(name, params.verifier_timeout) for name in params.verifier_functions]
+    return [*reward_models(output_dir, params.verifiers), *functions]
+
+
+def count_reward_models(members: Sequence[Member]) -> int:
+    """Return how many of the members, the first ones, are reward models."""
+    return sum(isinstance(member, RewardModel) for member in members)
 
 
 def score_ensemble(

@@ -14,6 +14,9 @@ FunctionName = Annotated[
 ]
 
 
+NO_MEMBERS = "verifiers, verifier_paths, verifier_functions and verifier_judge are all empty; at least one must judge the responses"
+
+
 class VerifierDtypeParams(Parameters):
     """The key of every stage that holds verifiers to score, or looks whether they can be held so."""
 
@@ -35,7 +38,7 @@ class MembersParams(Parameters):
     verifiers: list[NonNegativeInt] = Field(
         [0, 1],
         description="Verifiers that are trained here, members of the ensemble by their numbers; each number gives a seed of its own. May "
-        "be empty where verifier_paths or verifier_functions is not.",
+        "be empty where verifier_paths, verifier_functions or verifier_judge is not.",
     )
     verifier_functions: list[FunctionName] = Field(
         [],

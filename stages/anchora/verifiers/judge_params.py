@@ -1,4 +1,4 @@
-"""Parameters of a judge behind an API, in place of the pipeline's own."""
+"""Parameters of a judge behind an API: in place of the pipeline's own, or as a member of the ensemble."""
 
 from pydantic import Field, FiniteFloat, field_validator
 
@@ -16,7 +16,7 @@ class JudgeModelParams(Parameters):
 
 
 class JudgeParams(JudgeModelParams):
-    """Keys of the stage that asks it."""
+    """Keys of what asks it."""
 
     judge_base_url: str = Field(
         "", description="Address of the judge's endpoint, http:// or https:// and without a key; empty is the client's default."
@@ -40,3 +40,14 @@ class JudgeParams(JudgeModelParams):
         if "@" in value or "key=" in value:
             raise ValueError("must hold no key; set ANCHORA_JUDGE_API_KEY in the environment")
         return value
+
+    def key(self) -> str:
+        """Return the key that names the model, for lines that tell of it."""
+        return "judge_model"
+
+
+class VerifierJudgeSettings(JudgeParams):
+    """What asks the judge that grades as a member of the ensemble; its ``judge_model`` is ``verifier_judge``."""
+
+    def key(self) -> str:
+        return "verifier_judge"

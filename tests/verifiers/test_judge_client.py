@@ -8,10 +8,10 @@ import judge_server
 import pytest
 from judge_server import CANARY, question, settings
 
-from anchora.evaluation import judge_client
-from anchora.evaluation.judge_replies import asked_to_wait
 from anchora.run import errors, logs
 from anchora.run.errors import UserError
+from anchora.verifiers import judge_client
+from anchora.verifiers.judge_replies import asked_to_wait
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from anchora.model.prompts import Messages
+from anchora.verifiers.judge_replies import Reply, said
 
 PAIR_RULES = (
     "You compare two assistants' last answers to the same user. Weigh correctness first, then whether the request is met, "
@@ -33,6 +34,7 @@ SPEECH = re.compile(r"\b(?:says?|said|asks?|asked|tells?|told|instructs?|demands
 NOTHING = r"[\s.!)]*"
 WINNER = r"[\s:;,.(–—-]*(?:(?:answer|assistant|response|model)\s+)?{}(?:'s (?:answer|response))? (?:is (?:\w+ )?better|wins)[\s.!)]*"
 TAILS = {"A": WINNER.format("A"), "B": WINNER.format("B"), "C": r"[\s:;,.(–—-]*(?:a )?(?:tie|draw|equally good)[\s.!)]*"}
+LONGEST_EXAMPLE = 120  # characters of a reply's last line
 OUT_OF_TEN = r"\s*(?:/|out of)\s*10[\s.!)]*"
 
 
@@ -97,6 +99,14 @@ def last_line(reply: str) -> str:
     """
     lines = reply.rpartition("</think>")[2].partition("<think>")[0].splitlines()
     return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, re.sub(r"<[^<>\s]*>", "", line)))), "")
+
+
+def described(reply: Reply) -> str:
+    """Say in one line why a reply could not be read: it has no text, or this last line."""
+    if reply.unread or not reply.text.strip():
+        return reply.unread or "it is empty"
+    line = said(last_line(reply.text))
+    return f"its last line is {line[:LONGEST_EXAMPLE]!r}" if line else "it has no words"
 
 
 def _plain(line: str) -> str:

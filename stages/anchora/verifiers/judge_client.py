@@ -11,18 +11,18 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from anchora.evaluation.judge_params import JudgeParams
-from anchora.evaluation.judge_replies import Reply, ServerError, asked_to_wait, read_completion, said
 from anchora.model.prompts import Messages
 from anchora.run.errors import UserError
 from anchora.run.files import new_file, read_json
 from anchora.run.logs import project_folder, say
+from anchora.verifiers.judge_params import JudgeParams
+from anchora.verifiers.judge_replies import Reply, ServerError, asked_to_wait, read_completion, said
 
 KEY_VARIABLE = "ANCHORA_JUDGE_API_KEY"
 CACHE_FOLDER = ".judge_cache"
@@ -30,6 +30,7 @@ REFUSAL_STATUSES = (400, 413, 422)  # HTTP: this one question is too long for th
 PASSING_STATUSES = (408, 409, 429)  # HTTP: those that pass, like all from 500 on
 CLIENTS_LONGEST_WAIT = 120.0  # seconds: the client library gives up at once where a server asks for a longer wait
 LONGEST_WAIT = 3600.0  # seconds that a server may ask us to wait; docs/your-data.md says so
+CHARACTERS_PER_TOKEN = 4  # of English, about
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries where the server asks for nothing, as the client library has it
 
 
@@ -142,7 +143,8 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     files = [cache / f"{question_hash(question, params)}.json" for question in questions]
     unanswered = {file: question for file, question in zip(files, questions, strict=True) if not file.is_file()}
     distinct = len(set(files))
-    say(f"judge {params.judge_model}: {len(unanswered)} questions to ask, {distinct - len(unanswered)} from {CACHE_FOLDER}")
+    estimate = f" (to read {read_estimate(unanswered.values(), params)})" if unanswered else ""
+    say(f"judge {params.judge_model}: {len(unanswered)} questions to ask{estimate}, {distinct - len(unanswered)} from {CACHE_FOLDER}")
     pool = ThreadPoolExecutor(params.judge_parallel_requests)
     try:
         pending = {file: pool.submit(client.ask, question, file) for file, question in unanswered.items()}
@@ -166,9 +168,16 @@ def ask_all(questions: Sequence[Messages], params: JudgeParams) -> list[Reply]:
     return [replies[file] if file in replies else Reply(**read_json(file)) for file in files]
 
 
+def read_estimate(questions: Iterable[Messages], params: JudgeParams) -> str:
+    """Say about how many tokens questions have, and what reading them costs; what the judge will write is not known."""
+    tokens = sum(len(message["content"]) for question in questions for message in question) // CHARACTERS_PER_TOKEN
+    price = f", {tokens * params.judge_price_prompt / 1e6:.2f} US dollars" if params.judge_price_prompt else ""
+    return f"some {tokens} tokens{price}"
+
+
 def named(params: JudgeParams) -> str:
     """Name the judge and its endpoint."""
-    return f"judge_model {params.judge_model} at {params.judge_base_url or 'the default endpoint'}"
+    return f"{params.key()} {params.judge_model} at {params.judge_base_url or 'the default endpoint'}"
 
 
 def explained(error: Exception) -> str:

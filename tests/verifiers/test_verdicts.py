@@ -2,7 +2,7 @@
 
 import pytest
 
-from anchora.evaluation.verdicts import GRADE_RULES, PAIR_RULES, grade_question, pair_question, read_grade, read_verdict, verdict_points
+from anchora.verifiers.verdicts import GRADE_RULES, PAIR_RULES, grade_question, pair_question, read_grade, read_verdict, verdict_points
 
 
 @pytest.mark.parametrize(
