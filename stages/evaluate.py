@@ -4,8 +4,8 @@
     python stages/evaluate.py --policy A --baseline B --out logs/comparison
 
 GSM8K by exact match of the last number, greedy and over samples; AlpacaEval and MT-Bench by the judge
-that was kept out of training; calibration of the uncertainty; drift from the SFT policy. Every comparison is
-paired and has an interval. Writes the answers to ${output_dir}/evaluation, all metrics to
+that was kept out of training; calibration of the uncertainty; drift from the SFT policy; what both policies
+answered to harness_tasks. Every comparison is paired and has an interval. Writes the answers to ${output_dir}/evaluation, all metrics to
 metrics/evaluation.json and the few that people compare between experiments to metrics/summary.json.
 """
 
@@ -20,6 +20,7 @@ from anchora.evaluation.api_judge import judge_by_api
 from anchora.evaluation.calibration import abstention_metrics, calibration_metrics
 from anchora.evaluation.drift import drift_figures
 from anchora.evaluation.gsm8k import gsm8k_metrics
+from anchora.evaluation.harness_metrics import harness_metrics
 from anchora.evaluation.outputs import write_outputs
 from anchora.evaluation.params import EvaluateParams
 from anchora.evaluation.plots import write_plots
@@ -67,6 +68,8 @@ def main() -> None:
     }
     if not (args.policy or args.baseline):
         metrics["rounds"] = judged_rounds(judge, params)
+        if params.harness_tasks:
+            metrics["harness"] = harness_metrics(params.harness_tasks, params.seed)
 
     metrics_folder = args.out or Path("metrics")
     write_outputs(args.out / "outputs" if args.out else output_dir / "evaluation", sets, policy, baseline)
@@ -117,7 +120,7 @@ def judged_rounds(judge: ScoringJudge, params: EvaluateParams) -> dict[str, dict
 
 
 def summary(metrics: dict) -> dict:
-    """Pick the metrics that people compare between experiments; flat, None where one was not measured."""
+    """Pick the metrics that people compare between experiments, of each harness task its first; flat, None where one was not measured."""
     gsm8k, drift = metrics["gsm8k"], metrics["drift"]
     return {
         "gain": gsm8k["difference"],
@@ -129,6 +132,7 @@ def summary(metrics: dict) -> dict:
         "auroc": metrics["calibration"]["auroc"],
         "ece": metrics["calibration"]["ece"],
         "kl": drift.get("kl_sequence"),
+        **{f"harness_gain_{task}": next(iter(found.values()))["difference"] for task, found in metrics.get("harness", {}).items()},
     }
 
 

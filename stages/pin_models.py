@@ -1,9 +1,10 @@
-"""pin_models: say once and for all which model each name means.
+"""pin_models: say once and for all which model, and which evaluation task, each name means.
 
     python stages/pin_models.py
 
 Writes small files that later stages depend on: the path and hash of a local folder, or a hub id with
-its revision. A hub id without a revision is refused, for the branch it points at may move.
+its revision. A hub id without a revision is refused, for the branch it points at may move. Each of
+harness_tasks is loaded, so that one that cannot be asked is told now, and gets a file of its own.
 
 What can be found by looking at files is told here, before anything is trained: folders without weights, models of quantised
 weights, adapters whose base is not there or is another one, a bitsandbytes that is missing, and brought reward models with
@@ -17,6 +18,7 @@ import json
 import re
 from pathlib import Path
 
+from anchora.evaluation.harness_tasks import check_installed, harness_log, load_task, pin_of
 from anchora.model.adapters import (
     ADAPTER_CONFIG,
     COMMIT,
@@ -29,7 +31,7 @@ from anchora.model.adapters import (
 )
 from anchora.model.pins import Pretrained, adapter_error, folder_hash
 from anchora.run.errors import UserError
-from anchora.run.files import write_json
+from anchora.run.files import new_folder, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
@@ -55,6 +57,7 @@ def main() -> None:
     if brought:
         check_brought(brought)
     check_bitsandbytes(params)
+    pin_tasks(pins / "tasks", params)
     write_json(pins / "policy.json", policy)
     write_json(pins / "encoder.json", encoder)
     write_json(pins / "judge.json", judge)
@@ -62,6 +65,19 @@ def main() -> None:
     write_json(Path(params.output_dir) / "verifiers" / "judge.json", params.verifier_judge_settings())
     for name, value in (("policy", policy), ("encoder", encoder), ("judge", judge)):
         say(f"{name}: {(value.get('path') or value['repo'] + '@' + value['revision']) if value else 'none'}")
+
+
+def pin_tasks(folder: Path, params: PinModelsParams) -> None:
+    """Write <task>.json for each of harness_tasks, and lm_eval.json with the harness's version, null where there are none."""
+    installed, tasks = None, []
+    if params.harness_tasks:
+        installed = check_installed()
+        with harness_log(params.log_dir):
+            tasks = [pin_of(load_task(name)) for name in params.harness_tasks]
+    with new_folder(folder) as partial:
+        write_json(partial / "lm_eval.json", {"version": installed})
+        for task in tasks:
+            write_json(partial / f"{task['task']}.json", task)
 
 
 def check_members(params: PinModelsParams) -> None:

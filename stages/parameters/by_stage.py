@@ -11,6 +11,7 @@ from anchora.run.params import Parameters, StageParams
 from anchora.uncertainty.params import MeasureParams
 from anchora.update.params import UpdatePolicyParams
 from parameters.export import ExportParams
+from parameters.harness import HarnessParams
 from parameters.pin_models import PinModelsParams
 from parameters.prepare_data import PrepareDataParams
 from parameters.score_uncertainty import ScoreUncertaintyParams
@@ -29,6 +30,8 @@ PARAMS_BY_STAGE: dict[str, type[StageParams]] = {
     "update_policy": UpdatePolicyParams,
     "export": ExportParams,
     "answer_baseline": AnswerParams,
+    "harness_baseline": HarnessParams,
+    "harness": HarnessParams,
     "evaluate": EvaluateParams,
     "report": RoundsParams,
 }

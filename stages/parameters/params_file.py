@@ -16,7 +16,7 @@ PARTS: dict[str, list[list[str]]] = {
     "1. What people set: models, data, lengths, batches, epochs, KL, verifiers, rounds": [
         ["base_model_name", "reward_model_name", "judge_model_name"],
         ["sft_data_path", "preference_data_path", "regret_prompts_path", "calibration_path"],
-        ["gsm8k_path", "alpaca_eval_path", "mt_bench_path"],
+        ["gsm8k_path", "alpaca_eval_path", "mt_bench_path", "harness_tasks"],
         ["output_dir", "seed", "limit"],
         ["max_length", "max_new_tokens"],
         ["batch_size", "grad_accum_steps", "use_bf16", "lora_rank", "lora_alpha", "load_in_4bit"],
@@ -36,7 +36,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["buffer_size", "anchor_count", "replay_alpha"],
         ["update_learning_rate", "update_batch_tokens", "replays_per_case"],
         ["chosen_nll_weight", "anchor_weight", "kl_budget", "kl_check_steps"],
-        ["export_format", "evaluation_samples", "target_risk", "risk_confidence"],
+        ["export_format", "evaluation_samples", "harness_limit", "target_risk", "risk_confidence"],
         ["judge_model", "judge_base_url", "judge_requests_per_minute", "judge_parallel_requests", "judge_timeout", "judge_retries"],
         ["judge_price_prompt", "judge_price_completion"],
     ],
@@ -46,7 +46,7 @@ PARTS: dict[str, list[list[str]]] = {
     ],
 }
 # These stand at the end of the file whatever their part: `dvc exp run -S` writes every list anew, without the comment behind it.
-LISTS = ["stop_strings", "verifier_paths", "verifier_functions", "verifiers", "rounds"]
+LISTS = ["stop_strings", "harness_tasks", "verifier_paths", "verifier_functions", "verifiers", "rounds"]
 LISTS_TITLE = "Lists of the parts above; last, because DVC's -S drops a comment that stands behind a list"
 HEAD = (
     "Every parameter of the pipeline. docs/parameters.md says what each may be and which stages rerun when it changes; "

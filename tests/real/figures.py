@@ -69,7 +69,7 @@ def recounted(rows: list[dict], families: list[str], side: str) -> dict[str, lis
     """Return whether each greedy response is right, by reasoning-gym's scorers and as lm-evaluation-harness reads it."""
     import reasoning_gym
 
-    from anchora.evaluation.harness import flexible_match
+    from anchora.evaluation.harness_gsm8k import flexible_match
 
     scorers = {family: reasoning_gym.create_dataset(family, size=1, seed=0) for family in FAMILIES}
     found: dict[str, list[bool]] = {"reasoning_gym": [], "lm_eval": []}

@@ -6,7 +6,7 @@ import numpy as np
 
 from anchora.correctness.readings import READINGS
 from anchora.evaluation.answer_params import AnswerParams
-from anchora.evaluation.harness import flexible_match, strict_match
+from anchora.evaluation.harness_gsm8k import flexible_match, strict_match
 from anchora.evaluation.policy_answers import Answers
 from anchora.evaluation.rounding import rounded
 from anchora.evaluation.statistics import bootstrap_mean, mcnemar_p, sign_flip_p, wilson_interval

@@ -23,6 +23,7 @@ def model_card(evaluation: dict, base_model: dict, exported: dict) -> str:
     name, under = pinned_name(base_model), base_model.get("base", base_model)
     base = f"base_model: {under['repo']}\n" if "repo" in under else ""
     weights = weights_text(exported, pinned_name(under))
+    but = " but those of lm-evaluation-harness's tasks" if "harness" in evaluation else ""
     library = "peft" if exported["format"] == "adapter" else "transformers"
     return f"""---
 {base}library_name: {library}
@@ -37,7 +38,7 @@ was unsure or wrong, held to it by a KL term that grows with uncertainty. {headl
 {table}
 
 {remarks}`uncertainty.json` holds the scales of its uncertainty and a threshold ({threshold}); above it, do not rely on an answer.
-{promise} All figures are from prompts that no training has seen. They say nothing about other tasks or languages.
+{promise} All figures{but} are from prompts that no training has seen. They say nothing about other tasks or languages.
 """
 
 

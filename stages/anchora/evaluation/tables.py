@@ -31,7 +31,7 @@ def comparison_rows(evaluation: dict) -> list[Row]:
         _row("accuracy of samples", gsm8k, "sampled_accuracy", "sampled_difference", gsm8k["sampled_p_value"]),
     ]
     for name, metrics in evaluation.items():
-        if "win_rate" in metrics:
+        if name != "harness" and "win_rate" in metrics:
             title = TITLES.get(name, name.replace("_", " "))
             low, high = metrics["win_rate_low"], metrics["win_rate_high"]
             cells = ("0.500", f"{metrics['win_rate']:.3f}", f"{metrics['win_rate'] - 0.5:+.3f}", interval_text(low, high))
@@ -43,6 +43,10 @@ def comparison_rows(evaluation: dict) -> list[Row]:
         low, high = drift["kl_sequence_low"], drift["kl_sequence_high"]
         cells = ("0", f"{drift['kl_sequence']:.3f}", f"{drift['kl_sequence']:+.3f}", interval_text(low, high))
         rows.append(Row(("drift, KL nats a sequence", *cells), drift["kl_sequence_p_value"], not low <= 0 <= high))
+    for task, found in evaluation.get("harness", {}).items():
+        for metric, figures in found.items():
+            lower = "" if figures["higher_is_better"] else ", lower is better"
+            rows.append(_row(f"{task}, {metric}{lower}", figures, "score", "difference", figures["p_value"]))
     return rows
 
 
@@ -74,11 +78,23 @@ def notes(evaluation: dict) -> list[str]:
     ]
     sentences = [f"No difference is shown in: {'; '.join(not_shown)}."] if not_shown else []
     for name, metrics in evaluation.items():
-        if metrics.get("malformed"):
+        if name != "harness" and metrics.get("malformed"):
             sentences.append(
                 f"{TITLES.get(name, name)}: {metrics['malformed']} of {metrics['replies']} replies of the judge {metrics['judge']} "
                 f"could not be read and are left out, such as: {metrics['malformed_example']}"
             )
+    return sentences + harness_notes(evaluation.get("harness", {}))
+
+
+def harness_notes(harness: dict) -> list[str]:
+    """Say in a sentence each what the figures of lm-evaluation-harness's tasks do not say by themselves; none where there are no tasks."""
+    sentences = [f"Questions of {', '.join(harness)} (lm-evaluation-harness) were not compared with the training data."] if harness else []
+    for task, found in harness.items():
+        figures = next(iter(found.values()))
+        if figures["limit"]:
+            sentences.append(f"{task}: the first {figures['questions']} questions alone (harness_limit), for a quick look.")
+        if figures["cut_prompts"]:
+            sentences.append(f"{task}: {figures['cut_prompts']} of {figures['questions']} prompts lost their beginning: too long.")
     return sentences
 
 

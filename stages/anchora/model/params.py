@@ -121,3 +121,15 @@ class CausalLMParams(ComputeParams, AdapterParams):
 
 class PolicyParams(PromptParams, CausalLMParams):
     """Keys of every stage that samples from a policy."""
+
+
+class SamplingBatchParams(Parameters):
+    """The key of every stage that samples from a policy in batches."""
+
+    sampling_batch_size: int = Field(
+        64,
+        ge=1,
+        description="Prompts sampled at once, with samples_per_prompt responses each; where each gets one response, "
+        "samples_per_prompt times as many prompts. Each batch has a seed of its own, so another size draws other samples. Of "
+        "harness_tasks it is the number of prompts.",
+    )

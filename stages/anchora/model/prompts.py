@@ -47,11 +47,8 @@ def encode_conversation(tokenizer, messages: Messages) -> list[int]:
 def _encode_by_chat_template(tokenizer, messages: Messages, add_generation_prompt: bool) -> list[int]:
     messages = _without_ends(tokenizer, messages)
     try:
-        chat_template = tokenizer.get_chat_template()
-        if "strftime_now" in chat_template:
-            chat_template = FIXED_DATE + chat_template
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=chat_template
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=dated_chat_template(tokenizer)
         )
     except Exception as error:  # a template is a program: beside its own refusals it can raise nearly every kind
         if is_lack_of_memory(error):
@@ -63,6 +60,12 @@ def _encode_by_chat_template(tokenizer, messages: Messages, add_generation_promp
             "out, mend the template in the model's tokenizer files, or take a model whose template knows them"
         ) from None
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def dated_chat_template(tokenizer) -> str:
+    """Return a tokenizer's own chat template, to which today is always ``FIXED_DAY``."""
+    chat_template = tokenizer.get_chat_template()
+    return FIXED_DATE + chat_template if "strftime_now" in chat_template else chat_template
 
 
 def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> list[int]:

@@ -5,12 +5,14 @@ from typing import Literal
 from pydantic import Field, FiniteFloat, model_validator
 
 from anchora.correctness.params import AnswerReadingParams
-from anchora.model.params import OverlongPromptsParams, PolicyParams
+from anchora.model.params import OverlongPromptsParams, PolicyParams, SamplingBatchParams
 from anchora.run.params import NonEmptyStr, Parameters, SeedParams
 from anchora.verifiers.params import VerifierScoringParams, VerifiersParams
 
 
-class MeasureParams(VerifierScoringParams, PolicyParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams):
+class MeasureParams(
+    VerifierScoringParams, PolicyParams, SamplingBatchParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams
+):
     """Keys of every stage that samples responses and measures their uncertainty."""
 
     samples_per_prompt: int = Field(8, ge=2, description="Responses sampled for each prompt, beside the greedy one.")
@@ -32,12 +34,6 @@ class MeasureParams(VerifierScoringParams, PolicyParams, SeedParams, OverlongPro
         [],
         description='Texts that end a response, such as "Question:" for base models; of the response, what stands before the first one '
         "is kept.",
-    )
-    sampling_batch_size: int = Field(
-        64,
-        ge=1,
-        description="Prompts sampled at once, with samples_per_prompt responses each; where each gets one response, "
-        "samples_per_prompt times as many prompts. Each batch has a seed of its own, so another size draws other samples.",
     )
     uncertainty_dropout_samples: int = Field(16, ge=2, description="K of MC dropout: its stochastic passes over each greedy response.")
     uncertainty_dropout_rate: float = Field(

@@ -10,7 +10,7 @@ from conftest import REAL, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchora.evaluation.harness import flexible_match, strict_match
+from anchora.evaluation.harness_gsm8k import flexible_match, strict_match
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 
