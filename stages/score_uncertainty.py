@@ -52,11 +52,7 @@ def main() -> None:
         model, tokenizer, prompts + calibration_rows, ensemble_members(params.output_dir, params), params,
         seed=derived_seed(params.seed, "round", args.round), samples=params.samples_per_prompt,
     )  # fmt: skip
-    parts, known = scale.raw_parts(measured), len(prompts)
-    uncertainty = np.append(
-        scale.combine({name: values[:known] for name, values in parts.items()}),
-        scale.combine_calibration({name: values[known:] for name, values in parts.items()}),
-    )
+    uncertainty = frozen_uncertainty(scale.raw_parts(measured), len(prompts), scale)
     rows = scored_rows(prompts + calibration_rows, measured, uncertainty, scale, params.regret_penalty)
     rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :]
     write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows, key=lambda row: row["id"]))
@@ -71,6 +67,12 @@ def main() -> None:
     metrics["mean_uncertainty"] = round(float(np.mean(uncertainty)), 4)
     write_json(f"metrics/uncertainty/round{args.round}.json", {"uncertainty": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {len(prompts)} prompts, AUROC of the combined uncertainty {metrics['auroc']['combined']}")
+
+
+def frozen_uncertainty(parts: dict[str, np.ndarray], prompts: int, scale: Scale) -> np.ndarray:
+    """Return the uncertainty, (n,), of raw parts, (n,) each: the first ``prompts`` of new prompts, the others of calibration prompts."""
+    of_prompts, of_calibration = ({name: values[rows] for name, values in parts.items()} for rows in (slice(prompts), slice(prompts, None)))
+    return np.append(scale.combine(of_prompts), scale.combine_calibration(of_calibration))
 
 
 def scored_rows(prompts: list[dict], measured: Measured, uncertainty: np.ndarray, scale: Scale, regret_penalty: float) -> list[dict]:

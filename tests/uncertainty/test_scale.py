@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from conftest import params_as
 
+from anchora.run.errors import UserError
 from anchora.run.files import write_json
+from anchora.uncertainty.agreement import sample_disagreement
 from anchora.uncertainty.measure import Measured, measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.reliability import auroc
@@ -92,6 +94,24 @@ def test_a_scale_is_read_as_it_was_written(tmp_path):
     read = Scale.load(tmp_path / "scale.json", samples=8)
     assert read.as_json() == scale.as_json() and read.samples == 8
     assert read.uncertainty(measured).tolist() == scale.uncertainty(measured).tolist()
+
+
+def test_a_scale_of_an_earlier_version_is_refused(tmp_path):
+    write_json(tmp_path / "uncertainty.json", {"parts": {"token_entropy": [1.0]}, "weights": {"token_entropy": 1.0}, "combined": [1.0]})
+    with pytest.raises(UserError, match="uncertainty.json: an earlier version wrote it, without fitted weights"):
+        Scale.load(tmp_path / "uncertainty.json", samples=8)
+
+
+def test_agreement_is_of_as_many_samples_wherever_it_is_measured(policy):
+    """Evaluation may draw more: those beyond samples_per_prompt have no say."""
+    params = params_as(MeasureParams, samples_per_prompt=2, max_new_tokens=8, uncertainty_dropout_rate=0.0)
+    rows = [{"prompt": [{"role": "user", "content": f"Work out {number} + 4."}]} for number in range(4)]
+    measured = measure(*policy, rows, [], params, seed=1, samples=5)
+    expected = [
+        sample_disagreement(greedy.text, [sample.text for sample in samples[:2]], params.answer_reading)
+        for greedy, samples in zip(measured.greedy, measured.samples, strict=True)
+    ]
+    assert measured.sample_agreement.tolist() == expected and len(measured.samples[0]) == 5
 
 
 def test_a_restricted_scale_is_that_of_the_other_parts_alone():

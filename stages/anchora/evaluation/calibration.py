@@ -17,7 +17,7 @@ def calibration_metrics(policy: Answers, baseline: Answers, seed: int) -> dict:
     """Return how well P(correct) matches the share of right answers and how well the uncertainty ranks errors, for each policy.
 
     The baseline's metrics are prefixed ``baseline_``. AUROC and coverage at 5% risk have intervals, of each policy
-    and of their difference, and the p-value of that; so has the AUROC of the combined uncertainty over that of each signal.
+    and of their difference, and the p-value of that. How far its AUROC is above that of each signal has an interval, too.
     """
     metrics: dict = {}
     for prefix, answers in (("", policy), ("baseline_", baseline)):

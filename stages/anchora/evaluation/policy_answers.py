@@ -118,4 +118,4 @@ def calibration_answers(path: Path, model, tokenizer, scale: Scale, params: Answ
         return scale.combine_calibration(scale.parts).tolist(), scale.correct
     verifiers = free_members(params.output_dir, params)
     _, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
-    return scale.uncertainty(measured).tolist(), correct
+    return scale.uncertainty(measured).tolist(), correct  # not by folds: another tokenizer may have dropped other prompts

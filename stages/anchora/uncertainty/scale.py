@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from anchora.run.errors import UserError
 from anchora.run.files import read_json
 from anchora.uncertainty.measure import Measured
 from anchora.uncertainty.weights import cross_fitted_weights, deal_folds
@@ -48,8 +49,13 @@ class Scale:
 
     @classmethod
     def load(cls, path: str | Path, samples: int) -> Scale:
-        """Read a scale from calibration.json, or from the uncertainty.json of an exported policy; ``samples`` are samples_per_prompt."""
+        """Read a scale from calibration.json, or from the uncertainty.json of an exported policy; ``samples`` are samples_per_prompt.
+
+        Raises UserError for the file of a version whose weights were parameters.
+        """
         values = read_json(path)
+        if "correct" not in values:
+            raise UserError(f"{path}: an earlier version wrote it, without fitted weights; make it anew by `dvc repro export`")
         parts, weights = ({name: np.array(row) for name, row in values[key].items()} for key in ("parts", "weights"))
         return cls(parts, values["correct"], weights, np.array(values["combined"]), np.array(values["deviation"]), samples)
 
