@@ -19,11 +19,21 @@ ALONE = {
 
 @pytest.mark.long
 def test_a_judge_alone_takes_the_dag_to_a_table_and_asks_nothing_twice(tmp_path, monkeypatch):
+    folder = copy_project(tmp_path / "project")
+    regret_prompts = [json.loads(line)["prompt"] for line in (folder / "data" / "regret_prompts.jsonl").read_text().splitlines()]
     for server in judge_server.running(tmp_path, monkeypatch):
-        server.reply = lambda messages: f"so\n[[{1 + zlib.crc32(messages[1]['content'].encode()) % 10}]]"  # a number that means nothing
-        folder = copy_project(tmp_path / "project")
+        failed_once = []
+
+        def grade(messages, server=server, failed_once=failed_once):
+            """A number that means nothing; once calibration is over, the third request after the first one fails."""
+            text = messages[1]["content"]
+            if not failed_once and any(prompt in text for prompt in regret_prompts):
+                failed_once.append(True)
+                server.failures = [None, None, 401]
+            return f"so\n[[{1 + zlib.crc32(text.encode()) % 10}]]"
+
+        server.reply = grade
         configured(folder, "smoke", **ALONE, judge_base_url=f"http://127.0.0.1:{server.server_port}/v1")
-        server.failures = [*[None] * 250, 401]  # calibrate_uncertainty asks 200 at most
         failed = dvc(folder, "repro", check=False, **{KEY_VARIABLE: CANARY})
         (line,) = [line for line in failed.splitlines() if "error: verifier_judge" in line]
         assert "score_uncertainty: error: verifier_judge a-grader at http://127.0.0.1" in line and "HTTP 401" in line
@@ -43,5 +53,6 @@ def test_a_judge_alone_takes_the_dag_to_a_table_and_asks_nothing_twice(tmp_path,
         assert "verifier_disagreement" not in json.loads((folder / "models" / "calibration.json").read_text())["parts"]
         metrics = json.loads((folder / "metrics" / "evaluation.json").read_text())["evaluation"]
         assert "auroc_regret" not in metrics["calibration"] and metrics["rounds"]["round0"]["ensemble_win_rate"] is None
-        kept = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+        outs = [folder / name for name in ("data", "models", "metrics", "logs", ".judge_cache", ".scratch", "dvc.lock")]
+        kept = [path for out in outs for path in [out, *out.rglob("*")] if path.is_file() and path.suffix != ".safetensors"]
         assert not any(CANARY.encode() in path.read_bytes() for path in kept)

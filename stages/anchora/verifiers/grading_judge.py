@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anchora.model.processes import map_across_processes
+from anchora.model.processes import all_gather, rank_and_world_size
 from anchora.run.logs import say
 from anchora.verifiers.judge_client import ask_all, usage
 from anchora.verifiers.judge_params import VerifierJudgeSettings
@@ -27,12 +27,12 @@ class GradingJudge:
     def score(self, pairs: Sequence[Pair], rows: Sequence[Mapping], params=None) -> np.ndarray:
         """Return the judge's grade of each pair, (pairs,) float64 from 1 to 10, nan where its reply gives none.
 
-        It sees no columns: what it says must not rest on a known answer. ``rows`` are not read. How many questions
-        there are is told before they are asked, and what they cost after; every reply is kept, so that a run that is stopped asks none
-        again. Raises UserError where asking fails for good.
+        It sees no columns: what it says must not rest on a known answer. ``rows`` are not read. How many questions there are is told
+        before they are asked, and what they cost after. The client keeps the replies, so that a run that is stopped asks none again; but
+        for those without text, which the next run asks for anew. Raises UserError where asking fails for good.
         """
-        (grades,) = map_across_processes([list(pairs)], lambda _, part: self._grades(part))  # by one process of the stage
-        return np.array(grades, dtype=float)
+        first = rank_and_world_size()[0] == 0  # one process of the stage asks
+        return np.array(all_gather(self._grades(pairs) if first else [])[0], dtype=float)
 
     def _grades(self, pairs: Sequence[Pair]) -> list[float | None]:
         questions = [grade_question(prompt, response, None) for prompt, response in pairs]
