@@ -4,8 +4,9 @@ from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.harness_params import HarnessTasksParams
 from anchora.evaluation.judge_params import JudgeParams
 from anchora.evaluation.rounds_params import RoundsParams
+from anchora.training.tracker_params import TrackersParams
 from anchora.uncertainty.params import AbstentionParams
 
 
-class EvaluateParams(AnswerParams, JudgeParams, RoundsParams, AbstentionParams, HarnessTasksParams):
+class EvaluateParams(AnswerParams, JudgeParams, RoundsParams, AbstentionParams, HarnessTasksParams, TrackersParams):
     """All that evaluate reads; it has no key that no other model holds."""
