@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from anchora.run.logs import log_folder
 Track = Callable[[Mapping[str, Any], int], None]  # figures by name, and the step that they are of
 
 
-def check_trackers(names: list[str]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
     """Raise UserError for a tracker that is not installed."""
     for name in names:
         if find_spec(name) is None:
@@ -31,7 +31,7 @@ def check_trackers(names: list[str]) -> None:
 
 
 @contextmanager
-def tracking(names: list[str], log_dir: str) -> Iterator[Track]:
+def tracking(names: Sequence[str], log_dir: str) -> Iterator[Track]:
     """Start trackers for this stage and yield what logs figures by them; they are closed when the block ends, however it ends.
 
     Of several processes the first one logs. Raises UserError for a tracker that is not installed.
