@@ -35,6 +35,7 @@ from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
+from anchora.training.trackers import tracking
 from anchora.verifiers.ensemble import RewardModel, free_members
 
 
@@ -76,6 +77,8 @@ def main() -> None:
     write_json(metrics_folder / "evaluation.json", {"evaluation": metrics})
     write_plots(metrics_folder / "plots", policy, baseline)
     write_json(metrics_folder / "summary.json", summary(metrics))
+    with tracking(params.trackers, params.log_dir) as track:
+        track(metrics, 0)
     gsm8k = metrics["gsm8k"]
     say(f"evaluation: exact match {gsm8k['baseline_exact_match']:.3f} -> {gsm8k['exact_match']:.3f}")
 

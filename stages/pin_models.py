@@ -35,6 +35,7 @@ from anchora.run.files import new_folder, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
+from anchora.training.trackers import check_trackers
 from anchora.verifiers.params import NO_MEMBERS
 from parameters.pin_models import PinModelsParams
 
@@ -57,6 +58,7 @@ def main() -> None:
     if brought:
         check_brought(brought)
     check_bitsandbytes(params)
+    check_trackers(params.trackers)
     pin_tasks(pins / "tasks", params)
     write_json(pins / "policy.json", policy)
     write_json(pins / "encoder.json", encoder)

@@ -36,6 +36,7 @@ from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.training.checkpoints import Checkpoints
 from anchora.training.sharding import full_tensor, gather_full_model
+from anchora.training.trackers import tracking
 from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.dropout import check_dropout
 from parameters.sft import SftParams
@@ -164,7 +165,8 @@ def fine_tune(model, tokenizer, rows: list[dict], params: SftParams) -> tuple[Or
     trainer.order = order
     if params.lora_rank and not torch.cuda.is_available():  # TRL's 32,768 take more memory than base and adapters
         trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = TILE
-    return trainer, train(trainer, checkpoints, [row["source"] for row in rows])
+    with tracking(params.trackers, params.log_dir) as track:
+        return trainer, train(trainer, checkpoints, [row["source"] for row in rows], track)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.training.checkpoints import Checkpoints
 from anchora.training.sharding import gather_full_model, layer_classes_to_shard
+from anchora.training.trackers import tracking
 from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
 from anchora.uncertainty.reliability import brier, expected_calibration_error
 from anchora.verifiers.pairs import encode_pair, max_pair_length, pad_inputs
@@ -142,7 +143,8 @@ def fine_tune(model, tokenizer, pairs: datasets.Dataset, locations: list[str], s
         data_collator=PairCollator(tokenizer, model),
     )
     trainer.order = order
-    train(trainer, checkpoints, locations)
+    with tracking(params.trackers, params.log_dir) as track:
+        train(trainer, checkpoints, locations, track)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it is measured as it will score: without autocast
 
 

@@ -42,6 +42,7 @@ from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.training.checkpoints import Checkpoints
 from anchora.training.sharding import full_tensor, gather_full_model
+from anchora.training.trackers import Track, tracking, untracked
 from anchora.update.pairs import Pairs, has_chosen_right, weigh
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.state import RoundState
@@ -84,7 +85,9 @@ def main() -> None:
         if args.after == "sft":
             check_reference(model, rows, layout, params)
         data = ReplayData(pairs, anchors, held_out_anchors, layout)
-        curve, kept_step, stopped_at = replay(model, data, params, derived_seed(params.seed, "update", args.round), checkpoints)
+        with tracking(params.trackers, params.log_dir) as track:
+            seed = derived_seed(params.seed, "update", args.round)
+            curve, kept_step, stopped_at = replay(model, data, params, seed, checkpoints, track)
 
     if pretrained.base is not None:
         save_adapter(policy_path, model, tokenizer, named_base(read_adapter_config(pretrained.source)), full_tensor)
@@ -142,12 +145,12 @@ def check_reference(model, rows: Sequence[Case | Anchor], layout: Layout, params
 
 
 def replay(
-    policy, data: ReplayData, params: UpdatePolicyParams, seed: int, checkpoints: Checkpoints
+    policy, data: ReplayData, params: UpdatePolicyParams, seed: int, checkpoints: Checkpoints, track: Track = untracked
 ) -> tuple[pd.DataFrame, int, int | None]:
     """Train ``policy`` in place; return the figures of every step, the step that was kept, and the one at which the budget ended it.
 
     Goes on from the last checkpoint, whose weights, optimiser, sampler and figures make the rest of the
-    run the same as if it had never stopped.
+    run the same as if it had never stopped. ``track`` gets the figures of each step as it is done.
     """
     accelerator, model, optimizer = prepare(policy, params)
     weights = [weight for weight in policy.parameters() if weight.requires_grad]  # under FSDP others than before
@@ -164,9 +167,11 @@ def replay(
                 group["lr"] = params.update_learning_rate * schedule(step, steps)
             batch = draw_batch(data, params, state.sampler)
             state.figures.append({"step": step, **update(accelerator, model, optimizer, step, batch, params)})
+            track(state.figures[-1], step)
             if step % params.kl_check_steps and step != steps:
                 continue
             kl = state.figures[-1]["kl_forward"] = forward_kl(model, data.held_out_anchors, data.layout)
+            track({"kl_forward": kl}, step)
             bar.set_postfix(loss=f"{state.figures[-1]['loss']:.3f}", kl=f"{kl:.3f}")
             if any_process(not kl <= params.kl_budget):
                 stopped_at = step

@@ -24,7 +24,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["verifiers", "verifier_functions", "rounds"],
     ],
     "2. What one tunes: machine, splits, sampling, uncertainty, regret buffer, update, judge": [
-        ["launcher", "device", "cpu_threads", "deterministic", "log_dir", "trust_remote_code"],
+        ["launcher", "device", "cpu_threads", "deterministic", "log_dir", "trackers", "trust_remote_code"],
         ["attn_implementation", "liger_kernels", "compile_layers", "gradient_checkpointing"],
         ["prompt_limit", "regret_share", "calibration_share", "judge_share", "heldout_share", "member_share"],
         ["prompt_template", "overlong_prompts", "gsm8k_shots", "stop_strings", "answer_reading"],
@@ -46,7 +46,7 @@ PARTS: dict[str, list[list[str]]] = {
     ],
 }
 # These stand at the end of the file whatever their part: `dvc exp run -S` writes every list anew, without the comment behind it.
-LISTS = ["stop_strings", "harness_tasks", "verifier_paths", "verifier_functions", "verifiers", "rounds"]
+LISTS = ["trackers", "stop_strings", "harness_tasks", "verifier_paths", "verifier_functions", "verifiers", "rounds"]
 LISTS_TITLE = "Lists of the parts above; last, because DVC's -S drops a comment that stands behind a list"
 HEAD = (
     "Every parameter of the pipeline. docs/parameters.md says what each may be and which stages rerun when it changes; "

@@ -25,6 +25,7 @@ from anchora.regret.batches import layout_for
 from anchora.run.errors import UserError
 from anchora.sampling.responses import generate
 from anchora.training.checkpoints import Checkpoints
+from anchora.training.trackers import untracked
 from anchora.update.pairs import weigh
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.step import ResponseLogps, pair_terms
@@ -56,14 +57,29 @@ def small_buffer(model, tokenizer, template: str = "") -> list[dict]:
     return rows
 
 
-def run(policy, buffer, params, checkpoints: Path | None = None, shared: bool | None = None):
+def run(policy, buffer, params, checkpoints: Path | None = None, shared: bool | None = None, track=untracked):
     """Replay the buffer on a copy of the policy; returns the copy, the curve, what was kept and where it stopped."""
     model = copy.deepcopy(policy[0])
     layout = layout_of(model, policy[1], buffer, params)
     layout = dataclasses.replace(layout, shared=layout.shared if shared is None else shared)
     anchors, held_out = ([row for row in buffer if row["kind"] == "anchor" and row["held_out"] == side] for side in (False, True))
     data = update_policy.ReplayData(weigh(cases_of(buffer), params), anchors, held_out, layout)
-    return model, *update_policy.replay(model, data, params, 0, Checkpoints(checkpoints or tempfile.mkdtemp()))
+    return model, *update_policy.replay(model, data, params, 0, Checkpoints(checkpoints or tempfile.mkdtemp()), track)
+
+
+def test_trackers_get_the_figures_of_the_curve_step_by_step(policy):
+    model, tokenizer = policy
+    logged: dict[int, dict] = {}
+    _, curve, *_ = run(
+        policy,
+        small_buffer(model, tokenizer),
+        settings(kl_check_steps=2),
+        track=lambda figures, step: logged.setdefault(step, {}).update(figures),
+    )
+    for step, figures in logged.items():
+        row = curve[curve["step"] == step].iloc[0].dropna().to_dict()
+        assert figures == pytest.approx(row, nan_ok=True)
+    assert list(logged) == [1, 2, 3] and "kl_forward" in logged[2] and "kl_forward" not in logged[1]
 
 
 def cases_of(buffer) -> list[dict]:

@@ -4,9 +4,10 @@ from pydantic import Field, model_validator
 
 from anchora.model.params import CausalLMParams, ComputeParams
 from anchora.run.params import SeedParams
+from anchora.training.tracker_params import TrackersParams
 
 
-class TrainingParams(ComputeParams, SeedParams):
+class TrainingParams(ComputeParams, SeedParams, TrackersParams):
     """Keys of every stage that trains a model."""
 
     batch_size: int = Field(

@@ -23,6 +23,7 @@ from anchora.run.logs import say
 from anchora.run.signals import defer_signals
 from anchora.training.checkpoints import Checkpoints
 from anchora.training.params import TrainingParams
+from anchora.training.trackers import Track, untracked
 
 SECONDS_BETWEEN_LINES = 5.0
 WARMUP_SHARE = 0.05  # of the updates; none where that is less than one, for a warm-up's first update has a learning rate of 0
@@ -105,11 +106,13 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 class CheckpointCallback(TrainerCallback):
     """Saves a checkpoint when one is due or the stage is to stop, marks it as complete, and tells how far training is.
 
-    ``locations_of_step`` names the examples of an update, for the error that stops a training gone wrong.
+    ``locations_of_step`` names the examples of an update, for the error that stops a training gone wrong; ``track`` gets its figures.
     """
 
-    def __init__(self, checkpoints: Checkpoints, stop_requested: Callable[[], bool], locations_of_step: Callable[[int], list[str]]):
-        self.checkpoints, self.stop_requested, self.locations_of_step = checkpoints, stop_requested, locations_of_step
+    def __init__(
+        self, checkpoints: Checkpoints, stop_requested: Callable[[], bool], locations_of_step: Callable[[int], list[str]], track: Track
+    ):
+        self.checkpoints, self.stop_requested, self.locations_of_step, self.track = checkpoints, stop_requested, locations_of_step, track
         self.last_line_at, self.stopping = time.monotonic(), False
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -127,6 +130,7 @@ class CheckpointCallback(TrainerCallback):
         for name in ("loss", "grad_norm"):
             if name in (logs or {}) and not math.isfinite(float(logs[name])):
                 raise not_finite_error(name, state, self.locations_of_step(state.global_step))
+        self.track(logs or {}, state.global_step)
         if args.disable_tqdm and "loss" in (logs or {}) and time.monotonic() - self.last_line_at >= SECONDS_BETWEEN_LINES:
             say(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}")
             self.last_line_at = time.monotonic()
@@ -155,10 +159,11 @@ def final_gradient_norm(trainer) -> float:
     return float(norm)
 
 
-def train(trainer, checkpoints: Checkpoints, locations: list[str]) -> float:
+def train(trainer, checkpoints: Checkpoints, locations: list[str], track: Track = untracked) -> float:
     """Train from the newest complete checkpoint on, or from the start; return the mean loss over all updates.
 
-    ``trainer.order`` is a ``LengthGroupedSampler``; ``locations`` say where each example comes from (``data/x.json:7``).
+    ``trainer.order`` is a ``LengthGroupedSampler``; ``locations`` say where each example comes from (``data/x.json:7``);
+    ``track`` gets the figures of each update.
     Raises UserError for a loss or a gradient that is not finite, also where the very last update has broken the model.
     """
     trainer.remove_callback(PrinterCallback)
@@ -172,7 +177,7 @@ def train(trainer, checkpoints: Checkpoints, locations: list[str]) -> float:
         return [locations[index] for index in trainer.order.step_indices(step)]
 
     with defer_signals() as stop_requested:
-        trainer.add_callback(CheckpointCallback(checkpoints, stop_requested, locations_of_step))
+        trainer.add_callback(CheckpointCallback(checkpoints, stop_requested, locations_of_step, track))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if not math.isfinite(final_gradient_norm(trainer)):
         last = trainer.state.global_step
