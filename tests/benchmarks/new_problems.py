@@ -28,7 +28,7 @@ from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import Member, ensemble_members
+from anchora.verifiers.ensemble import Member, free_members
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SEED = 77  # of the problems; data/demo/write_data.py has another one
@@ -69,7 +69,7 @@ def main() -> None:
     params = read_params(MeasureParams)
     use_machine(params)
     rows, output_dir = new_problems(args.count), Path(params.output_dir)
-    verifiers = ensemble_members(params.output_dir, params) if args.verifiers else []
+    verifiers = free_members(params.output_dir, params) if args.verifiers else []
     policies = {name: answers(output_dir / folder, rows, verifiers, params) for name, folder in (("sft", "sft"), ("ugrr", "ugrr_final"))}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, {"policies": policies})

@@ -132,6 +132,7 @@ def test_identity_members_and_ask(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "verifiers").mkdir(parents=True)
     write_json("models/verifiers/brought.json", [pin_models.pin(str(folder), "verifier_paths")])
+    write_json("models/verifiers/judge.json", {})
     params = params_as(MeasureParams, verifiers=[], output_dir="models")
     (member,) = ensemble_members("models", params)
     assert isinstance(member, RewardModel) and member.identity() == f"{folder_hash(folder)} over {folder_hash(base)}"
