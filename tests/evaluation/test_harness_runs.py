@@ -36,7 +36,7 @@ def lm(policy):
 
 
 def with_bos(tokenizer):
-    """A copy of a tokenizer that puts BOS before and EOS behind every text, as some do."""
+    """A copy of a tokenizer that puts BOS before and EOS behind every text, with a chat template that asks for neither, as ChatML does."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = copy.deepcopy(tokenizer)
@@ -44,6 +44,7 @@ def with_bos(tokenizer):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<b> $A <b>".replace("<b>", tokenizer.eos_token), special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)]
     )
+    tokenizer.chat_template = "{% for message in messages %}<|user|>{{ message['content'] }}<|assistant|>{% endfor %}"
     return tokenizer
 
 
