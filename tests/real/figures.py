@@ -100,7 +100,7 @@ def figures(evaluation: dict, rows: list[dict], counted: dict[str, list[bool]]) 
         for name, counts in counted.items()
     }
     auroc = {key.removeprefix("baseline_auroc_"): value for key, value in calibration.items() if key.startswith("baseline_auroc_")}
-    measured = {key: value for key, value in auroc.items() if key not in ("low", "high")}
+    measured = {key: value for key, value in auroc.items() if not key.endswith(("low", "high"))}
     return {
         "sft_exact_match": gsm8k["baseline_exact_match"],
         "examples": gsm8k["examples"],

@@ -55,7 +55,10 @@ def test_figures_hold_what_the_study_names(rows):
         "gsm8k": {
             "baseline_exact_match": 0.5, "examples": 2, "difference": 0.5, "p_value": 1.0, "sampled_difference": 0.25, "newly_wrong": 1,
         },
-        "calibration": {"baseline_auroc": 0.8, "baseline_auroc_token_entropy": 0.7, "baseline_auroc_low": 0.6, "auroc_token_entropy": 0.1},
+        "calibration": {
+            "baseline_auroc": 0.8, "baseline_auroc_token_entropy": 0.7, "baseline_auroc_low": 0.6, "auroc_token_entropy": 0.1,
+            "baseline_auroc_over_token_entropy_high": 0.2,
+        },
         "drift": {"kl_sequence": 0.4}, "selective": {"risk": 0.1},
     }  # fmt: skip
     counted = {
