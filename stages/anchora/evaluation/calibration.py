@@ -46,7 +46,7 @@ def auroc_over_signals(wrong: np.ndarray, uncertainty: np.ndarray, signals: dict
 
     All arrays are (problems,). An interval that is below 0 says that the signal alone is better than what it was combined to.
     """
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = {}
     for name, values in signals.items():
         _, _, (low, high) = paired_bootstrap(auroc, (wrong, uncertainty), (wrong, values), seed)
         metrics |= {f"auroc_over_{name}_low": low, f"auroc_over_{name}_high": high}
