@@ -39,11 +39,11 @@ def test_a_stage_that_dvc_skips_is_no_work_that_is_left(tmp_path):
 
 
 def test_every_stage_that_holds_the_policy_is_in_the_budget():
-    """Those of dvc.yaml that read the SFT policy or write it; the judge and verifiers are not trained here."""
+    """Those of dvc.yaml that read the SFT policy or write it; the judge and verifiers are not trained, and the harness not asked."""
     dag = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | yaml.safe_load((ROOT / "presets/real.yaml").read_text())
     stages = set(budget.stage_tokens(params, make_real.SIZES))
-    others = {"prepare_data", "pin_models", "train_reward", "train_judge", "report"}
+    others = {"prepare_data", "pin_models", "train_reward", "train_judge", "harness_baseline", "harness", "report"}
     assert {stage.partition("@")[0] for stage in stages} == dag.keys() - others
     assert "update_policy@0" in stages
 
