@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import pytest
 import torch
@@ -145,7 +146,9 @@ def test_what_the_harness_says_goes_to_a_log(here, capfd):
     write_task(metric_list=[{"metric": "exact_match"}], filter_list=None)
     with harness_log("logs") as path:
         load_task("sums")
-    assert "Generating test split" in path.read_text() and capfd.readouterr() == ("", "")
+        print("a figure")
+        print("a warning", file=sys.stderr)
+    assert path.read_text().endswith("a figure\na warning\n") and capfd.readouterr() == ("", "")
 
 
 def test_the_demos_policy_reads_no_more_than_it_has_positions_for(lm):

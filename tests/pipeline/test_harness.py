@@ -82,7 +82,8 @@ def test_a_limit_asks_less_and_says_so(project, output):
 
 def test_no_tasks_leave_no_stage_and_no_figure(project, output, tmp_path):
     folder = copy_of(project, tmp_path / "without", harness_tasks=[])
-    assert stages_run(dvc(folder, "repro")) == {"pin_models", *COMPARED}
+    ran = stages_run(dvc(folder, "repro"))  # the report of a run without tasks may be in the cache
+    assert {"pin_models", "evaluate"} <= ran <= {"pin_models", *COMPARED}
     assert "harness" not in read(folder, "evaluation.json")["evaluation"]
 
 

@@ -62,7 +62,8 @@ def test_an_edit_of_any_one_file_reruns_the_stages_that_use_it(recorded):
         path.write_bytes(before + b"# edited\n")
         found[file] = stages_to_run(recorded)
         path.write_bytes(before)
-    assert found == {file: stages_that_use(file) for file in FILES}
+    there = {stage.name.partition("@")[0] for stage in recorded.index.stages}  # without harness_tasks no stage asks any
+    assert found == {file: stages_that_use(file) & there for file in FILES}
     assert recorded.status() == {}
 
 

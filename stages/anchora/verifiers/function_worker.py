@@ -57,6 +57,7 @@ class FunctionWorker:
         environment = {name: value for name, value in os.environ.items() if not is_secret(name)}
         stages = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [stages, environment.get("PYTHONPATH")]))
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # bytecode is told by whole seconds and size: a quick edit would not be seen
         command = [sys.executable, "-m", function_process.__name__]
         process = subprocess.Popen(
             command, env=environment, text=True, encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
