@@ -4,7 +4,8 @@
 
 The SFT policy answers the calibration split. Writes ${output_dir}/calibration.json: the raw values of
 each part, whether each greedy response was right, where the answer is known, the weights of the parts
-that are fitted on that, the combined values, and each verifier's typical deviation within a prompt.
+that are fitted on that, the combined values, and each verifier's typical deviation within a prompt. What it answered, with
+scores and parts, goes to data/responses/calibration_sft.jsonl for round 0.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
 from anchora.model.machine import use_machine
 from anchora.run.errors import UserError
-from anchora.run.files import write_json
+from anchora.run.files import write_json, write_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.uncertainty.measure import measure_calibration
+from anchora.uncertainty.measure import measure_calibration, measured_rows
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
 from anchora.uncertainty.weights import MIN_KNOWN, MIN_OF_A_KIND, deal_folds
@@ -43,6 +44,7 @@ def main() -> None:
     check_scored(members, measured.sample_scores)
     scale = Scale.from_calibration(measured, correct)
     write_json(Path(params.output_dir) / "calibration.json", scale.as_json())
+    write_jsonl("data/responses/calibration_sft.jsonl", measured_rows(rows, measured, scale.parts, scale.entropy_ranks))
     labelled = [is_right for is_right in correct if is_right is not None]
     share = f", {np.mean(labelled):.3f} of the greedy responses right" if labelled else ""
     say(f"calibration: {len(rows)} prompts{share}")

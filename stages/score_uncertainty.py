@@ -3,10 +3,11 @@
     python stages/score_uncertainty.py --round 0 --after sft
 
 For each prompt one greedy response, the one that is judged, and samples; token entropy, MC dropout, agreement
-with the samples and verifier disagreement of the greedy response on the frozen scale. The calibration prompts, whose answers
-are known, are asked with them: they say how well each signal finds the wrong greedy responses (AUROC), and
-to build_regret_buffer how far a chosen response can be trusted. Writes data/responses/round<k>.jsonl,
-data/responses/calibration_round<k>.jsonl and metrics/uncertainty/round<k>.json.
+with the samples and verifier disagreement of the greedy response on the frozen scale. The calibration prompts, whose
+answers are known, are asked with them, but in round 0: there calibrate_uncertainty has asked the same policy. They say
+how well each signal finds the wrong greedy responses (AUROC), and to build_regret_buffer how far a chosen response can
+be trusted. Writes data/responses/round<k>.jsonl, data/responses/calibration_round<k>.jsonl and
+metrics/uncertainty/round<k>.json.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ from anchora.run.files import read_jsonl, write_json, write_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.uncertainty.measure import Measured, measure, within_length
+from anchora.uncertainty.measure import measure, measured_rows, within_length
 from anchora.uncertainty.reliability import auroc
 from anchora.uncertainty.scale import Scale
 from anchora.verifiers.ensemble import ensemble_members
-from anchora.verifiers.scores import as_json
 from parameters.score_uncertainty import ScoreUncertaintyParams
 
 
@@ -46,22 +46,22 @@ def main() -> None:
     model, tokenizer = load_policy(policy_from_folder(Path(params.output_dir) / args.after, params.output_dir), params)
     all_prompts = read_jsonl("data/prepared/prompts.jsonl")
     prompts = within_length(tokenizer, all_prompts, params)
-    calibration_rows = within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
+    # Of the SFT policy, calibrate_uncertainty has measured the calibration prompts.
+    asked_again = [] if args.after == "sft" else within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
     measured = measure(
-        model, tokenizer, prompts + calibration_rows, ensemble_members(params.output_dir, params), params,
+        model, tokenizer, prompts + asked_again, ensemble_members(params.output_dir, params), params,
         seed=derived_seed(params.seed, "round", args.round), samples=params.samples_per_prompt,
     )  # fmt: skip
-    uncertainty = frozen_uncertainty(scale.raw_parts(measured), len(prompts), scale)
-    rows = scored_rows(prompts + calibration_rows, measured, uncertainty, scale, params.regret_penalty)
-    rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :]
+    rows = measured_rows(prompts + asked_again, measured, scale.raw_parts(measured), scale.entropy_ranks)
+    rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :] or read_jsonl("data/responses/calibration_sft.jsonl")
+    rows = scored_rows(rows, scale.combine(parts_of(rows)), scale, params.regret_penalty)
+    of_calibration = scored_rows(of_calibration, scale.combine_calibration(parts_of(of_calibration)), scale, params.regret_penalty)
     write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows, key=lambda row: row["id"]))
-    references = [row.get("reference") for row in calibration_rows]
-    referenced = [{**row, "reference": reference} for row, reference in zip(of_calibration, references, strict=True)]
-    write_jsonl(f"data/responses/calibration_round{args.round}.jsonl", sorted(referenced, key=lambda row: row["id"]))
+    write_jsonl(f"data/responses/calibration_round{args.round}.jsonl", sorted(of_calibration, key=lambda row: row["id"]))
 
-    metrics = calibration_metrics(referenced, params.answer_reading)
-    uncertainty = uncertainty[: len(prompts)]
+    metrics = calibration_metrics(of_calibration, params.answer_reading)
+    uncertainty = [row["uncertainty"] for row in rows]
     metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(all_prompts) - len(prompts)
     metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
     metrics["mean_uncertainty"] = round(float(np.mean(uncertainty)), 4)
@@ -69,40 +69,20 @@ def main() -> None:
     say(f"round {args.round}: {len(prompts)} prompts, AUROC of the combined uncertainty {metrics['auroc']['combined']}")
 
 
-def frozen_uncertainty(parts: dict[str, np.ndarray], prompts: int, scale: Scale) -> np.ndarray:
-    """Return the uncertainty, (n,), of raw parts, (n,) each: the first ``prompts`` of new prompts, the others of calibration prompts."""
-    of_prompts, of_calibration = ({name: values[rows] for name, values in parts.items()} for rows in (slice(prompts), slice(prompts, None)))
-    return np.append(scale.combine(of_prompts), scale.combine_calibration(of_calibration))
+def parts_of(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Return the raw parts of the uncertainty of ``rows``, (rows,) each."""
+    return {name: np.array([row["parts"][name] for row in rows]) for name in rows[0]["parts"]}
 
 
-def scored_rows(prompts: list[dict], measured: Measured, uncertainty: np.ndarray, scale: Scale, regret_penalty: float) -> list[dict]:
-    """Make one row a prompt: responses, scores and raw parts, with their ``uncertainty``, (prompts,), and regret on the frozen scale."""
-    parts = scale.raw_parts(measured)
-    sample_regrets = regrets(measured.greedy_scores, measured.sample_scores[:, :, : scale.samples], scale.deviation, regret_penalty)
-    rows = []
-    for index, prompt in enumerate(prompts):
-        responses = [measured.greedy[index], *measured.samples[index]]
-        scores = [measured.greedy_scores[:, index], *measured.sample_scores[:, index].T]
-        entropy_ranks = scale.entropy_ranks([response.entropy for response in responses])
-        greedy, *samples = (
-            {**response.row(), "scores": as_json(values), "entropy_rank": float(rank)}
-            for response, values, rank in zip(responses, scores, entropy_ranks, strict=True)
-        )
-        rows.append(
-            {
-                "id": prompt["id"],
-                "prompt": prompt["prompt"],
-                "columns": prompt["columns"],
-                "source": prompt["source"],
-                "prompt_ids": measured.prompt_ids[index],
-                "uncertainty": float(uncertainty[index]),
-                "parts": {name: float(values[index]) for name, values in parts.items()},
-                "sample_regret": float(sample_regrets[index]),
-                "greedy": greedy,
-                "samples": samples,
-            }
-        )
-    return rows
+def scored_rows(rows: list[dict], uncertainty: np.ndarray, scale: Scale, regret_penalty: float) -> list[dict]:
+    """Return measured rows with their ``uncertainty``, (rows,), and the regret of their greedy responses on the frozen scale."""
+    greedy = np.array([row["greedy"]["scores"] for row in rows], dtype=float).T  # (members, rows)
+    samples = np.array([[sample["scores"] for sample in row["samples"]] for row in rows], dtype=float).transpose(2, 0, 1)
+    sample_regrets = regrets(greedy, samples, scale.deviation, regret_penalty)
+    return [
+        {**row, "uncertainty": float(value), "sample_regret": float(regret)}
+        for row, value, regret in zip(rows, uncertainty, sample_regrets, strict=True)
+    ]
 
 
 def calibration_metrics(rows: list[dict], reading: str) -> dict:

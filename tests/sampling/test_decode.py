@@ -120,6 +120,21 @@ def test_greedy_responses_and_entropies_are_those_of_generate(any_model, kind, s
             assert kept[0][place * samples + sample][: len(ids)] == pytest.approx(entropies, abs=1e-5)
 
 
+def test_a_greedy_response_beside_samples_is_the_one_drawn_alone(any_model, monkeypatch):
+    kept = raw_entropies(monkeypatch)
+    any_model.generation_config.eos_token_id = by_transformers(any_model, PROMPTS, 6, do_sample=False)[0][0][4]
+    settings = {"max_new_tokens": 12, "responses_at_once": 100, "seed": 0}
+    alone = generate(any_model, END, PROMPTS, **settings)
+    beside = generate(any_model, END, PROMPTS, samples=3, greedy_first=True, temperature=2.0, **settings)
+    assert [len(responses) for responses in beside] == [4] * len(PROMPTS)
+    assert [first.ids for first, *_ in beside] == [response.ids for (response,) in alone]
+    for place, entropies in enumerate(kept[0]):
+        length = min(len(entropies), len(kept[1][4 * place]))
+        assert kept[1][4 * place][:length] == pytest.approx(entropies[:length], abs=1e-5)
+    others = {tuple(response.ids) for first, *samples in beside for response in samples}
+    assert len(others) > 2 * len(PROMPTS)
+
+
 def test_samples_follow_the_distribution_of_generate(monkeypatch):
     """4,000 first tokens and 4,000 second ones behind a first, of 8 words; a chi-square test at level 1e-4 against exact figures."""
     torch.manual_seed(0)

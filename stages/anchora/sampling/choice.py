@@ -10,13 +10,14 @@ LIKELIEST = 256  # tokens that top_p first looks for its nucleus among: sorting 
 
 
 def choose_tokens(
-    logits: torch.Tensor, uniforms: torch.Tensor | None, temperature: float = 1.0, top_p: float = 1.0
+    logits: torch.Tensor, uniforms: torch.Tensor | None, temperature: float = 1.0, top_p: float = 1.0, greedy: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the next token of every row, (rows,) int64, and the entropy of its raw distribution, (rows,) float32 nats.
 
     ``logits``: (rows, vocabulary) of any float type, written over. ``uniforms``: (rows,) float64 in [0, 1), one a row: the token
     is where the cumulative distribution at ``temperature``, cut to its nucleus of ``top_p``, first exceeds it. None takes the
-    likeliest token. The entropy is that at temperature 1 over the whole vocabulary; it is NaN where the logits are.
+    likeliest token, as do the rows that ``greedy``, (rows,) bool, marks. The entropy is that at temperature 1 over the whole
+    vocabulary; it is NaN where the logits are.
     """
     tokens, entropies = [], []
     size = max(1, CHUNK_LOGITS // logits.shape[-1])
@@ -33,6 +34,8 @@ def choose_tokens(
             tempered = blocks_of_weights(part / temperature)
             drawn = sample if top_p >= 1.0 else sample_nucleus
             tokens.append(drawn(tempered, uniforms[start : start + size], *([] if top_p >= 1.0 else [top_p])))
+        if greedy is not None:
+            tokens[-1] = torch.where(greedy[start : start + size], likeliest.indices.squeeze(-1), tokens[-1])
         total = weights.sum((-1, -2))
         flat = weights.flatten(1)[:, : part.shape[-1]]
         entropies.append(total.log() - part.mul_(flat).sum(-1) / total)

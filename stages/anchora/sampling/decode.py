@@ -38,6 +38,7 @@ class Draw:
     temperature: float
     top_p: float
     max_new_tokens: int
+    greedy: list[bool] | None = None  # (count,) the responses that take the likeliest tokens whatever the temperature; None: no such
     tokens: list[list[int]] = field(init=False)  # of each response, without end: what stands behind it is the caller's to drop
     entropies: list[list[float]] = field(init=False)
 
@@ -46,10 +47,12 @@ class Draw:
 
     def step(self, logits: torch.Tensor, responses: list[int]) -> torch.Tensor:
         """Draw the next tokens of ``responses`` from logits, (rows, vocabulary), which are written over; return them, (rows,)."""
-        uniforms = None
+        uniforms, greedy = None, None
         if self.temperature > 0:
             uniforms = torch.rand(self.count, dtype=torch.float64)[responses].to(logits.device)
-        chosen, entropies = choose_tokens(logits, uniforms, self.temperature, self.top_p)
+        if self.greedy is not None:
+            greedy = torch.tensor([self.greedy[response] for response in responses], device=logits.device)
+        chosen, entropies = choose_tokens(logits, uniforms, self.temperature, self.top_p, greedy)
         for response, token, entropy in zip(responses, chosen.tolist(), entropies.tolist(), strict=True):
             self.tokens[response].append(token)
             self.entropies[response].append(entropy)

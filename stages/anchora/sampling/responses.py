@@ -45,6 +45,7 @@ def generate(
     prompts: list[list[int]],
     *,
     samples: int = 1,
+    greedy_first: bool = False,
     temperature: float = 0.0,
     top_p: float = 1.0,
     max_new_tokens: int,
@@ -56,18 +57,20 @@ def generate(
     """Draw ``samples`` responses to each prompt of token ids; they are returned in the order of the prompts.
 
     Prompts are sorted by length and cut into shards of ``responses_at_once`` responses, at least one prompt's; each shard is
-    seeded by ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense. A
+    seeded by ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense. With
+    ``greedy_first`` the greedy response comes before the samples, drawn beside them: the prompt is read once for all. A
     response also ends with the first of ``stop_strings``, which its text leaves out.
     """
-    order, shard_size = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index)), max(1, responses_at_once // samples)
+    of_prompt = samples + greedy_first  # responses
+    order, shard_size = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index)), max(1, responses_at_once // of_prompt)
     shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
     bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
 
     def sample(number: int, shard: list[int]) -> list[dict]:
         torch.manual_seed(derived_seed(seed, "shard", number))
         drawn = generate_shard(
-            model, tokenizer, [prompts[index] for index in shard], samples=samples, temperature=temperature, top_p=top_p,
-            max_new_tokens=max_new_tokens, stop_strings=list(stop_strings),
+            model, tokenizer, [prompts[index] for index in shard], samples=samples, greedy_first=greedy_first,
+            temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, stop_strings=list(stop_strings),
         )  # fmt: skip
         bar.update()
         return [response.row() for response in drawn]
@@ -75,7 +78,7 @@ def generate(
     responses: list[list[Response]] = [[] for _ in prompts]
     for shard, rows in zip(shards, map_across_processes(shards, sample), strict=True):
         for position, index in enumerate(shard):
-            responses[index] = [Response(**row) for row in rows[position * samples : (position + 1) * samples]]
+            responses[index] = [Response(**row) for row in rows[position * of_prompt : (position + 1) * of_prompt]]
     bar.close()
     return responses
 
@@ -83,19 +86,21 @@ def generate(
 @torch.no_grad()
 def generate_shard(
     model, tokenizer, prompts: list[list[int]], *, samples: int, temperature: float, top_p: float, max_new_tokens: int,
-    stop_strings: list[str], keep_ended: bool = False,
+    stop_strings: list[str], greedy_first: bool = False, keep_ended: bool = False,
 ) -> list[Response]:  # fmt: skip
     """Draw ``samples`` responses to each prompt, one prompt after another, from torch's generator as it stands.
 
-    Responses that have ended leave the batch: a few that ramble on do not hold the others' memory and time. With
-    ``keep_ended`` none leaves: for a network whose dropout masks belong to the rows of the batch. Raises UserError where the
-    model's logits are not finite.
+    With ``greedy_first`` each prompt's greedy response comes before them. Responses that have ended leave the batch: a few that
+    ramble on do not hold the others' memory and time. With ``keep_ended`` none leaves: for a network whose dropout masks belong to
+    the rows of the batch. Raises UserError where the model's logits are not finite.
     """
     eos_ids, pad_token_id = frozenset(end_tokens(model, tokenizer)), tokenizer.pad_token_id
     ids, mask = padded_on_the_left(prompts, pad_token_id, model.device)
-    draw = Draw(len(prompts) * samples, temperature, top_p, max_new_tokens)
+    of_prompt = samples + greedy_first
+    greedy = [True, *[False] * samples] * len(prompts) if greedy_first else None
+    draw = Draw(len(prompts) * of_prompt, temperature, top_p, max_new_tokens, greedy)
     options = {"eos_token_id": sorted(eos_ids), "pad_token_id": pad_token_id, "use_cache": True}
-    decode(model, ids, mask, samples, draw, lambda ids: has_ended(ids, eos_ids, tokenizer, stop_strings), options, keep_ended)
+    decode(model, ids, mask, of_prompt, draw, lambda ids: has_ended(ids, eos_ids, tokenizer, stop_strings), options, keep_ended)
     if any(math.isnan(entropy) for entropies in draw.entropies for entropy in entropies):
         raise UserError(
             f"{type(model).__name__}: its logits are not finite, so that no token can be drawn: lower the learning rate that it was "

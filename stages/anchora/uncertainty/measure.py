@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.regenerate import regenerated_disagreement
 from anchora.verifiers.ensemble import Member, count_reward_models, score_ensemble
+from anchora.verifiers.scores import as_json
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,12 @@ def measure(
     """
     prompts = [row["prompt"] for row in rows]
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
-    common: dict = {
-        "max_new_tokens": params.max_new_tokens, "stop_strings": params.stop_strings,
-        "responses_at_once": params.responses_at_once(), "seed": derived_seed(seed, "responses"),
-    }  # fmt: skip
-    greedy = [response for (response,) in generate(model, tokenizer, prompt_ids, label="greedy responses", **common)]
-    sampled = generate(
-        model, tokenizer, prompt_ids, samples=samples, temperature=params.temperature, top_p=params.top_p,
-        label="samples", **common,
+    responses = generate(
+        model, tokenizer, prompt_ids, samples=samples, greedy_first=True, temperature=params.temperature, top_p=params.top_p,
+        max_new_tokens=params.max_new_tokens, stop_strings=params.stop_strings, responses_at_once=params.responses_at_once(),
+        seed=derived_seed(seed, "responses"),
     )  # fmt: skip
+    greedy, sampled = [first for first, *_ in responses], [others for _, *others in responses]
     mc_dropout = _mc_dropout(model, tokenizer, prompt_ids, greedy, params, derived_seed(seed, "dropout"))
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
     pairs += [(prompt, response.text) for prompt, responses in zip(prompts, sampled, strict=True) for response in responses]
@@ -133,3 +131,31 @@ def measure_calibration(
         seed=derived_seed(params.seed, "calibration"), samples=params.samples_per_prompt,
     )  # fmt: skip
     return rows, measured, correctness(rows, [response.text for response in measured.greedy], params.answer_reading)
+
+
+def measured_rows(
+    prompts: Sequence[dict], measured: Measured, parts: dict[str, np.ndarray], entropy_ranks: Callable[[list[float]], np.ndarray]
+) -> list[dict]:
+    """Make one row for each of ``prompts``, in their order: responses with their scores, and the raw ``parts``, (prompts,) each.
+
+    ``entropy_ranks`` gives the ranks of responses' mean entropies. A calibration prompt keeps its field ``reference``.
+    """
+    rows = []
+    for index, prompt in enumerate(prompts):
+        responses = [measured.greedy[index], *measured.samples[index]]
+        scores = [measured.greedy_scores[:, index], *measured.sample_scores[:, index].T]
+        ranks = entropy_ranks([response.entropy for response in responses])
+        greedy, *samples = (
+            {**response.row(), "scores": as_json(values), "entropy_rank": float(rank)}
+            for response, values, rank in zip(responses, scores, ranks, strict=True)
+        )
+        rows.append(
+            {
+                **{name: prompt[name] for name in ("id", "prompt", "columns", "source", "reference") if name in prompt},
+                "prompt_ids": measured.prompt_ids[index],
+                "parts": {name: float(values[index]) for name, values in parts.items()},
+                "greedy": greedy,
+                "samples": samples,
+            }
+        )
+    return rows
