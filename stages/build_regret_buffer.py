@@ -29,10 +29,10 @@ from anchora.model.machine import autocast, training_dtype, use_machine
 from anchora.model.prompts import encode_response, token_texts
 from anchora.regret.batches import layout_for
 from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer
-from anchora.regret.cases import Candidate, SelectionRules, candidate, select, uncertainty_gate
+from anchora.regret.cases import Candidate, candidate, select, selection_rules
 from anchora.regret.chosen_right import chosen_correctness, chosen_right_probabilities
 from anchora.regret.params import BuildRegretBufferParams
-from anchora.regret.replay import priorities
+from anchora.regret.replay import replay_weights
 from anchora.regret.responses import ScoredPrompt, read_scored_prompts
 from anchora.run.errors import UserError
 from anchora.run.files import read_json, read_jsonl, write_json
@@ -63,8 +63,7 @@ def main() -> None:
         check_head(reference, tokenizer.pad_token_id)
 
     previous = previous_buffer(args.after, prompts, tokenizer, params)
-    gate = uncertainty_gate([prompt["uncertainty"] for prompt in prompts], params.uncertainty_quantile)
-    rules = SelectionRules(gate, np.array(calibration["deviation"]), params)
+    rules = selection_rules(prompts, np.array(calibration["deviation"]), params)
     cases, anchors, counts = select(not_held_out(prompts, previous), known_responses(previous), rules, args.round)
     open_ids = {case["id"] for case in cases}
     counts["retired"] = sum(case["id"] not in open_ids for case in previous.cases)
@@ -137,10 +136,14 @@ def known_responses(previous: Buffer) -> dict[str, list[Candidate]]:
 
 
 def by_priority(cases: list[Case], params: BuildRegretBufferParams) -> list[Case]:
-    """Return the cases with their replay probability, the largest regret first; beyond ``buffer_size`` the least are evicted."""
-    cases = sorted(cases, key=lambda case: (-case["regret"], case["id"]))[: params.buffer_size]
-    probabilities = priorities([case["regret"] for case in cases], params.replay_alpha) if cases else np.array([])
-    return [{**case, "priority": float(probability)} for case, probability in zip(cases, probabilities, strict=True)]
+    """Return the cases with their replay probability, the highest first; beyond ``buffer_size`` the least are evicted.
+
+    Of equal ones the larger regret stands first.
+    """
+    cases = sorted(cases, key=lambda case: (-case["regret"], case["id"]))
+    weights = replay_weights(cases, params.replay)
+    kept = np.argsort(-weights, kind="stable")[: params.buffer_size]
+    return [{**cases[i], "priority": float(weights[i] / weights[kept].sum())} for i in kept]
 
 
 def end_by_token(responses: Sequence[Chosen], ends: list[int], tokenizer) -> None:
@@ -174,7 +177,9 @@ def case_figures(cases: Sequence[Case], counts: Counter[str]) -> dict:
         "cases": len(cases),
         **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
         "by_source": dict(sorted(Counter(case["source"] for case in cases).items())),
-        "left_out": {name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain", "no_worse_sample")},
+        "left_out": {
+            name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain", "no_worse_sample", "hardest")
+        },
         "mean_regret": round(float(np.mean([case["regret"] for case in cases])), 4),
         "mean_uncertainty": round(float(np.mean([case["uncertainty"] for case in cases])), 4),
         "mean_chosen_right": round(float(np.mean(probabilities)), 4) if probabilities else None,

@@ -212,6 +212,8 @@ def draw_batch(data: ReplayData, params: UpdatePolicyParams, sampler: torch.Gene
     """Draw pairs by their probabilities, and as many anchors, each as likely as any other; none where they weigh nothing."""
     size = params.batch_size * params.grad_accum_steps
     pairs = data.pairs.take(draw(data.pairs.draw_probability, size, sampler))
+    if params.gate == "batch":
+        pairs = pairs.at_batch_means()
     indices = draw(torch.ones(len(data.anchors)), size, sampler) if params.anchor_weight > 0 else []
     return OptimizerBatch(pairs, [data.anchors[index] for index in indices], data.layout)
 

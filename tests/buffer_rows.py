@@ -22,7 +22,7 @@ def case(prompt_id: str, regret: float, chosen_right: float | None, priority: fl
     return {
         **common(prompt_id, "case"), "held_out": False,
         "parts": {"token_entropy": 0.4, "sample_agreement": 0.25, "mc_dropout": 0.02, "verifier_disagreement": 1.1},
-        "regret": regret, "source": "sample",
+        "regret": regret, "success_rate": 0.7, "source": "sample",
         "chosen": {**response("3 + 4 = 7"), "scores": [1.0, 2.5], "entropy_rank": 0.3},
         "rejected": {**response("3 + 4 = 8"), "scores": [-0.5, 0.0], "entropies": [0.1, 1.2, 0.0], "pieces": ["3 + 4", " = 8", ""]},
         "priority": priority, "chosen_right": chosen_right,

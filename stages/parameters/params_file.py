@@ -33,7 +33,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["samples_per_prompt", "temperature", "top_p", "sampling_batch_size", "scoring_batch_tokens"],
         ["uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers"],
         ["uncertainty_quantile", "regret_threshold", "regret_penalty", "chosen_margin", "chosen_uncertainty_cap"],
-        ["buffer_size", "anchor_count", "replay_alpha"],
+        ["buffer_size", "anchor_count"],
         ["update_learning_rate", "update_batch_tokens", "replays_per_case"],
         ["chosen_nll_weight", "anchor_weight", "kl_budget", "kl_check_steps"],
         ["export_format", "evaluation_samples", "harness_limit", "target_risk", "risk_confidence"],
@@ -41,7 +41,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["judge_price_prompt", "judge_price_completion"],
     ],
     "3. What studies switch: the forms that the method can take": [
-        ["beta_mode", "beta_scaling", "case_weight", "replay", "importance_correction"],
+        ["gate", "case_weight", "replay"],
         ["dpo_weight", "dpo_loss", "uncertainty_dropout_mode"],
     ],
 }

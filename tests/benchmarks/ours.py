@@ -55,7 +55,7 @@ def update_ours(pairs, args) -> dict:
     from anchora.update.step import OptimizerBatch, ResponseLogps, update
 
     changes = {
-        "beta_mode": "constant", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "update_batch_tokens": args.tokens,
+        "gate": "none", "case_weight": "none", "chosen_nll_weight": 0, "anchor_weight": 0, "update_batch_tokens": args.tokens,
     }  # fmt: skip
     params = settings(UpdatePolicyParams, args, **changes)
     policy = our_policy(params)

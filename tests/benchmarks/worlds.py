@@ -21,8 +21,8 @@ WORLDS = {
     "short_sft": {"sft_epochs": 1},
 }
 ARMS = (
-    "ugrr", "best_of_n_sft_anchors", "constant_beta", "shuffled_uncertainty", "uniform_replay", "logistic_loss", "gated_beta_alone",
-    "gated_weight_alone",
+    "ugrr", "best_of_n_sft_anchors", "constant_beta", "batch_gate", "shuffled_uncertainty", "uniform_replay",
+    "entropy_correctness_replay", "without_hardest", "logistic_loss", "gated_beta_alone", "gated_weight_alone",
 )  # fmt: skip
 
 

@@ -55,8 +55,16 @@ difference is divided by the standard deviation that its scores typically have a
 over the verifiers, less `regret_penalty` times their standard deviation: what they dispute counts less.
 A regret of 1 is thus one typical deviation.
 
-**priority** is the probability that one draw of the update takes this case. It falls with the rank of the regret, as
-1 / rank to the power of `replay_alpha`. The values of a file add up to 1.
+**success_rate** estimates how often a sample does as well as chosen. It is the share of this round's samples that the verifiers do
+not find clearly worse, drawn a little towards a half: of eight that all do as well it is 0.9, of eight that do not it is 0.1.
+
+**priority** is the probability that one draw of the update takes this case. With `replay: regret` it falls with the rank of the
+regret, as 1 / rank to the power of {sharpness:g}. With `uniform` and `drop_hardest` all are alike. With `entropy_correctness` it goes
+with the token entropy times p(1 - p), where p is `success_rate`. The values of a file add up to 1.
+
+**round** is always the round of the file. Each round measures all prompts anew and selects its cases afresh, so that no case is
+older than its round. Only what a case chose may be older: where `source` is `buffer`, it was sampled in an earlier round, and its
+`entropy_rank` is that of the policy that sampled it.
 
 **chosen_right** is the probability that chosen is right. The verifiers can err, and they err more often on uncertain prompts.
 The calibration prompts show how often: some of their answers are known, and the same rules make cases of them. A curve
@@ -178,6 +186,7 @@ def table(row_type: type, but: tuple[str, ...] = ()) -> str:
 def page() -> str:
     """Return docs/buffer.md."""
     from anchora.regret import buffer
+    from anchora.regret.replay import REGRET_SHARPNESS
     from anchora.uncertainty.reliability import MIN_LABELLED
 
     rows = {"case": buffer.Case, "anchor": buffer.Anchor, "known": buffer.Known}
@@ -186,7 +195,7 @@ def page() -> str:
     in_every_response = tuple(fields(buffer.Response))
     for name, response in (("chosen", buffer.Chosen), ("rejected", buffer.Rejected)):
         tables[name] = table(response, but=in_every_response)
-    return TEXT.format(example=EXAMPLE, fewest=MIN_LABELLED, **sentences, **tables)
+    return TEXT.format(example=EXAMPLE, fewest=MIN_LABELLED, sharpness=REGRET_SHARPNESS, **sentences, **tables)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from conftest import params_as
 
-from anchora.regret.cases import SelectionRules, same_in_substance, select, uncertainty_gate
+from anchora.regret.cases import SelectionRules, same_in_substance, select, selection_rules, uncertainty_gate
 from anchora.regret.params import BuildRegretBufferParams
 
 
 def rules(**changes) -> SelectionRules:
-    """A gate at 0.3 and two verifiers of deviation 1."""
-    return SelectionRules(0.3, np.array([1.0, 1.0]), params_as(BuildRegretBufferParams, **changes))
+    """A gate at 0.3, the hardest above 0.8, and two verifiers of deviation 1."""
+    return SelectionRules(0.3, 0.8, np.array([1.0, 1.0]), params_as(BuildRegretBufferParams, **changes))
 
 
 def response(text: str, score: float, entropy_rank: float = 0.5) -> dict:
@@ -49,6 +49,39 @@ def test_which_prompts_become_cases_and_which_way_round():
     }
     assert {anchor["id"] for anchor in anchors} == {"sure", "sure as well"}
     assert counts["from_uncertainty_alone"] == 1 and counts["from_low_score"] == 1 and counts["no_worse_sample"] == 1
+
+
+def test_how_often_samples_do_as_well_as_chosen():
+    """Not worse than chosen, at 2, by more than 0.5: the sample itself and one at 1.6, two of three. (2 + 1) / (3 + 2) = 0.6.
+
+    Over a greedy response at 2 that is chosen, of one sample at 1.8 and two clearly worse ones: (1 + 1) / (3 + 2).
+    """
+    rows = [
+        prompt("regret", 0.1, response("#### 1", 0.0), response("#### 1", 0.5), response("#### 2", 2.0), response("#### 3", 1.6)),
+        prompt("unsure", 0.9, response("#### 1", 2.0), response("#### 2", 1.8), response("#### 3", 0.5), response("#### 4", 0.0)),
+    ]
+    cases, _, _ = select(rows, {}, rules(), 0)
+    assert [case["success_rate"] for case in cases] == [0.6, 0.4]
+
+
+def test_the_hardest_are_dropped_where_replay_says_so():
+    """Above the top tenth, and no sample better by the margin of 0.25: neither case nor anchor. The others stay cases."""
+    rows = [
+        prompt("hopeless", 0.9, response("#### 1", 2.0), response("#### 2", 2.25), response("#### 3", 0.0)),
+        prompt("hard, but a sample is better", 0.9, response("#### 1", 0.0), response("#### 2", 0.26)),
+        prompt("not among the hardest", 0.8, response("#### 1", 2.0), response("#### 2", 0.0)),
+    ]
+    assert len(select(rows, {}, rules(), 0)[0]) == 3
+    cases, anchors, counts = select(rows, {}, rules(replay="drop_hardest"), 0)
+    assert [case["id"] for case in cases] == ["hard, but a sample is better", "not among the hardest"]
+    assert not anchors and counts["hardest"] == 1
+
+
+def test_the_hardest_are_the_top_tenth_of_the_round():
+    """Of uncertainties 0, 0.01 ... 1 those above 0.9 are; the default gate is their first quarter."""
+    rows = [prompt(str(n), n / 100, response("#### 1", 2.0)) for n in range(101)]
+    found = selection_rules(rows, np.array([1.0, 1.0]), params_as(BuildRegretBufferParams))
+    assert (found.gate, found.hardest) == (pytest.approx(0.25), pytest.approx(0.9))
 
 
 def test_of_two_anchors_one_is_trained_on_and_one_measures():

@@ -26,7 +26,7 @@ CONTRADICTIONS = {
     "not a number": ({"update_learning_rate": float("nan")}, ["update_learning_rate: nan"]),
     "text for a number": ({"rl_iterations": "many"}, ["rl_iterations: 'many'", "integer"]),
     "half a step": ({"rl_iterations": 1.5}, ["rl_iterations: 1.5", "integer"]),
-    "an unknown mode": ({"beta_mode": "gated"}, ["beta_mode: 'gated'", "'uncertainty', 'constant' or 'shuffled'"]),
+    "an unknown mode": ({"gate": "gated"}, ["gate: 'gated'", "'pair', 'batch', 'none' or 'shuffled'"]),
     "a template without its prompt": ({"prompt_template": "Answer:"}, ["prompt_template: 'Answer:'", "{prompt}"]),
     "outputs outside of the project": ({"output_dir": "../elsewhere"}, ["output_dir: '../elsewhere'", "inside the project"]),
     "outputs at the root": ({"output_dir": "/models"}, ["output_dir: '/models'", "inside the project"]),

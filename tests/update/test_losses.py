@@ -66,20 +66,19 @@ def test_inverse_scaling_gives_every_pair_the_same_first_gradient():
     beta = torch.tensor([0.3, 1.15, 2.0])
     chosen = torch.zeros(3, requires_grad=True)
     losses, _ = dpo_losses(chosen, torch.zeros(3), torch.zeros(3), torch.zeros(3), beta)
-    (beta_scales(beta, "inverse", 1.15) * losses).sum().backward()
+    (beta_scales(beta, 1.15) * losses).sum().backward()
     assert chosen.grad.tolist() == pytest.approx([-0.575] * 3)
-    assert beta_scales(beta, "none", 1.15).tolist() == [1, 1, 1]
 
 
 def test_betas_grow_with_the_rank():
     rank = torch.tensor([0.0, 0.5, 1.0])
-    assert pair_betas(gate(rank, "uncertainty", 0), 0.3, 2.3).tolist() == pytest.approx([0.3, 1.3, 2.3])
+    assert pair_betas(gate(rank, "pair", 0), 0.3, 2.3).tolist() == pytest.approx([0.3, 1.3, 2.3])
 
 
-def test_a_constant_gate_is_the_midpoint_and_weight_1_for_every_pair():
-    constant = gate(torch.tensor([0.9, 0.6, 0.3]), "constant", 0)
-    assert pair_betas(constant, 0.3, 2.3).tolist() == pytest.approx([1.3] * 3)
-    assert case_weights(constant, "calibrated").tolist() == [1, 1, 1]
+def test_no_gate_is_the_midpoint_and_weight_1_for_every_pair():
+    ungated = gate(torch.tensor([0.9, 0.6, 0.3]), "none", 0)
+    assert pair_betas(ungated, 0.3, 2.3).tolist() == pytest.approx([1.3] * 3)
+    assert case_weights(ungated, "calibrated").tolist() == [1, 1, 1]
 
 
 def test_a_shuffled_gate_has_the_same_ranks_for_other_pairs():

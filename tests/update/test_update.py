@@ -26,6 +26,7 @@ from anchora.run.errors import UserError
 from anchora.sampling.responses import generate
 from anchora.training.checkpoints import Checkpoints
 from anchora.training.trackers import untracked
+from anchora.update.losses import beta_scales
 from anchora.update.pairs import weigh
 from anchora.update.params import UpdatePolicyParams
 from anchora.update.step import ResponseLogps, pair_terms
@@ -103,7 +104,7 @@ def buffer(policy):
 def test_the_first_loss_is_s_ln_2_or_s_for_every_pair_and_the_kl_is_0(policy, buffer, loss_form, loss):
     """Of a margin of 0: -log sigmoid(0) = ln 2, and 2 sigmoid(0) = 1, times s."""
     model, tokenizer = policy
-    params = settings(case_weight="none", beta_scaling="inverse", dpo_loss=loss_form)
+    params = settings(case_weight="none", dpo_loss=loss_form)
     pairs = weigh(cases_of(buffer), params)
     midpoint = sum(params.betas()) / 2
     model, layout = ResponseLogps(model), layout_of(model, tokenizer, buffer, params)
@@ -168,6 +169,30 @@ def test_past_the_budget_the_last_snapshot_inside_it_is_kept(policy, buffer):
     assert torch.equal(weights(model), weights(policy[0]))
 
 
+def test_the_batch_gate_gives_every_pair_the_means_of_its_step(buffer):
+    """Ranks .25 and .75 and weights 1.5 and .5 of two cases: betas 3 and 5 between 2 and 6. Drawn as 0, 0, 1: 11/3 and 7/6.
+
+    The scale follows: the midpoint of 4 over 11/3.
+    """
+    low, high = cases_of(buffer)[:2]
+    cases = [{**low, "uncertainty": 0.1, "chosen_right": 0.9}, {**high, "uncertainty": 0.2, "chosen_right": 0.3}]
+    drawn = weigh(cases, settings(gate="batch", kl_beta_min=2.0, kl_beta_max=6.0)).take([0, 0, 1])
+    assert drawn.beta.tolist() == pytest.approx([3, 3, 5])
+    means = drawn.at_batch_means()
+    assert means.beta.tolist() == pytest.approx([11 / 3] * 3) and means.weight.tolist() == pytest.approx([7 / 6] * 3)
+    assert beta_scales(means.beta, means.midpoint).tolist() == pytest.approx([12 / 11] * 3)
+
+
+@pytest.mark.parametrize(("gate", "betas"), [("pair", True), ("batch", False), ("none", False)])
+def test_the_gate_says_whether_the_pairs_of_a_step_differ(policy, buffer, gate, betas):
+    model, tokenizer = policy
+    params = settings(gate=gate)
+    rows = [row for row in buffer if row["kind"] == "anchor"]
+    data = update_policy.ReplayData(weigh(cases_of(buffer), params), rows, rows, layout_of(model, tokenizer, buffer, params))
+    pairs = update_policy.draw_batch(data, params, torch.Generator().manual_seed(0)).pairs
+    assert (pairs.beta.unique().numel() > 1) == betas and (pairs.weight.unique().numel() > 1) == betas
+
+
 def test_few_cases_make_few_updates():
     """8 replays of 10 cases are 80 draws: 10 batches of 8; never more than rl_iterations, never none."""
     params = settings(rl_iterations=40, replays_per_case=8)
@@ -206,12 +231,12 @@ def test_in_bfloat16_the_policy_is_the_reference_as_well(policy):
 
 
 def test_priorities_decide_what_is_drawn(policy, buffer):
-    cases = [{**row, "priority": 0.93 if i == 2 else 0.01} for i, row in enumerate(cases_of(buffer))]
-    for replay, often in (("regret", True), ("uniform", False)):
-        pairs = weigh(cases, settings(replay=replay))
-        generator = torch.Generator().manual_seed(0)
-        hits = sum(update_policy.draw(pairs.draw_probability, 1, generator) == [2] for _ in range(200))
-        assert (hits > 150) == often
+    """Case 2 has 0.93 of all; they need not add up to 1."""
+    cases = [{**row, "priority": 9.3 if i == 2 else 0.7 / (len(cases_of(buffer)) - 1)} for i, row in enumerate(cases_of(buffer))]
+    pairs, generator = weigh(cases, settings()), torch.Generator().manual_seed(0)
+    assert pairs.draw_probability[2].item() == pytest.approx(0.93)
+    drawn = update_policy.draw(pairs.draw_probability, 2000, generator)
+    assert drawn.count(2) / 2000 == pytest.approx(0.93, abs=0.03)
 
 
 def test_a_policy_that_is_not_the_reference_is_refused(policy, buffer):

@@ -73,7 +73,7 @@ def test_sft_and_rounds_through_files_are_those_that_stay_in_memory(policy, name
 def test_the_first_loss_is_that_of_the_sft_policy_merged_into_its_base(tmp_path, monkeypatch):
     """In float32, to 1e-5 of it, and so is every part of it; the base alone has another."""
     _, tokenizer, saved = after_sft(tmp_path, monkeypatch, **ADAPTERS)
-    small_beta = {"beta_mode": "constant", "kl_beta_min": 0.1, "kl_beta_max": 0.1}  # by which the rounding of a margin is multiplied
+    small_beta = {"gate": "none", "kl_beta_min": 0.1, "kl_beta_max": 0.1}  # by which the rounding of a margin is multiplied
     params = settings(**ADAPTERS, **ROUND | {"rl_iterations": 1} | small_beta)
     adapter, _ = update_policy.load_trainable(saved, params)
     merged, _ = load_policy(saved, params_as(PolicyParams, **ADAPTERS))

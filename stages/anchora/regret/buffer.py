@@ -140,6 +140,17 @@ class Case(TypedDict):
             gt=0,
         ),
     ]
+    success_rate: Annotated[
+        float,
+        about(
+            "estimated chance that a sample does as well as chosen: (g + 1) / (n + 2), where of n samples the verifiers find g not "
+            "worse by more than `regret_threshold`",
+            BUILD,
+            "share",
+            gt=0,
+            lt=1,
+        ),
+    ]
     source: Annotated[
         Origin,
         about(

@@ -14,6 +14,7 @@ from anchora.data.splits import split_share
 from anchora.regret.buffer import Anchor, Case, Chosen, Known, Origin
 from anchora.regret.params import BuildRegretBufferParams
 from anchora.regret.regret import conservative_gains, regret
+from anchora.regret.replay import HARDEST_SHARE, success_rate
 from anchora.regret.responses import ScoredPrompt, ScoredResponse
 
 HELD_OUT_SHARE = 0.2  # of the anchors: they only measure the KL
@@ -45,8 +46,16 @@ class SelectionRules:
     """By what the prompts of a round become cases and anchors."""
 
     gate: float  # prompts of a higher uncertainty are uncertain for their round
+    hardest: float  # prompts of a higher uncertainty are among the hardest of their round
     deviation: np.ndarray  # (members,) each member's typical deviation within a prompt
     params: BuildRegretBufferParams
+
+
+def selection_rules(prompts: Sequence[ScoredPrompt], deviation: np.ndarray, params: BuildRegretBufferParams) -> SelectionRules:
+    """Return the rules for the prompts of a round."""
+    uncertainties = [prompt["uncertainty"] for prompt in prompts]
+    gate, hardest = (uncertainty_gate(uncertainties, quantile) for quantile in (params.uncertainty_quantile, 1 - HARDEST_SHARE))
+    return SelectionRules(gate, hardest, deviation, params)
 
 
 def uncertainty_gate(uncertainties: list[float], quantile: float) -> float:
@@ -79,6 +88,9 @@ def select(
         if not uncertain and not low_score:
             anchors.append(new_anchor(prompt, round_number))
             continue
+        if params.replay == "drop_hardest" and is_hardest(prompt["uncertainty"], gains[: len(samples)], rules):
+            counts["hardest"] += 1
+            continue
         preference, reason = best_over_greedy(candidates, gains, prompt["greedy"], params)
         if preference is None and uncertain:
             preference, reason = greedy_over_sample(prompt["greedy"], prompt["samples"], rules)
@@ -88,7 +100,7 @@ def select(
         counts["from_uncertainty"] += uncertain
         counts["from_uncertainty_alone"] += uncertain and not low_score
         counts["from_low_score"] += low_score
-        cases.append(new_case(prompt, preference, round_number))
+        cases.append(new_case(prompt, preference, sample_success_rate(preference, prompt["samples"], rules), round_number))
     return cases, limited(anchors, params.anchor_count), counts
 
 
@@ -105,6 +117,20 @@ def gains_over(responses: Sequence[Candidate], other: Candidate | ScoredResponse
     params = rules.params
     scores = np.array([response["scores"] for response in responses], dtype=float).T  # (members, responses)
     return conservative_gains(scores, np.array(other["scores"], dtype=float), rules.deviation, params.regret_penalty)
+
+
+def is_hardest(uncertainty: float, sample_gains: np.ndarray, rules: SelectionRules) -> bool:
+    """Return whether a prompt is beyond the policy: in the top tenth of its round, and no sample clearly better than the greedy response.
+
+    Selective DPO (arXiv 2502.09650) drops the pairs of largest loss on held-out data instead. ``sample_gains``: (samples,).
+    """
+    return uncertainty > rules.hardest and not (sample_gains > rules.params.chosen_margin).any()
+
+
+def sample_success_rate(preference: Preference, samples: Sequence[ScoredResponse], rules: SelectionRules) -> float:
+    """Return the estimated chance that a sample does as well as chosen: is not worse by more than ``regret_threshold``."""
+    worse = [gains_over([preference.chosen], sample, rules)[0] > rules.params.regret_threshold for sample in samples]
+    return round(success_rate(worse.count(False), len(worse)), 6)
 
 
 def best_over_greedy(
@@ -176,13 +202,13 @@ def new_anchor(prompt: ScoredPrompt, round_number: int) -> Anchor:
     }  # fmt: skip
 
 
-def new_case(prompt: ScoredPrompt, preference: Preference, round_number: int) -> Case:
-    """Return a prompt as a case that prefers one response to another."""
+def new_case(prompt: ScoredPrompt, preference: Preference, success: float, round_number: int) -> Case:
+    """Return a prompt as a case that prefers one response to another; ``success`` is the chance that a sample does as well."""
     chosen, rejected = preference.chosen, preference.rejected
     return {
         "id": prompt["id"], "kind": "case", "round": round_number, "held_out": is_held_out(prompt["id"]), "prompt": prompt["prompt"],
         "prompt_ids": prompt["prompt_ids"], "uncertainty": prompt["uncertainty"], "parts": prompt["parts"],
-        "regret": preference.gain, "source": chosen["source"],
+        "regret": preference.gain, "success_rate": success, "source": chosen["source"],
         "chosen": {
             "text": chosen["text"], "ids": chosen["ids"], "finished": chosen["finished"], "scores": chosen["scores"],
             "entropy_rank": chosen["entropy_rank"],

@@ -1,5 +1,7 @@
 """Parameters of build_regret_buffer."""
 
+from typing import Literal
+
 from pydantic import Field, FiniteFloat, model_validator
 
 from anchora.correctness.params import AnswerReadingParams
@@ -40,8 +42,11 @@ class BuildRegretBufferParams(VerifierScoringParams, PolicyParams, AnswerReading
         description="Most anchors that are kept: prompts with neither uncertainty nor regret, whose SFT answers are rehearsed. Some "
         "of them only measure the KL.",
     )
-    replay_alpha: FiniteFloat = Field(
-        0.25, ge=0, description="Sharpness of replay: cases are drawn in proportion to (1 / rank of their regret)^alpha; 0 is uniform."
+    replay: Literal["regret", "uniform", "entropy_correctness", "drop_hardest"] = Field(
+        "regret",
+        description="How cases are drawn: regret (by its rank, the largest most often), uniform (all alike), entropy_correctness (by "
+        "token entropy times p(1 - p), where p is the share of samples that do as well as chosen) or drop_hardest (all alike, without "
+        "those in the top tenth of uncertainty for which no sample is better than the greedy response by chosen_margin).",
     )
 
     @model_validator(mode="after")

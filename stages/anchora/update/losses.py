@@ -34,10 +34,11 @@ def dpo_losses(
 def gate(values: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
     """Return what beta or the weight of each pair goes by, (pairs,): ``values`` in [0, 1], (pairs,), from the pairs' uncertainty.
 
-    ``mode`` uncertainty takes them as they are. Two controls show what the gate is worth: constant gives every pair 1/2,
-    and shuffled gives the values to other pairs by ``seed``, the same pairs whatever the values are.
+    ``mode`` pair takes them as they are, and so does batch, whose mean is taken of what is drawn. Two controls show what the gate
+    is worth: none gives every pair 1/2, and shuffled gives the values to other pairs by ``seed``, the same pairs whatever the
+    values are.
     """
-    if mode == "constant":
+    if mode == "none":
         return torch.full_like(values, 0.5)
     if mode == "shuffled":
         return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
@@ -49,13 +50,13 @@ def pair_betas(rank: torch.Tensor, minimum: float, maximum: float) -> torch.Tens
     return minimum + (maximum - minimum) * rank
 
 
-def beta_scales(beta: torch.Tensor, scaling: str, midpoint: float) -> torch.Tensor:
-    """Return s_i of each pair, (pairs,): ``inverse`` gives midpoint / beta_i, ``none`` gives 1.
+def beta_scales(beta: torch.Tensor, midpoint: float) -> torch.Tensor:
+    """Return s_i = midpoint / beta_i of each pair, (pairs,).
 
-    With ``inverse`` every pair starts with the same gradient, -midpoint / 2 in its margin, and a larger
-    beta only saturates sooner, nearer the reference.
+    So every pair starts with the same gradient, -midpoint / 2 in its margin, and a larger beta only saturates sooner, nearer
+    the reference.
     """
-    return midpoint / beta if scaling == "inverse" else torch.ones_like(beta)
+    return midpoint / beta
 
 
 def case_weights(trust: torch.Tensor, mode: str) -> torch.Tensor:

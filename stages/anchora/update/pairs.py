@@ -9,8 +9,8 @@ import torch
 
 from anchora.model.seeds import derived_seed
 from anchora.regret.buffer import Case
-from anchora.regret.replay import importance_weights, ranks
-from anchora.update.losses import beta_scales, case_weights, gate, pair_betas
+from anchora.regret.replay import ranks
+from anchora.update.losses import case_weights, gate, pair_betas
 from anchora.update.params import UpdatePolicyParams
 
 
@@ -21,18 +21,25 @@ class Pairs:
     cases: list[Case]
     uncertainty_rank: torch.Tensor  # within the whole buffer, in [0, 1]
     beta: torch.Tensor
-    weight: torch.Tensor  # w_i * the importance correction
-    scale: torch.Tensor  # s_i, of the DPO term alone
+    weight: torch.Tensor  # w_i
     draw_probability: torch.Tensor  # adds up to 1 over the whole buffer
     reference_chosen_logps: torch.Tensor  # nats, summed over the response
     reference_rejected_logps: torch.Tensor
+    midpoint: float  # of the betas, which s_i = midpoint / beta_i goes by
     loss_form: str  # of the DPO loss: logistic or bounded
 
     def take(self, indices: list[int]) -> Pairs:
         """Return the pairs at ``indices``, repeats included."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("cases", "loss_form")}
-        taken = {name: tensor[indices] for name, tensor in tensors.items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken = {name: value[indices] for name, value in values.items() if isinstance(value, torch.Tensor)}
         return replace(self, cases=[self.cases[index] for index in indices], **taken)
+
+    def at_batch_means(self) -> Pairs:
+        """Return the pairs of one optimiser step with its mean beta and its mean weight for each of them.
+
+        One beta a batch is that of beta-DPO (arXiv 2407.08639), where it follows the batch's mean reward margin instead.
+        """
+        return replace(self, beta=self.beta.mean().expand_as(self.beta), weight=self.weight.mean().expand_as(self.weight))
 
 
 def weigh(cases: list[Case], params: UpdatePolicyParams) -> Pairs:
@@ -43,10 +50,8 @@ def weigh(cases: list[Case], params: UpdatePolicyParams) -> Pairs:
     seed = derived_seed(params.seed, "gate")
     rank = torch.tensor(ranks([case["uncertainty"] for case in cases]), dtype=torch.float32)
     low, high = params.betas()
-    beta = pair_betas(gate(rank, params.beta_mode, seed), low, high)
+    beta = pair_betas(gate(rank, params.gate, seed), low, high)
     probability = torch.tensor([case["priority"] for case in cases], dtype=torch.float64)
-    probability = probability / probability.sum() if params.replay == "regret" else torch.full_like(probability, 1 / len(cases))
-    correction = torch.tensor(importance_weights(probability.numpy(), params.importance_correction), dtype=torch.float32)
     trust = 1 - rank
     if params.case_weight == "calibrated" and has_chosen_right(cases):
         trust = torch.tensor([case["chosen_right"] for case in cases], dtype=torch.float32)
@@ -54,11 +59,11 @@ def weigh(cases: list[Case], params: UpdatePolicyParams) -> Pairs:
         cases=cases,
         uncertainty_rank=rank,
         beta=beta,
-        weight=case_weights(gate(trust, params.beta_mode, seed), params.case_weight) * correction,
-        scale=beta_scales(beta, params.beta_scaling, (low + high) / 2),
-        draw_probability=probability,
+        weight=case_weights(gate(trust, params.gate, seed), params.case_weight),
+        draw_probability=probability / probability.sum(),
         reference_chosen_logps=torch.tensor([sum(case["chosen"]["reference_logps"]) for case in cases]),
         reference_rejected_logps=torch.tensor([sum(case["rejected"]["reference_logps"]) for case in cases]),
+        midpoint=(low + high) / 2,
         loss_form=params.dpo_loss,
     )
 

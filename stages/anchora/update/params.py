@@ -28,26 +28,16 @@ class UpdatePolicyParams(LoraParams):
     kl_beta_max: FiniteFloat = Field(
         8.0, gt=0, description="Beta of the most uncertain pair: how strongly the KL to the SFT policy is held there."
     )
-    beta_mode: Literal["uncertainty", "constant", "shuffled"] = Field(
-        "uncertainty",
-        description="What beta and weight of a pair go by: uncertainty (beta by its rank in the buffer), or as controls constant (the "
-        "middle beta and equal weights) and shuffled (what other pairs would have).",
-    )
-    beta_scaling: Literal["inverse", "none"] = Field(
-        "inverse",
-        description="inverse scales the DPO term so that every pair has the same first gradient; none leaves that in proportion to beta.",
+    gate: Literal["pair", "batch", "none", "shuffled"] = Field(
+        "pair",
+        description="Where uncertainty decides beta and weight: pair (each has its own), batch (all pairs of an optimiser step have the "
+        "means of their own ones), none (the middle beta and equal weights) or, as a control, shuffled (what other pairs would have).",
     )
     case_weight: Literal["none", "certainty", "calibrated"] = Field(
         "calibrated",
         description="Weight of a case in the update: none is 1; certainty falls with the rank of its uncertainty; calibrated goes by the "
         "chance that its chosen response is right. That chance is fitted on the calibration prompts, which must be of the same kind as "
         "the regret prompts; with fewer than 20 known answers among their cases, calibrated is certainty.",
-    )
-    replay: Literal["regret", "uniform"] = Field(
-        "regret", description="How pairs are drawn: regret (by the rank of their regret, as replay_alpha says) or uniform (all alike)."
-    )
-    importance_correction: FiniteFloat = Field(
-        0.0, ge=0, description="Exponent of importance weights that undo the bias of drawing by regret; 0 undoes none of it."
     )
     dpo_weight: FiniteFloat = Field(
         1.0,

@@ -25,7 +25,7 @@ from anchora.model.logps import sequence_logps
 from anchora.regret.batches import Layout, anchor_reference_logps, collate_rows, micro_batch_indices
 from anchora.regret.buffer import Anchor, Case, buffer_line
 from anchora.run.errors import UserError
-from anchora.update.losses import dpo_losses
+from anchora.update.losses import beta_scales, dpo_losses
 from anchora.update.pairs import Pairs
 from anchora.update.params import UpdatePolicyParams
 
@@ -92,13 +92,13 @@ def pair_terms(model, pairs: Pairs, layout: Layout) -> dict[str, torch.Tensor]:
     batch = collate_rows(pairs.cases, layout, device)
     # before the pass: a copy to a GPU waits for all that it has to do
     reference_chosen_logps, reference_rejected_logps = pairs.reference_chosen_logps.to(device), pairs.reference_rejected_logps.to(device)
-    beta, weight, scale = pairs.beta.to(device), pairs.weight.to(device), pairs.scale.to(device)
+    beta, weight = pairs.beta.to(device), pairs.weight.to(device)
     policy_chosen_logps, policy_rejected_logps = batch.sums(model(batch)).view(-1, 2).unbind(1)
     losses, margins = dpo_losses(
         policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta, pairs.loss_form
     )
     return {
-        "dpo": (weight * scale * losses).sum(),
+        "dpo": (weight * beta_scales(beta, pairs.midpoint) * losses).sum(),
         "chosen_nll": -(weight * policy_chosen_logps).sum(),
         "margin": margins.detach().sum(),
         "margins": margins.detach(),
