@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,14 @@ from anchora.update.params import UpdatePolicyParams
 
 OURS = "ugrr"
 ONE_ROUND = "rounds=[{k: 0, after: sft}]"
-TRL = "trl_dpo"
+# TRL's DPOTrainer on our pairs: options of trl_dpo.py, and its beta as a share of the midpoint of ours.
+TRL: dict[str, tuple[list[str], float]] = {
+    f"trl_{name}{suffix}": (options, share)
+    for name, options in {"dpo": [], "robust": ["--loss", "robust"], "length_normalised": ["--loss", "sigmoid_norm"]}.items()
+    for suffix, share in {"": 1.0, "_half_beta": 0.5, "_quarter_beta": 0.25}.items()
+} | {"trl_selective": (["--easiest", "0.5"], 1.0)}
+BEST_AND_WORST = "best_and_worst_sample"
+OUTSIDE = (*TRL, BEST_AND_WORST)  # arms that are no experiments: they start from those of ours
 
 
 def betas(params: dict) -> tuple[float, float]:
@@ -46,21 +54,24 @@ def arms(params: dict) -> dict[str, dict]:
     return {
         OURS: {},
         "best_of_n_sft_anchors": {"dpo_weight": 0.0, "case_weight": "none"},
-        "constant_beta": {"beta_mode": "constant"},
-        "shuffled_uncertainty": {"beta_mode": "shuffled"},
+        "constant_beta": {"gate": "none"},
+        "batch_gate": {"gate": "batch"},
+        "shuffled_uncertainty": {"gate": "shuffled"},
         "uniform_replay": {"replay": "uniform"},
-        "constant_beta_min": {"beta_mode": "constant", "kl_beta_min": low, "kl_beta_max": low},
-        "constant_beta_max": {"beta_mode": "constant", "kl_beta_min": high},
+        "entropy_correctness_replay": {"replay": "entropy_correctness"},
+        "without_hardest": {"replay": "drop_hardest"},
+        "constant_beta_min": {"gate": "none", "kl_beta_min": low, "kl_beta_max": low},
+        "constant_beta_max": {"gate": "none", "kl_beta_min": high},
         "best_of_n_sft": {"dpo_weight": 0.0, "case_weight": "none", "anchor_weight": 0.0},
         "no_dpo_term": {"dpo_weight": 0.0},
         "no_anchors": {"anchor_weight": 0.0},
         "no_chosen_nll": {"chosen_nll_weight": 0.0},
         "logistic_loss": {"dpo_loss": "logistic"},
-        "beta_scaling_none": {"beta_scaling": "none"},
         "gated_beta_alone": {"case_weight": "none"},
         "weight_by_rank": {"case_weight": "certainty"},
         "gated_weight_alone": {"kl_beta_min": middle, "kl_beta_max": middle},
-        TRL: {},
+        BEST_AND_WORST: {"gate": "none", "case_weight": "none"},
+        **{arm: {} for arm in TRL},
         "without_uncertain_cases": {"uncertainty_quantile": 1.0},
     }
 
@@ -146,15 +157,26 @@ def outcome(evaluation: dict) -> dict[str, float]:
     }
 
 
-def run_trl(commit: str, beta: float) -> dict:
-    """TRL's DPOTrainer on the pairs of one experiment, at as many updates; its evaluation."""
-    steps = json.loads(command("git", "show", f"{commit}:metrics/update/round0.json"))["update"]["round0"]["steps"]
-    trl_dpo = str(Path(__file__).with_name("trl_dpo.py"))
+def run_outside(arm: str, commit: str, changes: dict) -> dict:
+    """Evaluation of an arm that is no experiment, from the SFT policy and the responses of one of ours, at as many updates."""
+    stage, beside = ("sh", "stages/with_python.sh"), Path(__file__).parent
     with tempfile.TemporaryDirectory() as name:
         folder = project_at(commit, Path(name).resolve() / "project")
-        command(sys.executable, trl_dpo, "--steps", str(steps), "--beta", str(beta), "--out", "models/trl", cwd=folder)
-        command("sh", "stages/with_python.sh", "stages/evaluate.py", "--policy", "models/trl", "--out", "logs/trl", cwd=folder)
-        return json.loads((folder / "logs" / "trl" / "evaluation.json").read_text())["evaluation"]
+        if arm in TRL:
+            options, share = TRL[arm]
+            beta = share * sum(betas(yaml.safe_load((folder / "params.yaml").read_text()))) / 2
+            steps = json.loads((folder / "metrics/update/round0.json").read_text())["update"]["round0"]["steps"]
+            sizes = ("--steps", str(steps), "--beta", str(beta), "--out", "models/arm")
+            command(sys.executable, str(beside / "trl_dpo.py"), *sizes, *options, cwd=folder)
+        else:
+            params = yaml.safe_load((folder / "params.yaml").read_text()) | changes
+            (folder / "params.yaml").write_text(yaml.safe_dump(params))
+            command(sys.executable, str(beside / "best_and_worst.py"), cwd=folder)
+            shutil.rmtree(folder / "models/round0")
+            command(*stage, "stages/update_policy.py", "--round", "0", "--after", "sft", cwd=folder)
+            (folder / "models/round0").rename(folder / "models/arm")
+        command(*stage, "stages/evaluate.py", "--policy", "models/arm", "--out", "logs/arm", cwd=folder)
+        return json.loads((folder / "logs/arm/evaluation.json").read_text())["evaluation"]
 
 
 def collect(names: dict[str, dict[int, str]]) -> dict[str, dict[int, dict]]:
@@ -264,14 +286,13 @@ def main() -> None:
     names = {arm: {seed: experiment(arm, seed) for seed in args.seeds} for arm in changes}
     if not args.collect:
         for arm in dict.fromkeys([OURS, *args.arms]):  # ours first: what comes before the update is then in the cache
-            if arm != TRL:
+            if arm not in OUTSIDE:
                 run_all({names[arm][seed]: {"seed": seed, **changes[arm]} for seed in args.seeds}, args.jobs)
                 continue
             for seed in args.seeds:
-                kept = Path("logs/study") / f"{names[TRL][seed]}.json"
+                kept = Path("logs/study") / f"{names[arm][seed]}.json"
                 if not kept.is_file():
-                    beta = sum(betas(params)) / 2
-                    evaluation = run_trl(experiments()[names[OURS][seed]], beta)
+                    evaluation = run_outside(arm, experiments()[names[OURS][seed]], changes[arm])
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(evaluation))
     found = collect(names)
