@@ -29,6 +29,7 @@ from anchora.run.files import read_json
 from anchora.run.params import read_params
 from anchora.update.params import UpdatePolicyParams
 
+UNKNOWN_SHARE_WRONG = 0.1  # what robust DPO's authors recommend where nothing is known
 LOSSES = ("sigmoid", "robust", "sigmoid_norm")
 
 
@@ -58,7 +59,7 @@ def loss_options(loss: str, beta: float, cases: Sequence[Case]) -> dict[str, flo
     """Return what one of TRL's losses is given for a beta that means the same to each: by sums of log-probs, not means."""
     if loss == "robust":
         right = read_json("metrics/regret/round0.json")["regret"]["round0"]["rehearsed_right"]
-        return {"beta": beta, "label_smoothing": min(0.49, 1 - right)}
+        return {"beta": beta, "label_smoothing": UNKNOWN_SHARE_WRONG if right is None else min(0.49, 1 - right)}
     if loss == "sigmoid_norm":
         return {"beta": beta * float(np.mean([len(response["ids"]) for case in cases for response in responses_of(case)]))}
     return {"beta": beta}
