@@ -2,9 +2,10 @@
 
     python stages/train_reward.py --member 0 --data preferences --pin encoder --out verifiers/0
 
-Each member has its own head, order and share of the pairs. Held-out accuracy, ECE and Brier score go to
-metrics/reward/<member>.json; a member below verifier_accuracy_floor stops the pipeline. Where there are no preferences there is
-no judge: its folder then says so.
+Each member has its own head, order and share of the pairs. A tenth of these only says which weights are kept: those of least loss
+on it, whose course goes to metrics/curves/verifier_<member>.csv. Held-out accuracy, ECE and Brier score, and the accuracy before the
+first update, go to metrics/reward/<member>.json; a member below verifier_accuracy_floor stops the pipeline. Where there are no
+preferences there is no judge: its folder then says so.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn import functional
+from transformers import EvalPrediction
 from trl import RewardConfig, RewardTrainer
 
 from anchora.data.splits import question_id, split_share
@@ -25,19 +28,21 @@ from anchora.model.machine import use_machine
 from anchora.model.pins import from_pin_file
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
-from anchora.run.files import first_process, new_folder, read_jsonl, write_json
+from anchora.run.files import first_process, new_file, new_folder, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.training.checkpoints import Checkpoints
 from anchora.training.sharding import gather_full_model, layer_classes_to_shard
 from anchora.training.trackers import tracking
-from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
+from anchora.training.trainer import LengthGroupedSampler, keep_best_settings, train, trainer_settings
 from anchora.uncertainty.reliability import brier, expected_calibration_error
 from anchora.verifiers.pairs import encode_pair, max_pair_length, pad_inputs
 from anchora.verifiers.scoring import load_verifier, score_pairs
 from parameters.train_reward import TrainRewardParams
 
+STOPPING_SHARE = 0.1  # of a member's pairs, by question: they only say which weights are kept
+CURVE = ("step", "accuracy", "ece", "loss")  # columns of metrics/curves/verifier_<member>.csv
 TRUNCATION_WARNING = 0.05  # share of a verifier's inputs that may be too long for it before a run says so
 
 
@@ -61,13 +66,17 @@ def main() -> None:
     pretrained = from_pin_file(Path(params.output_dir) / "pins" / f"{args.pin}.json")
     model, tokenizer = load_verifier(pretrained, params, new_head=True)
     limit = max_pair_length(model, params.max_length)
-    pairs = encode_pairs(training, tokenizer, limit, params.prompt_template)
-    fine_tune(model, tokenizer, pairs, [row["source"] for row in training], seed, params)
+    before = held_out_report(model, tokenizer, held_out, params)
+    training, stopping = split_stopping(training)
+    pairs, stopping_pairs = (encode_pairs(rows, tokenizer, limit, params.prompt_template) for rows in (training, stopping))
+    curve = fine_tune(model, tokenizer, pairs, stopping_pairs, [row["source"] for row in training], seed, params)
     model = gather_full_model(model, lambda: load_verifier(pretrained, params, new_head=True)[0]).eval()
 
     truncated = float(np.mean([len(ids) >= limit for side in ("chosen_ids", "rejected_ids") for ids in pairs[side]]))
-    report = {**held_out_report(model, tokenizer, held_out, params), "inputs_cut": round(truncated, 4)}
+    report = held_out_report(model, tokenizer, held_out, params)
+    report |= {"accuracy_before": before["accuracy"], "inputs_cut": round(truncated, 4)}
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
+    write_curve(args.member, curve)
     say(f"verifier {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs")
     if truncated > TRUNCATION_WARNING:
         say(f"verifier {args.member}: {truncated:.0%} of its inputs fill its {limit} tokens; what is longer loses the start of its prompt")
@@ -83,6 +92,7 @@ def write_no_judge(folder: Path) -> None:
     with new_folder(folder) as partial:
         write_json(partial / "no_judge.json", {"pairs": 0})
     write_json("metrics/reward/judge.json", {"judge": {"pairs": 0}})
+    write_curve("judge", [])
     say("judge: preference_data_path is empty, so none is trained")
 
 
@@ -105,6 +115,19 @@ def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) 
     return training, held_out
 
 
+def split_stopping(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Return the pairs to train on, and those that say which weights are kept; of very few pairs all of them are both."""
+    stopping = [row for row in rows if split_share(question_id(row), "stopping") < STOPPING_SHARE]
+    training = [row for row in rows if split_share(question_id(row), "stopping") >= STOPPING_SHARE]
+    return (training, stopping) if training and stopping else (rows, rows)
+
+
+def write_curve(member: str, curve: list[dict]) -> None:
+    """Write what DVC draws of a member: accuracy, ECE and loss on its stopping pairs along training."""
+    with new_file(f"metrics/curves/verifier_{member}.csv") as partial:
+        pd.DataFrame(curve, columns=list(CURVE)).to_csv(partial, index=False, float_format="%.6g")
+
+
 def encode_pairs(rows: list[dict], tokenizer, limit: int, template: str) -> datasets.Dataset:
     """Encode pairs to RewardTrainer's columns ``chosen_ids`` and ``rejected_ids``, and a ``label`` of 0.5 to 1.
 
@@ -124,14 +147,20 @@ def encode_pairs(rows: list[dict], tokenizer, limit: int, template: str) -> data
     return datasets.Dataset.from_list(encoded)
 
 
-def fine_tune(model, tokenizer, pairs: datasets.Dataset, locations: list[str], seed: int, params: TrainRewardParams) -> None:
-    """Train ``model`` in place on encoded pairs; ``locations`` name their rows in the data for errors."""
+def fine_tune(
+    model, tokenizer, pairs: datasets.Dataset, stopping_pairs: datasets.Dataset, locations: list[str], seed: int, params: TrainRewardParams
+) -> list[dict]:
+    """Train ``model`` in place on encoded pairs, to the weights of least loss on ``stopping_pairs``; return the course of those.
+
+    ``locations`` name the rows of ``pairs`` in the data for errors.
+    """
     model._no_split_modules = layer_classes_to_shard(model)
     model.train()
     longest = [max(map(len, sides)) for sides in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
     checkpoints, order = Checkpoints(), LengthGroupedSampler(longest, params.batch_size * params.grad_accum_steps, seed)
     settings = RewardConfig(
-        **trainer_settings(params, checkpoints, order, params.reward_learning_rate, params.reward_epochs),
+        **trainer_settings(params, checkpoints, order, params.reward_learning_rate, params.reward_epochs)
+        | keep_best_settings(checkpoints, params.batch_size),
         max_length=None,
         remove_unused_columns=False,
     )
@@ -139,13 +168,28 @@ def fine_tune(model, tokenizer, pairs: datasets.Dataset, locations: list[str], s
         model=model,
         args=settings,
         train_dataset=pairs,
+        eval_dataset=stopping_pairs,
+        compute_metrics=pair_metrics,
         processing_class=tokenizer,
         data_collator=PairCollator(tokenizer, model),
     )
-    trainer.order = order
+    trainer.order, trainer.label_names = order, ["label"]
     with tracking(params.trackers, params.log_dir) as track:
         train(trainer, checkpoints, locations, track)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it is measured as it will score: without autocast
+    measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    return [{"step": entry["step"], **{name: entry[f"eval_{name}"] for name in CURVE[1:]}} for entry in measured]
+
+
+def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Return accuracy and ECE of score differences of chosen over rejected, (pairs,), whose labels are from 0.5 to 1.
+
+    ECE is that of the probability of the first response, so that a pair stands once each way.
+    """
+    differences = np.asarray(prediction.predictions, dtype=float)
+    probability = 1 / (1 + np.exp(-np.concatenate([differences, -differences])))
+    first = np.repeat([True, False], len(differences))
+    return {"accuracy": float((differences > 0).mean()), "ece": expected_calibration_error(probability, first)}
 
 
 class PairCollator:
@@ -178,7 +222,7 @@ class SoftRewardTrainer(RewardTrainer):
         chosen, rejected = scores.chunk(2)
         loss = functional.binary_cross_entropy_with_logits(chosen - rejected, label)
         loss = loss + self.center_rewards_coefficient * (chosen + rejected).square().mean()
-        return (loss, {"logits": scores}) if return_outputs else loss
+        return (loss, {"differences": chosen - rejected}) if return_outputs else loss
 
 
 def held_out_report(model, tokenizer, rows: list[dict], params: TrainRewardParams) -> dict:

@@ -28,3 +28,14 @@ def test_a_cut_checkpoint_of_a_later_step_pushes_no_whole_one_out(tmp_path):
     checkpoints.save(43, {"weight": torch.zeros(3)}, {"step": 43})
     assert [checkpoints.step(folder) for folder in checkpoints.folders()] == [40, 43]
     assert checkpoints.load()[1] == {"step": 43}
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        checkpoints.mark_complete(step, best_step=1)
+    assert [checkpoints.step(folder) for folder in checkpoints.folders()] == [1, 3, 4]
+    (tmp_path / "checkpoint-5").mkdir()
+    checkpoints.mark_complete(5, best_step=5)
+    assert [checkpoints.step(folder) for folder in checkpoints.folders()] == [4, 5]

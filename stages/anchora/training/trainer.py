@@ -26,6 +26,7 @@ from anchora.training.params import TrainingParams
 from anchora.training.trackers import Track, untracked
 
 SECONDS_BETWEEN_LINES = 5.0
+EVALUATIONS = 10  # of a training that keeps its best weights
 WARMUP_SHARE = 0.05  # of the updates; none where that is less than one, for a warm-up's first update has a learning rate of 0
 
 
@@ -60,6 +61,24 @@ def trainer_settings(
         "disable_tqdm": not sys.stderr.isatty(),
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,  # collators put tensors on the device themselves
+    }
+
+
+def keep_best_settings(checkpoints: Checkpoints, batch_size: int) -> dict:
+    """Return what more of TrainingArguments ends a training with the weights of least loss on ``eval_dataset``.
+
+    It is measured before the first update, after each tenth of the updates, and after the last one. transformers writes a
+    checkpoint wherever that loss is a new least one, and loads the last of these at the end.
+    """
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": 1 / EVALUATIONS,
+        "eval_on_start": checkpoints.newest() is None,  # a resumed run has it in its checkpoint
+        "per_device_eval_batch_size": batch_size,
+        "save_strategy": "best",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
     }
 
 
@@ -122,7 +141,7 @@ class CheckpointCallback(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         wait_for_all()  # each has written its part
         if state.is_world_process_zero:
-            self.checkpoints.mark_complete(state.global_step)
+            self.checkpoints.mark_complete(state.global_step, state.best_global_step)
         if self.stopping:
             raise KeyboardInterrupt
 
@@ -145,7 +164,7 @@ def not_finite_error(name: str, state: TrainerState, locations: list[str]) -> Us
 
 
 def final_gradient_norm(trainer) -> float:
-    """Return the norm of the gradient at the weights that the last update left, on the first batch of that update.
+    """Return the norm of the gradient at the weights that training leaves, on the first batch of the last update.
 
     Layers that are compiled run uncompiled: it is one pass alone.
     """
