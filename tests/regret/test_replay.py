@@ -44,9 +44,9 @@ def test_replay_weights_by_hand(replay):
 
 
 def test_a_sure_case_can_still_be_drawn():
-    """A greedy response without any entropy: its weight is small, not 0, which the buffer's schema refuses."""
+    """A greedy response without any entropy has a millionth of a nat times 1/4, not 0, which the buffer's schema refuses."""
     sure = {**three_cases()[0], "parts": {"token_entropy": 0.0}}
-    assert 0 < replay_weights([sure], "entropy_correctness")[0] < 1e-300
+    assert replay_weights([sure], "entropy_correctness") == pytest.approx([2.5e-7])
 
 
 def test_success_rates_by_the_rule_of_succession():

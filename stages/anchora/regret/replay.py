@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from anchora.regret.buffer import Case
 
 REGRET_SHARPNESS = 0.25  # exponent of the ranks of regret; 0 would be uniform
+LEAST_ENTROPY = 1e-6  # nats a token
 HARDEST_SHARE = 0.1  # of a round's prompts, by uncertainty: what drop_hardest looks at
 
 
@@ -46,10 +47,10 @@ def by_correctness(success_rates: ArrayLike, entropies: ArrayLike) -> np.ndarray
 
     p(1 - p) is the variance of a sample's success, which is largest where half of them succeed. ExGRPO (arXiv 2510.02245)
     draws questions by a normal density around p = 1/2 instead; the entropy by which it then picks among right responses is here
-    limited by ``chosen_uncertainty_cap``. An entropy of 0 counts as the least float, so that every case can be drawn.
+    limited by ``chosen_uncertainty_cap``. An entropy below LEAST_ENTROPY counts as that, so that every case can be drawn.
     """
     success_rates, entropies = np.asarray(success_rates, dtype=float), np.asarray(entropies, dtype=float)
-    return np.maximum(entropies, np.finfo(float).tiny) * success_rates * (1 - success_rates)
+    return np.maximum(entropies, LEAST_ENTROPY) * success_rates * (1 - success_rates)
 
 
 def success_rate(successes: int, samples: int) -> float:
