@@ -1,0 +1,107 @@
+"""Give a stage a GPU of its own and start it: `python stages/with_gpu.py stages/sft.py`, as stages/with_python.sh does.
+
+CUDA reads CUDA_VISIBLE_DEVICES once, and bitsandbytes asks CUDA while it is imported: the choice is made here, before any of that.
+A GPU belongs to the process that holds the lock of its file. fcntl's locks stay with a process through exec, its children do not
+inherit them, and the kernel gives them back however the process ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from anchora.run.dvc_process import exit_when_gone, find_dvc_process
+from anchora.run.signals import EXIT_CODE_STOPPED
+
+LOCKS = Path("/tmp/anchora-gpus")  # one place for all users and projects of a machine, whatever TMPDIR says
+
+
+def main() -> None:
+    command = sys.argv[1:]
+    if wants_gpu(command) and (devices := allowed_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), listed_devices())):
+        os.environ["CUDA_VISIBLE_DEVICES"] = take_one(devices, Path(command[0]).stem)
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+def wants_gpu(command: list[str]) -> bool:
+    """Return whether ``command`` is a script that holds a model, in one process, where params.yaml does not say ``device: cpu``.
+
+    Launchers of several processes share the GPUs out themselves.
+    """
+    script, params = Path(command[0]), Path("params.yaml")
+    if "WORLD_SIZE" in os.environ or script.suffix != ".py" or not script.is_file() or not params.is_file():
+        return False
+    on_cpu = re.search(r"^device: *['\"]?cpu\b", params.read_text(encoding="utf-8"), re.M)
+    return "use_machine(" in script.read_text(encoding="utf-8") and not on_cpu
+
+
+def listed_devices() -> list[str]:
+    """Return the UUIDs of this machine's GPUs, of a partitioned one (MIG) those of its parts; none where nvidia-smi finds no driver."""
+    try:
+        text = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    gpus = re.findall(r"^GPU .*\(UUID: (GPU-[^)]+)\)((?:\n\s+MIG .*)*)", text, re.M)
+    return [device for gpu, parts in gpus for device in (re.findall(r"\(UUID: (MIG-[^)]+)\)", parts) or [gpu])]
+
+
+def allowed_devices(visible: str | None, listed: list[str]) -> dict[str, str]:
+    """Return the devices that CUDA_VISIBLE_DEVICES allows, as it names them, each with the UUID that its lock is named by.
+
+    ``visible`` holds indices or beginnings of UUIDs, or is None where it is not set. As in CUDA, the list ends before the first entry
+    that names no device. An index counts as nvidia-smi does, which is CUDA's own order where all GPUs are alike.
+    """
+    if visible is None or not listed:
+        return {device: device for device in listed}
+    devices = {}
+    for name in (entry.strip() for entry in visible.split(",")):
+        named = listed[int(name) : int(name) + 1] if name.isdigit() else [device for device in listed if name and device.startswith(name)]
+        if len(named) != 1:
+            break
+        devices[name] = named[0]
+    return devices
+
+
+def take_one(devices: dict[str, str], stage: str) -> str:
+    """Lock the first of ``devices`` that is free, to the end of this process, and return its name; wait with one line while none is."""
+    waiting = False
+    while True:
+        for name, uuid in devices.items():
+            if lock(LOCKS / uuid.replace("/", "-")):
+                return name
+        if not waiting:
+            waiting = True
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: os._exit(EXIT_CODE_STOPPED))
+            if dvc_pid := find_dvc_process():
+                exit_when_gone(dvc_pid)
+            print(f"{stage}: waits for a GPU: {len(devices)} of {len(devices)} are taken by other stages", flush=True)
+        time.sleep(0.5)
+
+
+def lock(file: Path) -> bool:
+    """Lock ``file`` for this process, and return whether it was free."""
+    umask = os.umask(0)  # other users lock the same files
+    file.parent.mkdir(mode=0o1777, exist_ok=True)
+    try:
+        descriptor = os.open(file, os.O_RDWR)  # without O_CREAT: Linux refuses that for another user's file in a shared folder
+    except FileNotFoundError:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    os.umask(umask)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    os.set_inheritable(descriptor, True)  # else exec closes it, which gives the lock back
+    return True
+
+
+if __name__ == "__main__":
+    main()
