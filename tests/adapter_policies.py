@@ -24,7 +24,7 @@ def sft_rows() -> list[dict]:
 
 def after_sft(folder: Path, monkeypatch, **more):
     """A policy of adapters behind six updates of SFT, in memory, with its tokenizer, and where its folder stands."""
-    monkeypatch.setenv("ANCHORA_SCRATCH", str(folder / "scratch"))
+    monkeypatch.setenv("ANCHORA_STAGE_SCRATCH", str(folder / "scratch"))
     params = params_as(SftParams, **{"batch_size": 4, "grad_accum_steps": 1, "sft_epochs": 2, "sft_learning_rate": 0.005} | more)
     model, tokenizer = sft.load_base(from_folder(BASE), params)
     model = sft.with_lora(model, from_folder(BASE), params)

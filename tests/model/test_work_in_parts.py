@@ -10,7 +10,7 @@ from anchora.run.signals import on_signal
 
 
 def test_parts_are_done_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
+    monkeypatch.setenv("ANCHORA_STAGE_SCRATCH", str(tmp_path))
     monkeypatch.setattr(parallel, "_calls", iter([0, 0]))
     done = []
 

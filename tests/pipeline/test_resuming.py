@@ -1,6 +1,7 @@
 """Stages that are killed or stopped: `dvc repro` goes on from where they were, to the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +45,28 @@ def test_a_killed_training_goes_on_to_the_same_bytes(ran, tmp_path, victim, unin
     assert "going on from step" in output
     assert output_hashes(folder)["models/sft"] == uninterrupted
     assert not (folder / ".scratch" / "sft").exists()
+
+
+def test_a_killed_training_goes_on_when_the_machine_is_lost(ran, tmp_path, uninterrupted):
+    """ANCHORA_SCRATCH is on a disk that outlives it; a project elsewhere with the same inputs takes nothing from there."""
+    disk, there = str(tmp_path / "disk"), "disk/*/workspace/sft/*/checkpoint-*/whole"
+    folder = copy_of(ran, tmp_path / "first", sft_epochs=0.4)
+    process = start_repro(folder, "sft", ANCHORA_CHECKPOINT_SECONDS="0", ANCHORA_SCRATCH=disk)
+    wait_for(lambda: len(list(tmp_path.glob(there))) >= 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    wait_for(lambda: not running(folder, "stages/sft.py"), 10)
+    shutil.rmtree(tmp_path / "first")
+    left = sorted(tmp_path.glob(there))
+
+    other = copy_of(ran, tmp_path / "second", sft_epochs=0.4)
+    assert "going on from step" not in dvc(other, "repro", "sft", ANCHORA_SCRATCH=disk)
+    assert left and sorted(tmp_path.glob(there)) == left
+
+    folder = copy_of(ran, tmp_path / "first", sft_epochs=0.4)
+    assert "going on from step" in dvc(folder, "repro", "sft", ANCHORA_SCRATCH=disk)
+    assert output_hashes(folder)["models/sft"] == output_hashes(other)["models/sft"] == uninterrupted
+    assert not list((tmp_path / "disk").iterdir()) and not (folder / ".scratch").exists()
 
 
 def test_a_killed_scoring_goes_on_from_its_last_shard(ran, tmp_path):

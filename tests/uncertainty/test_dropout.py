@@ -230,7 +230,7 @@ def test_regenerated_responses_disagree_repeatably(policy, monkeypatch, tmp_path
     first = measure(*policy, rows, [], params, seed=1, samples=1).mc_dropout
     assert ((first >= 0) & (first <= 1)).all() and first.max() > 0
     assert measure(*policy, rows, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
-    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
+    monkeypatch.setenv("ANCHORA_STAGE_SCRATCH", str(tmp_path))
     monkeypatch.setattr(processes, "_calls", itertools.count())
     assert measure(*policy, rows, [], params, seed=1, samples=1).mc_dropout.tolist() == first.tolist()
     assert len(list((tmp_path / "parts-1").iterdir())) == 6  # three copies of two shards

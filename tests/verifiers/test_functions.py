@@ -235,7 +235,7 @@ def test_the_environment_of_functions_holds_no_keys(folder, monkeypatch):
 
 def test_finished_calls_stay_until_a_function_is_edited(folder, monkeypatch):
     """A run that fails in its last call has the others when it goes on; an edit asks all of them anew."""
-    monkeypatch.setenv("ANCHORA_SCRATCH", str(folder / "scratch"))
+    monkeypatch.setenv("ANCHORA_STAGE_SCRATCH", str(folder / "scratch"))
     code = """
         import pathlib
         def score(completions, **columns):
