@@ -129,6 +129,7 @@ def load_causal_lm(
     if in_4bit:
         settle(model, model_name(base))
     check_vocabulary(model, tokenizer, base)
+    end_where_trained(model, tokenizer)
     model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
     text_config = model.config.get_text_config()
     if getattr(text_config, "output_router_logits", False):  # as other trainers leave mixtures of experts: their `generate` then fails
@@ -146,6 +147,17 @@ def check_base_format(adapter: Pretrained, params: CausalLMParams) -> None:
     if trained_in_4bit != params.load_in_4bit:
         bits, wanted = ("four bits", "true") if trained_in_4bit else ("full", "false")
         raise UserError(f"adapter {adapter.source}: it was trained on its base in {bits}; set load_in_4bit: {wanted}")
+
+
+def end_where_trained(model, tokenizer) -> None:
+    """Have the model's own generation settings name the tokenizer's EOS, by which responses are trained to end, beside their own ends.
+
+    Servers go by those settings, so that a saved policy would else write on without an end.
+    """
+    own = model.generation_config.eos_token_id
+    ends = own if isinstance(own, list) else [] if own is None else [own]
+    if tokenizer.eos_token_id not in ends:
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends] if ends else tokenizer.eos_token_id
 
 
 def load_policy(pretrained: Pretrained, params: PolicyParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
