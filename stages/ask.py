@@ -47,7 +47,7 @@ def main() -> None:
         raise UserError(f"{path}: no exported policy is there (no uncertainty.json); run `dvc repro export`, or name one by --model")
 
     shipped = read_json(path / "uncertainty.json")
-    params = params.model_copy(update=shipped["settings"])
+    params = params.model_copy(update=shipped["settings"] | {"sampler": "transformers"})  # an engine takes longer to start than one answer
     scale = Scale.load(path / "uncertainty.json", params.samples_per_prompt)
     model, tokenizer = load_policy(policy_from_folder(path, params.output_dir), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])

@@ -26,13 +26,15 @@ from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy, ready_to_sample
 from anchora.model.machine import use_machine
 from anchora.model.pins import Pretrained
+from anchora.model.processes import all_gather
 from anchora.model.prompts import Messages, chat_template_of, renders_alike
 from anchora.model.seeds import derived_seed
 from anchora.run.files import first_process, new_file, new_folder, read_json, read_jsonl, write_json, write_jsonl
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.sampling.responses import Response, generate
+from anchora.sampling.responses import Request, Response
+from anchora.sampling.sampler import sample_responses
 from anchora.uncertainty.measure import Measured, measure_calibration
 from anchora.uncertainty.reliability import labelled_answers
 from anchora.uncertainty.scale import Scale
@@ -80,11 +82,8 @@ def main() -> None:
     if params.load_in_4bit and params.export_format != "merged":
         say("the adapter belongs on its base in four bits (NF4, double quantisation): over the base as it is stored it is another policy")
     write_json("metrics/export.json", {"export": figures})
-    case_responses = generate(
-        model, tokenizer, [case["prompt_ids"] for case in cases], max_new_tokens=params.max_new_tokens,
-        responses_at_once=params.responses_at_once(), seed=derived_seed(params.seed, "regret cases"),
-        stop_strings=params.stop_strings, label="regret cases",
-    )  # fmt: skip
+    request = Request("regret cases", [case["prompt_ids"] for case in cases])
+    (case_responses,) = sample_responses(model, tokenizer, [request], params, derived_seed(params.seed, "regret cases"))
     answers = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
     answers += [(case["id"], response) for case, (response,) in zip(cases, case_responses, strict=True)]
     write_jsonl("data/responses/final.jsonl", ({"id": prompt_id, "text": response.text} for prompt_id, response in answers))
@@ -102,7 +101,8 @@ def write_policy(policy: Pretrained, folder: Path, params: ExportParams) -> tupl
         tokenizer.save_pretrained(folder)
     if params.export_format == "both":
         copy_files(policy.source, folder / "adapter")
-    return ready_to_sample(merged.to(torch.bfloat16 if params.use_bf16 else torch.float32)), tokenizer
+    written = Pretrained(all_gather(str(folder))[0])  # by the first process, which this waits for
+    return ready_to_sample(merged.to(torch.bfloat16 if params.use_bf16 else torch.float32), written), tokenizer
 
 
 def copy_files(source: str, folder: Path) -> None:

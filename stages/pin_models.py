@@ -7,7 +7,7 @@ its revision. A hub id without a revision is refused, for the branch it points a
 harness_tasks is loaded, so that one that cannot be asked is told now, and gets a file of its own.
 
 What can be found by looking at files is told here, before anything is trained: folders without weights, models of quantised
-weights, adapters whose base is not there or is another one, a bitsandbytes that is missing, and brought reward models with
+weights, adapters whose base is not there or is another one, a bitsandbytes or vLLM that is missing, and brought reward models with
 another number of logits than one. Of a hub model these are the files in the hub's cache; where they are not there yet, the
 stage that loads the model looks at them.
 """
@@ -35,6 +35,7 @@ from anchora.run.files import new_folder, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
+from anchora.sampling.vllm_process import check_installed as check_vllm
 from anchora.training.trackers import check_trackers
 from anchora.verifiers.params import NO_MEMBERS
 from parameters.pin_models import PinModelsParams
@@ -59,6 +60,8 @@ def main() -> None:
         check_brought(brought)
     check_bitsandbytes(params)
     check_trackers(params.trackers)
+    if params.sampler == "vllm":
+        check_vllm()
     pin_tasks(pins / "tasks", params)
     write_json(pins / "policy.json", policy)
     write_json(pins / "encoder.json", encoder)

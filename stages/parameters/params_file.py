@@ -30,6 +30,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["prompt_template", "overlong_prompts", "gsm8k_shots", "stop_strings", "answer_reading"],
         ["sft_learning_rate", "reward_learning_rate", "verifier_accuracy_floor"],
         ["verifier_paths", "verifier_judge", "verifier_dtype", "verifier_timeout"],
+        ["sampler", "vllm_tensor_parallel"],
         ["samples_per_prompt", "temperature", "top_p", "sampling_batch_size", "scoring_batch_tokens"],
         ["uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers"],
         ["uncertainty_quantile", "regret_threshold", "regret_penalty", "chosen_margin", "chosen_uncertainty_cap"],

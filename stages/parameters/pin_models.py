@@ -5,13 +5,14 @@ from pydantic import Field
 from anchora.evaluation.harness_params import HarnessTasksParams
 from anchora.model.params import ExportFormatParams
 from anchora.run.params import ModelStageParams, NonEmptyStr
+from anchora.sampling.params import SamplerParams
 from anchora.training.tracker_params import TrackersParams
 from anchora.verifiers.judge_params import JudgeParams
 from anchora.verifiers.params import MembersParams, VerifierDtypeParams
 
 
 class PinModelsParams(
-    ModelStageParams, ExportFormatParams, MembersParams, VerifierDtypeParams, JudgeParams, HarnessTasksParams, TrackersParams
+    ModelStageParams, ExportFormatParams, SamplerParams, MembersParams, VerifierDtypeParams, JudgeParams, HarnessTasksParams, TrackersParams
 ):
     base_model_name: str = Field(
         "models/base/policy",

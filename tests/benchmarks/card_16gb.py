@@ -216,7 +216,7 @@ def measure(params: dict, shape: Shape, steps: int) -> dict:
     policy.gradient_checkpointing_disable()
     for layer in lora_layers(policy):
         layer.cast_input_dtype_enabled = True  # as in an adapter that is loaded to sample with
-    plain = ready_to_sample(policy.get_base_model())
+    plain = ready_to_sample(policy.get_base_model(), base)
     report("sampling", sampling(plain, tokenizer, params, params["samples_per_prompt"]))
     report("greedy", sampling(plain, tokenizer, params, 1))
     report("mc_dropout", scoring(plain, tokenizer, params, dropout=True))

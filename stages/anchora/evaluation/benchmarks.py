@@ -6,7 +6,8 @@ from anchora.evaluation.answer_params import AnswerParams
 from anchora.model.prompts import Messages, encode_prompt
 from anchora.model.seeds import derived_seed
 from anchora.run.logs import say
-from anchora.sampling.responses import generate
+from anchora.sampling.responses import Request
+from anchora.sampling.sampler import sample_responses
 
 TurnAnswers = list[list[str]]  # for each row of a set, the answer to each of its turns
 
@@ -35,6 +36,7 @@ def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label
     answers: TurnAnswers = [[] for _ in rows]
     temperatures = [MT_BENCH_TEMPERATURES.get(row["category"], OTHER_TEMPERATURE) if "category" in row else 0.0 for row in rows]
     for turn in range(max((len(row["turns"]) for row in rows), default=0)):
+        groups, requests = [], []
         for temperature in sorted(set(temperatures)):
             group = [i for i, row in enumerate(rows) if temperatures[i] == temperature and len(row["turns"]) > turn]
             prompt_ids = [encode_prompt(tokenizer, conversation(rows[i]["turns"], answers[i]), params.prompt_template) for i in group]
@@ -44,12 +46,10 @@ def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label
                     f"{label}, turn {turn + 1}: {too_long} of {len(prompt_ids)} conversations lose their beginning, "
                     f"longer than {room} tokens"
                 )
-            responses = generate(
-                model, tokenizer, [ids[-room:] for ids in prompt_ids], temperature=temperature,
-                max_new_tokens=params.max_new_tokens, seed=derived_seed(params.seed, "judged sets"),
-                responses_at_once=params.responses_at_once(),
-                stop_strings=params.stop_strings, label=f"{label}, turn {turn + 1}",
-            )  # fmt: skip
+            groups.append(group)
+            requests.append(Request(f"{label}, turn {turn + 1}", [ids[-room:] for ids in prompt_ids], temperature=temperature))
+        drawn = sample_responses(model, tokenizer, requests, params, derived_seed(params.seed, "judged sets"))
+        for group, responses in zip(groups, drawn, strict=True):
             for index, (response,) in zip(group, responses, strict=True):
                 answers[index].append(response.text)
     return answers

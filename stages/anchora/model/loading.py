@@ -166,11 +166,15 @@ def load_policy(pretrained: Pretrained, params: PolicyParams, dtype: torch.dtype
     if pretrained.base is not None:
         model = as_plain_model(model)
     check_positions(model, params.max_length, pretrained)
-    return ready_to_sample(model), tokenizer
+    return ready_to_sample(model, pretrained), tokenizer
 
 
-def ready_to_sample(model):
-    """Return ``model`` in eval mode on the machine's device, with no settings of its own for sampling but its ends of sequence."""
+def ready_to_sample(model, pretrained: Pretrained):
+    """Return ``model`` in eval mode on the machine's device, with no settings of its own for sampling but its ends of sequence.
+
+    ``pretrained``, the files that hold its weights, are its ``policy_files``: another sampler reads them.
+    """
+    model.policy_files = pretrained
     own = model.generation_config  # its penalties and temperatures are not this pipeline's
     model.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, bos_token_id=own.bos_token_id)
     return model.to(device()).eval()

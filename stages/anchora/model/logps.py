@@ -83,18 +83,27 @@ def sequence_logps(model, batch: Batch) -> torch.Tensor:
     return map_logits(model.get_output_embeddings(), hidden_states(model, batch), token_logps, batch.targets)
 
 
-@torch.no_grad()
 def response_logps(model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool = False) -> list[list[list[float]]]:
     """Compute the log-prob of every token of every response of every row, by batches of at most ``budget`` tokens."""
-    results: list[list[list[float]]] = [[] for _ in rows]
+    return response_values(model, rows, pad_token_id, budget, shared, sequence_logps)
+
+
+def response_values(
+    model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool, values: Callable[..., torch.Tensor]
+) -> list[list[list]]:
+    """Compute ``values(model, batch)``, (tokens, ...), and return those of every token of every response of every row.
+
+    Batches have at most ``budget`` tokens.
+    """
+    results: list[list[list]] = [[] for _ in rows]
     batches = token_budget_batches([row_size(row, shared) for row in rows], budget)
 
     @torch.no_grad()
-    def batch_logps(_: int, indices: list[int]) -> list[list[float]]:
+    def of_batch(_: int, indices: list[int]) -> list[list]:
         batch = collate([rows[i] for i in indices], pad_token_id, model.device, shared)
-        return [part.tolist() for part in batch.split(sequence_logps(model, batch))]
+        return [part.tolist() for part in batch.split(values(model, batch))]
 
-    for indices, values in zip(batches, map_across_processes(batches, batch_logps), strict=True):
+    for indices, found in zip(batches, map_across_processes(batches, of_batch), strict=True):
         for index in indices:
-            results[index] = [values.pop(0) for _ in rows[index][1:]]
+            results[index] = [found.pop(0) for _ in rows[index][1:]]
     return results

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
 
 import torch
 from tqdm import tqdm
@@ -38,6 +38,58 @@ class Response:
     def row(self) -> dict:
         return dict(vars(self))
 
+    @classmethod
+    def of(cls, ids: list[int], text: str, finished: bool, entropies: list[float]) -> Response:
+        return cls(text, ids, finished, sum(entropies) / len(ids), [round(value, 4) for value in entropies])
+
+
+@dataclass(frozen=True)
+class Request:
+    """Prompts of token ids, and how many responses to draw to each; ``temperature`` 0 is greedy decoding, of which one makes sense.
+
+    With ``greedy_first`` each prompt gets a greedy response before its samples.
+    """
+
+    label: str
+    prompts: list[list[int]]
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    greedy_first: bool = False
+
+    def of_prompt(self) -> int:
+        """Return how many responses each prompt gets."""
+        return self.samples + self.greedy_first
+
+    def apart(self) -> list[Request]:
+        """Return the requests that draw the same with one temperature each: the greedy responses, then the samples."""
+        if not self.greedy_first:
+            return [self]
+        return [Request(self.label, self.prompts), replace(self, greedy_first=False)]
+
+
+def map_shards(request: Request, responses_at_once: int, draw: Callable[[int, list[int]], list[dict]]) -> list[list[dict]]:
+    """Return what ``draw(number, indices)`` gives for the responses to the prompts of each shard, prompt by prompt in their order.
+
+    Prompts are sorted by length and cut into shards of ``responses_at_once`` responses, at least one prompt's.
+    """
+    prompts, of_prompt = request.prompts, request.of_prompt()
+    order, shard_size = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index)), max(1, responses_at_once // of_prompt)
+    shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
+    bar = tqdm(total=len(shards), desc=request.label, unit="shard", mininterval=2, disable=None)
+
+    def work(number: int, shard: list[int]) -> list[dict]:
+        rows = draw(number, shard)
+        bar.update()
+        return rows
+
+    drawn: list[list[dict]] = [[] for _ in prompts]
+    for shard, rows in zip(shards, map_across_processes(shards, work), strict=True):
+        for position, index in enumerate(shard):
+            drawn[index] = rows[position * of_prompt : (position + 1) * of_prompt]
+    bar.close()
+    return drawn
+
 
 def generate(
     model,
@@ -56,15 +108,10 @@ def generate(
 ) -> list[list[Response]]:
     """Draw ``samples`` responses to each prompt of token ids; they are returned in the order of the prompts.
 
-    Prompts are sorted by length and cut into shards of ``responses_at_once`` responses, at least one prompt's; each shard is
-    seeded by ``seed`` and its number. ``temperature`` 0 is greedy decoding, of which one response makes sense. With
-    ``greedy_first`` the greedy response comes before the samples, drawn beside them: the prompt is read once for all. A
-    response also ends with the first of ``stop_strings``, which its text leaves out.
+    Each shard of ``map_shards`` is seeded by ``seed`` and its number. With ``greedy_first`` the greedy response comes before the
+    samples, drawn beside them: the prompt is read once for all. A response also ends with the first of ``stop_strings``, which its
+    text leaves out.
     """
-    of_prompt = samples + greedy_first  # responses
-    order, shard_size = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index)), max(1, responses_at_once // of_prompt)
-    shards = [order[start : start + shard_size] for start in range(0, len(order), shard_size)]
-    bar = tqdm(total=len(shards), desc=label, unit="shard", mininterval=2, disable=None)
 
     def sample(number: int, shard: list[int]) -> list[dict]:
         torch.manual_seed(derived_seed(seed, "shard", number))
@@ -72,15 +119,10 @@ def generate(
             model, tokenizer, [prompts[index] for index in shard], samples=samples, greedy_first=greedy_first,
             temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, stop_strings=list(stop_strings),
         )  # fmt: skip
-        bar.update()
         return [response.row() for response in drawn]
 
-    responses: list[list[Response]] = [[] for _ in prompts]
-    for shard, rows in zip(shards, map_across_processes(shards, sample), strict=True):
-        for position, index in enumerate(shard):
-            responses[index] = [Response(**row) for row in rows[position * of_prompt : (position + 1) * of_prompt]]
-    bar.close()
-    return responses
+    drawn = map_shards(Request(label, prompts, samples, greedy_first=greedy_first), responses_at_once, sample)
+    return [[Response(**row) for row in rows] for rows in drawn]
 
 
 @torch.no_grad()
@@ -102,11 +144,17 @@ def generate_shard(
     options = {"eos_token_id": sorted(eos_ids), "pad_token_id": pad_token_id, "use_cache": True}
     decode(model, ids, mask, of_prompt, draw, lambda ids: has_ended(ids, eos_ids, tokenizer, stop_strings), options, keep_ended)
     if any(math.isnan(entropy) for entropies in draw.entropies for entropy in entropies):
-        raise UserError(
-            f"{type(model).__name__}: its logits are not finite, so that no token can be drawn: lower the learning rate that it was "
-            "trained with, or set use_bf16: false"
-        )
-    return [_response(tokenizer, *drawn, eos_ids, stop_strings) for drawn in zip(draw.tokens, draw.entropies, strict=True)]
+        raise not_finite_error(model)
+    ended = [ended_response(tokenizer, ids, eos_ids, stop_strings) for ids in draw.tokens]
+    return [Response.of(*response, entropies[: len(response[0])]) for response, entropies in zip(ended, draw.entropies, strict=True)]
+
+
+def not_finite_error(model) -> UserError:
+    """Make the error for a model whose logits are not finite."""
+    return UserError(
+        f"{type(model).__name__}: its logits are not finite, so that no token can be drawn: lower the learning rate that it was "
+        "trained with, or set use_bf16: false"
+    )
 
 
 def padded_on_the_left(prompts: list[list[int]], pad_token_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,8 +191,8 @@ def has_stop_string(ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
     return any(stop in text for stop in stop_strings)
 
 
-def _response(tokenizer, ids: list[int], entropies: list[float], eos_ids: Set[int], stop_strings: list[str]) -> Response:
-    """Make the response up to its end: what was drawn behind it is dropped."""
+def ended_response(tokenizer, ids: list[int], eos_ids: Set[int], stop_strings: list[str]) -> tuple[list[int], str, bool]:
+    """Return the ids of a response up to its end, its text, and whether it has an end: what was drawn behind it is dropped."""
     length = next((position + 1 for position, token in enumerate(ids) if token in eos_ids), len(ids))
     if has_stop_string(ids[:length], tokenizer, stop_strings):
         length = 1 + bisect_left(range(1, length), True, key=lambda end: has_stop_string(ids[:end], tokenizer, stop_strings))
@@ -153,5 +201,4 @@ def _response(tokenizer, ids: list[int], entropies: list[float], eos_ids: Set[in
     else:
         finished = length > 0 and ids[length - 1] in eos_ids
         text = tokenizer.decode(ids[: length - finished], skip_special_tokens=True)
-    entropies = entropies[:length]
-    return Response(text, ids[:length], finished, sum(entropies) / length, [round(value, 4) for value in entropies])
+    return ids[:length], text, finished

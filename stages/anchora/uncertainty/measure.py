@@ -13,7 +13,8 @@ from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.files import read_jsonl
 from anchora.run.logs import say
-from anchora.sampling.responses import Response, generate
+from anchora.sampling.responses import Request, Response
+from anchora.sampling.sampler import sample_responses
 from anchora.uncertainty.agreement import sample_disagreement
 from anchora.uncertainty.dropout import dropout_information
 from anchora.uncertainty.params import MeasureParams
@@ -69,11 +70,8 @@ def measure(
     """
     prompts = [row["prompt"] for row in rows]
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
-    responses = generate(
-        model, tokenizer, prompt_ids, samples=samples, greedy_first=True, temperature=params.temperature, top_p=params.top_p,
-        max_new_tokens=params.max_new_tokens, stop_strings=params.stop_strings, responses_at_once=params.responses_at_once(),
-        seed=derived_seed(seed, "responses"),
-    )  # fmt: skip
+    request = Request("responses", prompt_ids, samples, params.temperature, params.top_p, greedy_first=True)
+    (responses,) = sample_responses(model, tokenizer, [request], params, derived_seed(seed, "responses"))
     greedy, sampled = [first for first, *_ in responses], [others for _, *others in responses]
     mc_dropout = _mc_dropout(model, tokenizer, prompt_ids, greedy, params, derived_seed(seed, "dropout"))
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]

@@ -2,39 +2,18 @@
 
 from typing import Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field
 
 from anchora.correctness.params import AnswerReadingParams
-from anchora.model.params import OverlongPromptsParams, PolicyParams, SamplingBatchParams
-from anchora.run.params import NonEmptyStr, Parameters, SeedParams
+from anchora.model.params import OverlongPromptsParams
+from anchora.run.params import Parameters, SeedParams
+from anchora.sampling.params import SamplingParams
 from anchora.verifiers.params import VerifierScoringParams, VerifiersParams
 
 
-class MeasureParams(
-    VerifierScoringParams, PolicyParams, SamplingBatchParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams
-):
+class MeasureParams(VerifierScoringParams, SamplingParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams):
     """Keys of every stage that samples responses and measures their uncertainty."""
 
-    samples_per_prompt: int = Field(8, ge=2, description="Responses sampled for each prompt, beside the greedy one.")
-    temperature: FiniteFloat = Field(
-        1.0,
-        gt=0,
-        description="Sampling temperature; 1 leaves the policy's distribution as it is. Anchors are such samples: a sharper "
-        "distribution pulls the policy towards itself, and the KL is measured under it.",
-    )
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Nucleus of sampling: the likeliest tokens up to this total probability; 1 keeps all. Anchors are such samples: a "
-        "smaller nucleus pulls the policy towards itself, and the KL is measured under it.",
-    )
-    max_new_tokens: int = Field(48, ge=1, description="Longest response that is sampled, in tokens; must be below max_length.")
-    stop_strings: list[NonEmptyStr] = Field(
-        [],
-        description='Texts that end a response, such as "Question:" for base models; of the response, what stands before the first one '
-        "is kept.",
-    )
     uncertainty_dropout_samples: int = Field(16, ge=2, description="K of MC dropout: its stochastic passes over each greedy response.")
     uncertainty_dropout_rate: float = Field(
         0.1,
@@ -52,25 +31,9 @@ class MeasureParams(
         "of K new responses, which costs more. K is uncertainty_dropout_samples.",
     )
 
-    @model_validator(mode="after")
-    def consistent(self):
-        if self.max_new_tokens >= self.max_length:
-            raise ValueError(
-                f"max_new_tokens: {self.max_new_tokens} leaves no room for a prompt; must be below max_length = {self.max_length}"
-            )
-        return self
-
     def has_mc_dropout(self) -> bool:
         """Return whether MC dropout is a part of the uncertainty: at rate 0 its passes differ by rounding alone."""
         return self.uncertainty_dropout_rate > 0 or self.uncertainty_dropout_mode == "regenerate"
-
-    def room(self) -> int:
-        """Return the longest prompt, in tokens, that leaves room for a response."""
-        return self.max_length - self.max_new_tokens
-
-    def responses_at_once(self) -> int:
-        """Return how many responses are sampled in one batch."""
-        return self.sampling_batch_size * self.samples_per_prompt
 
 
 class AbstentionParams(Parameters):
