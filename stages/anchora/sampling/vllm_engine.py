@@ -110,16 +110,14 @@ def start_request(files: Pretrained, params: SamplingParams) -> dict:
 
 
 def adapter_room(folder: str) -> int:
-    """Return the rank that vLLM must make room for. Raises UserError for an adapter that ends the engine, or that it takes for another."""
+    """Return the rank that vLLM must make room for. Raises UserError for an adapter that would end the engine."""
     if not (Path(folder) / WEIGHTS).is_file():
         raise UserError(f"adapter {folder}: it has no {WEIGHTS}: no such adapter, or it has gone since it was loaded")
     config = read_adapter_config(folder)
-    for key in ("rank_pattern", "alpha_pattern"):
-        if config.get(key):
-            raise UserError(f"adapter {folder}: vLLM would pass over its {key}, and sample from another policy: set sampler: transformers")
-    room = next((rank for rank in ADAPTER_RANKS if rank >= config["r"]), None)
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    room = next((room for room in ADAPTER_RANKS if room >= rank), None)
     if room is None:
-        raise UserError(f"adapter {folder}: its rank is {config['r']}; vLLM serves {ADAPTER_RANKS[-1]} at most: set sampler: transformers")
+        raise UserError(f"adapter {folder}: its rank is {rank}; vLLM serves {ADAPTER_RANKS[-1]} at most: set sampler: transformers")
     return room
 
 

