@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from anchora.model.capabilities import check_head
 from anchora.model.loading import load_policy
 from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
-from anchora.model.prompts import encode_response, token_texts
+from anchora.model.prompts import encode_response, end_tokens, token_texts
 from anchora.regret.batches import layout_for
 from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer
 from anchora.regret.cases import Candidate, candidate, select, selection_rules
@@ -39,7 +39,6 @@ from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
-from anchora.sampling.responses import end_tokens
 from anchora.uncertainty.reliability import auroc
 from anchora.verifiers.ensemble import ensemble_members, score_ensemble
 from anchora.verifiers.scores import as_json
@@ -146,7 +145,7 @@ def by_priority(cases: list[Case], params: BuildRegretBufferParams) -> list[Case
     return [{**cases[i], "priority": float(weights[i] / weights[kept].sum())} for i in kept]
 
 
-def end_by_token(responses: Sequence[Chosen], ends: list[int], tokenizer) -> None:
+def end_by_token(responses: Sequence[Chosen], ends: Set[int], tokenizer) -> None:
     """Let responses that a stop string ended end by the EOS token: the policy shall learn to stop, not to write the stop string.
 
     Not for anchors: the KL is measured on what the SFT policy sampled, to which such an EOS may be as good as impossible.

@@ -2,9 +2,10 @@
 
     python stages/sft.py
 
-The loss is on completions only, their end-of-sequence token included. Prompts are rendered by the
-tokenizer's chat template, or by prompt_template where it has none. Writes ${output_dir}/sft, the
-reference of all that follows (with lora_rank above 0, an adapter alone), and metrics/sft.json.
+The loss is on completions only, or on every answer of a conversation (assistant_loss), their end-of-sequence
+tokens included. Prompts are rendered by the tokenizer's chat template, or by prompt_template where it has none.
+Writes ${output_dir}/sft, the reference of all that follows (with lora_rank above 0, an adapter alone), and
+metrics/sft.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import anchora.model.quiet  # isort: skip  # noqa: F401  TRL imports bitsandbyte
 
 import copy
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 import datasets
@@ -27,7 +29,7 @@ from anchora.model.loading import check_positions, load_causal_lm, save_policy
 from anchora.model.lora import add_lora, as_plain_model, save_adapter
 from anchora.model.machine import autocast, device, training_dtype, use_machine
 from anchora.model.pins import Pretrained, from_pin
-from anchora.model.prompts import encode_prompt, encode_response
+from anchora.model.prompts import end_tokens
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.files import read_json, read_jsonl, write_json
@@ -35,6 +37,7 @@ from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
 from anchora.run.stage import run_stage
 from anchora.training.checkpoints import Checkpoints
+from anchora.training.conversations import answered_turns, fold_turns
 from anchora.training.sharding import full_tensor, gather_full_model
 from anchora.training.trackers import tracking
 from anchora.training.trainer import LengthGroupedSampler, train, trainer_settings
@@ -64,7 +67,7 @@ def main() -> None:
             check_lora(model, tokenizer.pad_token_id)
     if params.compile_layers:
         compile_layers(model)
-    rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params)
+    rows, dropped = encode_rows(tokenizer, read_jsonl("data/prepared/sft.jsonl"), params, end_tokens(model, tokenizer))
     trainer, loss = fine_tune(model, tokenizer, rows, params)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if params.lora_rank:
@@ -112,27 +115,29 @@ def with_lora(model, pretrained: Pretrained, params: SftParams):
     return model
 
 
-def encode_rows(tokenizer, rows: list[dict], params: SftParams) -> tuple[list[dict], int]:
-    """Return each example's ``input_ids``, ``labels`` (-100 on the prompt) and ``source``, and how many were too long.
+def encode_rows(tokenizer, rows: list[dict], params: SftParams, ends: Set[int] = frozenset()) -> tuple[list[dict], int]:
+    """Return each example's ``input_ids``, ``labels`` (-100 but on answers) and ``source``, and how many answers were too far back.
 
-    Raises UserError for an example longer than ``max_length``, unless ``overlong_prompts`` is drop, and where none is left.
+    With ``assistant_loss`` all, every answer of a conversation is trained on; ``ends`` are the tokens that end a response, beside the
+    tokenizer's own. Raises UserError for an answer that ends behind ``max_length``, unless ``overlong_prompts`` is drop, and where
+    none is left.
     """
-    encoded, dropped = [], 0
+    encoded, dropped, turn_count = [], 0, 0
     for row in rows:
-        prompt = encode_prompt(tokenizer, row["prompt"], params.prompt_template)
-        completion = encode_response(tokenizer, row["completion"])
-        length = len(prompt) + len(completion)
-        if length > params.max_length:
-            if params.overlong_prompts == "error":
-                raise UserError(
-                    f"{row['source']}: field 'prompt' and its completion: {length} tokens, more than max_length = "
-                    f"{params.max_length}; raise max_length, or set overlong_prompts to drop"
-                )
-            dropped += 1
-            continue
-        encoded.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion, "source": row["source"]})
+        turns = answered_turns(tokenizer, row["prompt"], row["completion"], params.prompt_template, params.assistant_loss == "all")
+        fitting = [turn for turn in turns if len(turn.prompt) + len(turn.answer) <= params.max_length]
+        if len(fitting) < len(turns) and params.overlong_prompts == "error":
+            raise UserError(
+                f"{row['source']}: field 'prompt' and its completion: {len(turns[-1].prompt) + len(turns[-1].answer)} tokens, more than "
+                f"max_length = {params.max_length}; raise max_length, or set overlong_prompts to drop"
+            )
+        dropped += len(turns) - len(fitting)
+        turn_count += len(fitting)
+        encoded += [{**example, "source": row["source"]} for example in fold_turns(fitting, ends | {tokenizer.eos_token_id})]
     if not encoded:
         raise UserError(f"data/prepared/sft.jsonl: all {len(rows)} examples are longer than max_length = {params.max_length}")
+    if params.assistant_loss == "all":
+        say(f"sft: {turn_count} answers are trained on, in {len(encoded)} examples")
     return encoded, dropped
 
 

@@ -28,7 +28,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["attn_implementation", "liger_kernels", "compile_layers", "gradient_checkpointing"],
         ["prompt_limit", "regret_share", "calibration_share", "judge_share", "heldout_share", "member_share"],
         ["prompt_template", "overlong_prompts", "gsm8k_shots", "stop_strings", "answer_reading"],
-        ["sft_learning_rate", "reward_learning_rate", "verifier_accuracy_floor"],
+        ["assistant_loss", "sft_learning_rate", "reward_learning_rate", "verifier_accuracy_floor"],
         ["verifier_paths", "verifier_judge", "verifier_dtype", "verifier_timeout"],
         ["sampler", "vllm_tensor_parallel"],
         ["samples_per_prompt", "temperature", "top_p", "sampling_batch_size", "scoring_batch_tokens"],

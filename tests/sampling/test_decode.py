@@ -25,12 +25,13 @@ from transformers import (
 )
 
 from anchora.model.lora import add_lora
+from anchora.model.prompts import end_tokens
 from anchora.run.errors import UserError
 from anchora.sampling import cache as caching
 from anchora.sampling import decode as decoding
 from anchora.sampling.cache import length_classes
 from anchora.sampling.decode import filled_up
-from anchora.sampling.responses import end_tokens, generate, generate_shard, padded_on_the_left
+from anchora.sampling.responses import generate, generate_shard, padded_on_the_left
 
 PROMPTS = [prompt for prompt, _ in PAIRS] + [[21, 22, 23, 24, 25, 26, 27, 28], [9, 8]]
 MORE_MODELS = {
@@ -74,7 +75,7 @@ def any_model(kind):
 
 def by_transformers(model, prompts, max_new_tokens: int, **settings):
     """The tokens and raw entropies of `generate`, up to the first EOS: a list of (ids, entropies)."""
-    ends, (ids, mask) = end_tokens(model, END), padded_on_the_left(prompts, END.pad_token_id, "cpu")
+    ends, (ids, mask) = sorted(end_tokens(model, END)), padded_on_the_left(prompts, END.pad_token_id, "cpu")
     output = model.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=END.pad_token_id,
         return_dict_in_generate=True, output_logits=True, **settings,

@@ -137,6 +137,13 @@ def encode_response(tokenizer, text: str) -> list[int]:
     return [*tokenizer(_without_end(tokenizer, text), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
+def end_tokens(model, tokenizer) -> frozenset[int]:
+    """Return the token ids that end a response: the tokenizer's EOS and those of the model's generation settings."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [] if own is None else [own]
+    return frozenset({tokenizer.eos_token_id, *own})
+
+
 def _without_end(tokenizer, text: str) -> str:
     """Return an answer without the end-of-sequence tokens written at its end, and the white space behind each; any other as it is."""
     end = getattr(tokenizer, "eos_token", None)

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from anchora.model.processes import map_across_processes
+from anchora.model.prompts import end_tokens
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.sampling.decode import Draw, decode
@@ -136,7 +137,7 @@ def generate_shard(
     ramble on do not hold the others' memory and time. With ``keep_ended`` none leaves: for a network whose dropout masks belong to
     the rows of the batch. Raises UserError where the model's logits are not finite.
     """
-    eos_ids, pad_token_id = frozenset(end_tokens(model, tokenizer)), tokenizer.pad_token_id
+    eos_ids, pad_token_id = end_tokens(model, tokenizer), tokenizer.pad_token_id
     ids, mask = padded_on_the_left(prompts, pad_token_id, model.device)
     of_prompt = samples + greedy_first
     greedy = [True, *[False] * samples] * len(prompts) if greedy_first else None
@@ -166,13 +167,6 @@ def padded_on_the_left(prompts: list[list[int]], pad_token_id: int, device) -> t
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     return ids.to(device), mask.to(device)
-
-
-def end_tokens(model, tokenizer) -> list[int]:
-    """Return the token ids that end a response: the tokenizer's EOS and those of the model's generation settings."""
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [] if own is None else [own]
-    return sorted({tokenizer.eos_token_id, *own})
 
 
 def has_ended(ids: list[int], eos_ids: Set[int], tokenizer, stop_strings: list[str]) -> bool:

@@ -1,0 +1,53 @@
+"""Which tokens of a conversation SFT reads, and on which of them it is trained: those of the last answer, or of every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+from anchora.model.prompts import Messages, encode_prompt, encode_response
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer behind what was said before it, as token ids: each as it is when a policy is asked."""
+
+    prompt: list[int]
+    answer: list[int]  # its end-of-sequence token last
+
+
+def answered_turns(tokenizer, prompt: Messages, completion: str, template: str, every: bool) -> list[Turn]:
+    """Return the last turn of a conversation, or ``every`` turn in which the assistant answers, in order.
+
+    What the assistant says before anybody has asked answers nothing, and is no turn.
+    """
+    messages = [*prompt, {"role": "assistant", "content": completion}]
+    starts = [at for at, message in enumerate(messages) if message["role"] == "assistant" and asks(messages[:at])]
+    return [
+        Turn(encode_prompt(tokenizer, messages[:at], template), encode_response(tokenizer, messages[at]["content"]))
+        for at in (starts if every else starts[-1:])
+    ]
+
+
+def asks(messages: Messages) -> bool:
+    return any(message["role"] == "user" for message in messages)
+
+
+def fold_turns(turns: list[Turn], ends: Set[int]) -> list[dict[str, list[int]]]:
+    """Return examples for ``turns``, which are in order: ``input_ids``, and ``labels`` that are -100 but on answers.
+
+    A turn whose very tokens a later example begins with is trained on there; its answer may be closed by another of the tokens
+    ``ends`` that end a response, as a chat template closes it. Any other turn is an example of its own: templates may write an
+    answer otherwise once the conversation goes on, as those that drop what was thought before it.
+    """
+    examples: list[dict[str, list[int]]] = []
+    for turn in reversed(turns):
+        ids, start = turn.prompt + turn.answer, len(turn.prompt)
+        for example in examples:
+            later = example["input_ids"][: len(ids)]
+            if later[:-1] == ids[:-1] and later[-1] in ends:
+                example["labels"][start : len(ids)] = later[start:]
+                break
+        else:
+            examples.append({"input_ids": ids, "labels": [-100] * start + turn.answer})
+    return examples[::-1]
