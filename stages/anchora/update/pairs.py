@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ class Pairs:
     def take(self, indices: list[int]) -> Pairs:
         """Return the pairs at ``indices``, repeats included."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        taken = {name: value[indices] for name, value in values.items() if isinstance(value, torch.Tensor)}
+        taken: dict[str, Any] = {name: value[indices] for name, value in values.items() if isinstance(value, torch.Tensor)}
         return replace(self, cases=[self.cases[index] for index in indices], **taken)
 
     def at_batch_means(self) -> Pairs:
