@@ -202,7 +202,8 @@ def test_the_weights_of_least_loss_are_kept(contradicted, tmp_path, monkeypatch)
 
 
 def test_a_training_that_was_stopped_keeps_the_same_weights(contradicted, tmp_path, monkeypatch):
-    """Stopped at step 11, past the best one: the checkpoint of the best one is still there when it goes on."""
+    """Stopped in its second half, with a checkpoint after every step: that of the best one is still there when it goes on."""
+    monkeypatch.setenv("ANCHORA_CHECKPOINT_SECONDS", "0")
     whole_curve, whole = trained(contradicted, tmp_path / "whole", monkeypatch)
 
     class Stopping(train_reward.LengthGroupedSampler):
@@ -218,7 +219,7 @@ def test_a_training_that_was_stopped_keeps_the_same_weights(contradicted, tmp_pa
         trained(contradicted, tmp_path / "stopped", monkeypatch)
     signal.signal(signal.SIGTERM, before)
     left = [Checkpoints.step(folder) for folder in Checkpoints(tmp_path / "stopped").folders()]
-    assert left[0] == 2 and 10 < left[-1] < 20
+    assert left[0] == 2 and len(left) == 3 and 10 < left[-1] < 20
     curve, model = trained(contradicted, tmp_path / "stopped", monkeypatch)
     assert curve == whole_curve
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.state_dict().values(), whole.state_dict().values(), strict=True))
