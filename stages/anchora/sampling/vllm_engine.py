@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -193,7 +194,7 @@ def draw(engine: Engine, model, tokenizer, request: Request, params: SamplingPar
     def ask(_: int, shard: list[int]) -> list[dict]:
         prompts, seeds = [request.prompts[index] for index in shard], [first + index * (request.samples + 1) for index in shard]
         answer = engine.ask({"prompts": prompts, "seeds": seeds, "sampling": options})
-        pairs = zip(sum(answer["ids"], []), sum(answer["logps"], []), strict=True)
+        pairs = zip(chain.from_iterable(answer["ids"]), chain.from_iterable(answer["logps"]), strict=True)
         return [{"ids": ids, "logps": logps} for ids, logps in pairs]
 
     return map_shards(request, params.responses_at_once(), ask)

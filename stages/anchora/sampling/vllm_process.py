@@ -72,6 +72,7 @@ def sample(llm, adapter, request: dict) -> dict:
     """Return ``ids`` and ``logps`` of the samples that a request asks for, n of them for each prompt."""
     from vllm import SamplingParams
 
+    llm.reset_prefix_cache()  # a shard must not round by what was asked before it: after a kill that is something else
     prompts = [{"prompt_token_ids": ids} for ids in request["prompts"]]
     options = [SamplingParams(**request["sampling"], seed=seed, logprobs=0) for seed in request["seeds"]]
     outputs = [
