@@ -83,7 +83,8 @@ def test_a_prompt_that_leaves_no_room(policy):
     ("changes", "said"),
     [
         ({"load_in_4bit": True, "lora_rank": 8}, "sampler: vllm does not take load_in_4bit: true"),
-        ({"temperature": 0.005}, "temperature: 0.005: sampler: vllm takes 0.01 or more"),
+        ({"temperature": 0.005}, "temperature: 0.005: sampler: vllm takes 0.01 to 2"),
+        ({"temperature": 2.5}, "temperature: 2.5: sampler: vllm takes 0.01 to 2"),
     ],
 )
 def test_parameters_that_vllm_would_read_otherwise(changes, said):

@@ -7,7 +7,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from anchora.model.params import AdapterParams, PolicyParams, SamplingBatchParams, ScoringParams
 from anchora.run.params import NonEmptyStr
 
-VLLM_LEAST_TEMPERATURE = 0.01  # vLLM raises lower ones to it, with no more than a warning
+VLLM_TEMPERATURES = (0.01, 2)  # lower ones vLLM raises with no more than a warning, larger ones it refuses
 
 
 class SamplerParams(AdapterParams):
@@ -59,8 +59,9 @@ class SamplingParams(SamplerParams, PolicyParams, ScoringParams, SamplingBatchPa
             raise ValueError(
                 f"max_new_tokens: {self.max_new_tokens} leaves no room for a prompt; must be below max_length = {self.max_length}"
             )
-        if self.sampler == "vllm" and self.temperature < VLLM_LEAST_TEMPERATURE:
-            raise ValueError(f"temperature: {self.temperature}: sampler: vllm takes {VLLM_LEAST_TEMPERATURE} or more")
+        low, high = VLLM_TEMPERATURES
+        if self.sampler == "vllm" and not low <= self.temperature <= high:
+            raise ValueError(f"temperature: {self.temperature}: sampler: vllm takes {low} to {high}")
         return self
 
     def room(self) -> int:
