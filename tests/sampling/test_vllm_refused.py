@@ -58,7 +58,7 @@ def test_room_for_an_adapter_is_the_next_rank_that_vllm_has(rank, room, tmp_path
     ("config", "said"),
     [
         ({"r": 513}, "its rank is 513; vLLM serves 512 at most"),
-        ({"alpha_pattern": {"q_proj": 4}}, "vLLM would pass over its alpha_pattern"),
+        ({"rank_pattern": {"q_proj": 600}}, "its rank is 600; vLLM serves 512"),
     ],
 )
 def test_an_adapter_that_would_end_the_engine(config, said, tmp_path):
