@@ -12,9 +12,12 @@ import base64
 import csv
 import gzip
 import json
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
 
 from anchora.evaluation.abstention import guarantee
 from anchora.evaluation.model_card import model_card
@@ -61,10 +64,22 @@ def main() -> None:
     page = (PAGE / "page.html").read_text(encoding="utf-8")
     with new_file("metrics/report.html") as partial:
         partial.write_text(fill(page, parts), encoding="utf-8")
-    card = model_card(evaluation, read_json(Path(params.output_dir) / "pins" / "policy.json"), read_json("metrics/export.json")["export"])
+    pin = read_json(Path(params.output_dir) / "pins" / "policy.json")
+    exported_as, splits = read_json("metrics/export.json")["export"], read_json("metrics/data.json")["data"]["splits"]
+    card = model_card(evaluation, pin, exported_as, splits, licence_of(pin.get("base", pin)))
     with new_file("metrics/model_card.md") as partial:
         partial.write_text(card, encoding="utf-8")
     say(summary_table(evaluation))
+
+
+def licence_of(pin: dict) -> str | None:
+    """Return the licence that a pinned model's own card names in its header; of a hub model's, where it is in the hub's cache."""
+    found = try_to_load_from_cache(pin["repo"], "README.md", revision=pin["revision"]) if "repo" in pin else f"{pin['path']}/README.md"
+    if not isinstance(found, str) or not Path(found).is_file():
+        return None
+    header = re.match(r"---\n(.*?)\n---", Path(found).read_text(encoding="utf-8", errors="replace"), re.S)
+    named = re.search(r"^license: *['\"]?([\w.+-]+)", header[1], re.M) if header else None
+    return named[1] if named else None
 
 
 def fill(page: str, parts: dict[str, str]) -> str:

@@ -81,7 +81,7 @@ def test_unread_replies_stand_in_terminal_report_and_model_card():
     evaluation = {**NOTHING_SHOWN, "alpaca_eval": {**win_rate, **read}, "mt_bench": {**win_rate, **read, "malformed": 0}}
     start = "AlpacaEval: 3 of 400 replies of the judge a-judge could not be read and are left out, such as: "
     assert f"{start}{words}" in comparison(evaluation) and "MT-Bench: " not in comparison(evaluation)
-    card = model_card(evaluation, {"path": "models/base/policy"}, {"format": "merged"})
+    card = model_card(evaluation, {"path": "models/base/policy"}, {"format": "merged"}, SPLITS, None)
     assert f"{start}its last line is '\\*\\*A\\*\\* \\<b\\>\\[x\\](y)\\</b\\> \\| \\`z\\`'" in card
     assert "to promise that at most 5% of the answers given are wrong takes at least 45" in card
     page = report.notes_html(evaluation)
@@ -93,6 +93,7 @@ def test_a_headline_of_equal_differences_names_no_interval():
     assert headline(gsm8k) == "No difference in exact match is shown (+100.0 points, the same on every problem, p = 0.25)."
 
 
+SPLITS = {"sft": 2400, "preferences": 2135, "judge": 1465, "prompts": 600, "calibration": 400, "evaluation": 880}
 MERGING = {"merging": {"logp_difference": 0.0012, "kl_sequence": 0.0345}}
 EXPORTS = {
     "whole weights": ({"format": "merged"}, ["library_name: transformers"], ["adapter", "four bits"]),
@@ -112,6 +113,20 @@ def test_the_model_card_says_what_the_folder_holds(name):
     """Of a base that is an adapter itself, its own base is what weights are put on."""
     exported, said, unsaid = EXPORTS[name]
     pin = {"path": "models/started_from", "base": {"repo": "owner/base", "revision": "1"}}
-    card = model_card(NOTHING_SHOWN, pin, exported)
+    card = model_card(NOTHING_SHOWN, pin, exported, SPLITS, None)
     assert "Started from `models/started_from`" in card and "base_model: owner/base\n" in card
     assert all(words in card for words in said) and not any(words in card for words in unsaid)
+
+
+def test_the_model_card_counts_the_data_and_names_the_licence_that_is_known(tmp_path):
+    base = {"path": str(tmp_path)}
+    assert report.licence_of(base) is None
+    (tmp_path / "README.md").write_text("# A model\n\nlicense: mine\n")  # no header
+    assert report.licence_of(base) is None
+    card = model_card(NOTHING_SHOWN, base, {"format": "merged"}, SPLITS, None)
+    assert "Fine-tuned on 2,400 examples. 2,135 pairs trained the verifiers, 1,465 others the judge" in card
+    assert f"The files at hand of `{tmp_path}` name no licence. That of the training data is not known" in card
+    (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
+    card = model_card(NOTHING_SHOWN, base, {"format": "merged"}, SPLITS, report.licence_of(base))
+    assert f"The card of `{tmp_path}` names `apache-2.0`." in card
+    assert report.licence_of({"repo": "owner/not-in-the-cache", "revision": "0" * 40}) is None

@@ -8,11 +8,12 @@ from anchora.evaluation.tables import HEADER, comparison_rows, headline, notes
 NO_MARKUP = str.maketrans({letter: f"\\{letter}" for letter in "\\`*_[]<>|#"})  # a judge's words are text, not Markdown
 
 
-def model_card(evaluation: dict, base_model: dict, exported: dict) -> str:
-    """Write the card in Markdown, with the hub's header: what the model is, its measured results, how to use its uncertainty.
+def model_card(evaluation: dict, base_model: dict, exported: dict, splits: dict[str, int], licence: str | None) -> str:
+    """Write the card in Markdown, with the hub's header: what the model is, its measured results and data, how to use its uncertainty.
 
     ``base_model`` is the pin of the model that was fine-tuned: ``path`` of a folder, or ``repo`` and ``revision`` on the hub.
-    ``exported``: what export says of the folder, the content of metrics/export.json.
+    ``exported``: what export says of the folder, the content of metrics/export.json. ``splits``: how many rows each split has, of
+    metrics/data.json. ``licence``: what the base's own card names; None where there is none.
     """
     rows = [HEADER, ("---",) * len(HEADER), *(row.cells for row in comparison_rows(evaluation))]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -39,7 +40,30 @@ was unsure or wrong, held to it by a KL term that grows with uncertainty. {headl
 
 {remarks}`uncertainty.json` holds the scales of its uncertainty and a threshold ({threshold}); above it, do not rely on an answer.
 {promise} All figures{but} are from prompts that no training has seen. They say nothing about other tasks or languages.
+
+## Data
+
+{data_text(splits)}
+
+## Licence
+
+{licence_text(licence, pinned_name(under))}
 """
+
+
+def data_text(splits: dict[str, int]) -> str:
+    """Say how many rows each part of the training and the measuring had; none is in two of them."""
+    return (
+        f"Fine-tuned on {splits['sft']:,} examples. {splits['preferences']:,} pairs trained the verifiers, {splits['judge']:,} others the "
+        f"judge. The updates drew on {splits['prompts']:,} prompts. {splits['calibration']:,} problems set the scale of uncertainty and "
+        f"the threshold, and {splits['evaluation']:,} prompts were kept for the figures."
+    )
+
+
+def licence_text(licence: str | None, base: str) -> str:
+    """Say what is known of licences: what the base's card names. Of the data's nothing is."""
+    known = f"The card of `{base}` names `{licence}`" if licence else f"The files at hand of `{base}` name no licence"
+    return f"{known}. That of the training data is not known to the pipeline: state both before this model is passed on."
 
 
 def pinned_name(pin: dict) -> str:
