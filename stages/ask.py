@@ -52,7 +52,7 @@ def main() -> None:
     model, tokenizer = load_policy(policy_from_folder(path, params.output_dir), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])
     prompt = [{"role": "user", "content": args.prompt}]
-    length, room = len(encode_prompt(tokenizer, prompt, params.prompt_template)), params.room()
+    length, room = len(encode_prompt(tokenizer, prompt, params.prompt_template, params.enable_thinking)), params.room()
     if length > room:
         raise UserError(f"the prompt has {length} tokens; {path} was exported for at most {room} (max_length - max_new_tokens)")
     measured = measure(

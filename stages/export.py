@@ -43,7 +43,8 @@ from parameters.export import ExportParams
 
 LARGE_MERGE_COST = 0.1  # share of the drift of the updates that merging may cost before a run says so
 SETTINGS = (  # on which the scale depends: whoever asks this model must measure in the same way
-    "prompt_template", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings", "answer_reading",
+    "prompt_template", "enable_thinking", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings",
+    "answer_reading",
     "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode", "load_in_4bit",
     "verifier_dtype",
 )  # fmt: skip

@@ -88,7 +88,7 @@ def main() -> None:
     splits.leave_out_repeats("calibration", "calibration_duplicates")
     rows["examples"] = take_examples(rows["calibration"], params)
 
-    splits.leave_out_repeats("sft", "sft_duplicates", "completion")
+    splits.leave_out_repeats("sft", "sft_duplicates", "completion", "tool_calls")
     splits.leave_out_repeats("preferences", "preference_duplicates", "response_a", "response_b")
     splits.leave_out_repeats("prompts", "regret_duplicates")
     splits.leave_out("preferences", "preferences_without_preference", prefers_neither)
@@ -209,27 +209,31 @@ def example_turns(examples: list[dict]) -> list[dict[str, str]]:
 
 def prefers_neither(pair: dict) -> bool:
     """Say whether a pair has nothing to teach: a label of one half, or twice the same response."""
-    return pair["label"] == 0.5 or pair["response_a"].strip() == pair["response_b"].strip()
+    a, b = (response.strip() if isinstance(response, str) else response for response in (pair["response_a"], pair["response_b"]))
+    return pair["label"] == 0.5 or a == b
 
 
 def calibration_from_sft(splits: Splits, share: float) -> list[dict]:
-    """Take a share of the SFT prompts to calibrate on; their completions are the reference answers."""
+    """Take a share of the SFT prompts to calibrate on; their completions are the reference answers, but for calls of tools."""
     taken = splits.take_share("sft", "calibration", share)
-    return unique_rows([{**row, "reference": row["completion"]} for row in taken])[0]
+    return unique_rows([{**row, "reference": row["completion"]} for row in taken if "tool_calls" not in row])[0]
 
 
 def regret_prompts_from_training_data(splits: Splits, share: float) -> tuple[list[dict], list[dict]]:
     """Take a share of the prompts of SFT and preferences for the regret loop.
 
-    Also returns the responses to them that are known before round 0: reference completions and preferred responses.
+    Also returns the responses to them that are known before round 0: reference completions and preferred responses, of which a policy
+    could have written each as one text: no tool calls, no thoughts, no several turns.
     """
     sft = splits.take_share("sft", "regret", share)
     preferences = splits.take_share("preferences", "regret", share)
     prompts, _ = unique_rows([{key: row[key] for key in ("id", "prompt", "columns", "source")} for row in sft + preferences])
-    known_responses = [{"id": row["id"], "response": row["completion"], "from": "reference"} for row in sft]
+    plain = [row for row in sft if "tool_calls" not in row and "reasoning_content" not in row]
+    known_responses = [{"id": row["id"], "response": row["completion"], "from": "reference"} for row in plain]
     for row in preferences:
         preferred = row["response_a"] if row["label"] > 0.5 else row["response_b"]
-        known_responses.append({"id": row["id"], "response": preferred, "from": "preferred"})
+        if isinstance(preferred, str):
+            known_responses.append({"id": row["id"], "response": preferred, "from": "preferred"})
     return prompts, known_responses
 
 

@@ -124,7 +124,10 @@ def encode_rows(tokenizer, rows: list[dict], params: SftParams, ends: Set[int] =
     """
     encoded, dropped, turn_count = [], 0, 0
     for row in rows:
-        turns = answered_turns(tokenizer, row["prompt"], row["completion"], params.prompt_template, params.assistant_loss == "all")
+        try:
+            turns = answered_turns(tokenizer, row, params.prompt_template, params.enable_thinking, params.assistant_loss == "all")
+        except UserError as error:
+            raise UserError(f"{row['source']}: {error}") from None
         fitting = [turn for turn in turns if len(turn.prompt) + len(turn.answer) <= params.max_length]
         if len(fitting) < len(turns) and params.overlong_prompts == "error":
             raise UserError(

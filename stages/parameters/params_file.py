@@ -27,7 +27,7 @@ PARTS: dict[str, list[list[str]]] = {
         ["launcher", "device", "cpu_threads", "deterministic", "log_dir", "trackers", "trust_remote_code"],
         ["attn_implementation", "liger_kernels", "compile_layers", "gradient_checkpointing"],
         ["prompt_limit", "regret_share", "calibration_share", "judge_share", "heldout_share", "member_share"],
-        ["prompt_template", "overlong_prompts", "gsm8k_shots", "stop_strings", "answer_reading"],
+        ["prompt_template", "enable_thinking", "overlong_prompts", "gsm8k_shots", "stop_strings", "answer_reading"],
         ["assistant_loss", "sft_learning_rate", "reward_learning_rate", "verifier_accuracy_floor"],
         ["verifier_paths", "verifier_judge", "verifier_dtype", "verifier_timeout"],
         ["sampler", "vllm_tensor_parallel"],

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
-from anchora.model.params import OverlongPromptsParams, PolicyParams
+from anchora.model.params import OverlongPromptsParams, PolicyParams, ThinkingParams
 from anchora.training.params import LoraParams
 
 
-class SftParams(LoraParams, PolicyParams, OverlongPromptsParams):
+class SftParams(LoraParams, PolicyParams, OverlongPromptsParams, ThinkingParams):
     lora_alpha: int = Field(32, ge=1, description="Scale of what LoRA adapters learn: it is multiplied by lora_alpha / lora_rank.")
     assistant_loss: Literal["last", "all"] = Field(
         "last",

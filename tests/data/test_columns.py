@@ -63,7 +63,7 @@ def test_a_text_that_begins_with_a_bracket_stays_text(tmp_path, text):
     assert row["prompt"][0]["content"] == text == row["completion"]
 
 
-@pytest.mark.parametrize("column", ["tools", "functions", "images", "audios", "videos"])
+@pytest.mark.parametrize("column", ["documents", "images", "audios", "videos"])
 @pytest.mark.parametrize(
     ("value", "refused"), [(["x"], True), ('[{"a": 1}]', True), ([], False), (None, False), ("[]", False), ("", False)]
 )

@@ -54,7 +54,7 @@ def allowed(schema: dict) -> str:
         return "list of " + allowed(schema["items"]).replace("number", "numbers").replace("text", "texts")
     if "$ref" in schema:
         return "{k, after}"
-    names = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    names = {"null": "null", "integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
     bounds = {"exclusiveMinimum": "above", "minimum": "from", "maximum": "to", "exclusiveMaximum": "below"}
     name = schema.get("format", names[schema["type"]])
     return ", ".join([name, *(f"{word} {schema[key]}" for key, word in bounds.items() if key in schema)])

@@ -204,3 +204,19 @@ def test_a_conversation_that_grew_too_long_loses_its_beginning(policy, capsys):
     ((first, second),) = answer_turns(model, tokenizer, rows, params, "short")
     assert first and second
     assert capsys.readouterr().out == "short, turn 2: 1 of 1 conversations lose their beginning, longer than 40 tokens\n"
+
+
+@pytest.mark.parametrize(("prompt", "written"), [("Why? <think>\n", "2 and 2.</think>\n\n4"), ("Why?", "<think>2 and 2.</think>4")])
+def test_what_was_thought_counts_in_the_length_and_not_in_the_text(policy, monkeypatch, prompt, written):
+    """It is read, verified and judged by the answer alone."""
+    model, tokenizer = policy
+    ids = [*tokenizer(written, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    def decode(model, prompts, mask, samples, draw, *_):
+        draw.tokens, draw.entropies = [list(ids)], [[0.5] * len(ids)]
+
+    monkeypatch.setattr(sampling, "decode", decode)
+    (drawn,) = sampling.generate_shard(
+        model, tokenizer, [tokenizer(prompt)["input_ids"]], samples=1, temperature=0.0, top_p=1.0, max_new_tokens=64, stop_strings=[]
+    )
+    assert (drawn.text, drawn.ids, drawn.finished) == ("4", ids, True)

@@ -21,6 +21,7 @@ TALK = [
     {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "It is 4."},
     {"role": "user", "content": "twice?"}, {"role": "assistant", "content": "8 eggs"}, {"role": "user", "content": "more?"},
 ]  # fmt: skip
+ROW = {"prompt": TALK, "completion": "16"}
 # The end-of-sequence token of a family, what else its generation settings end responses by, and how it closes an answer.
 FAMILIES = {
     "qwen2_5": ("<|im_end|>", [], "<|im_end|>"),
@@ -52,12 +53,12 @@ def trained_text(tokenizer, example: dict) -> str:
 def test_every_answer_is_trained_on_with_its_end(policy, family):
     tokenizer, ends = of_family(policy[1], family)
     end, _, closes = FAMILIES[family]
-    examples = fold_turns(answered_turns(tokenizer, TALK, "16", "", every=True), ends)
+    examples = fold_turns(answered_turns(tokenizer, ROW, "", None, every=True), ends)
     if closes is None:
         assert [trained_text(tokenizer, example) for example in examples] == [f"It is 4.{end}", f"8 eggs{end}", f"16{end}"]
     else:
         assert [trained_text(tokenizer, example) for example in examples] == [f"It is 4.{closes}8 eggs{closes}16{end}"]
-    (last,) = fold_turns(answered_turns(tokenizer, TALK, "16", "", every=False), ends)
+    (last,) = fold_turns(answered_turns(tokenizer, ROW, "", None, every=False), ends)
     assert last["input_ids"] == examples[-1]["input_ids"] and trained_text(tokenizer, last) == f"16{end}"
 
 
@@ -65,7 +66,7 @@ def test_every_answer_is_trained_on_with_its_end(policy, family):
 def test_the_labels_are_the_masks_of_trl(policy, family):
     """Those of its training template; it trains on the line ends around some answers, too, which no policy is asked to write."""
     tokenizer, ends = of_family(policy[1], family)
-    (example,) = fold_turns(answered_turns(tokenizer, TALK, "16", "", every=True), ends)
+    (example,) = fold_turns(answered_turns(tokenizer, ROW, "", None, every=True), ends)
     theirs = tokenizer.apply_chat_template(
         [*TALK, {"role": "assistant", "content": "16"}], return_dict=True, return_assistant_tokens_mask=True,
         chat_template=(TEMPLATES / f"{family}_training.jinja").read_text(encoding="utf-8"),
@@ -87,7 +88,7 @@ def test_mistrals_own_tokenizer(tmp_path, space, examples):
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
         "{% else %}" + space + "{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
     )
-    turns = answered_turns(tokenizer, TALK, "It is 16.", "", every=True)
+    turns = answered_turns(tokenizer, ROW | {"completion": "It is 16."}, "", None, every=True)
     folded = fold_turns(turns, {tokenizer.eos_token_id})
     assert len(folded) == examples
     assert "".join(trained_text(tokenizer, example) for example in folded) == "It is 4.</s>8 eggs</s>It is 16.</s>"
@@ -100,7 +101,7 @@ def test_mistrals_own_tokenizer(tmp_path, space, examples):
 
 def test_answers_in_one_pass_have_the_losses_that_they_have_alone(policy):
     model, tokenizer = policy
-    turns = answered_turns(tokenizer, TALK, "16", "", every=True)
+    turns = answered_turns(tokenizer, ROW, "", None, every=True)
     (together,) = fold_turns(turns, {tokenizer.eos_token_id})
 
     def losses(ids, labels) -> torch.Tensor:
@@ -116,7 +117,7 @@ def test_answers_in_one_pass_have_the_losses_that_they_have_alone(policy):
 
 def test_a_greeting_answers_nothing(policy):
     greeting = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello!"}]
-    turns = answered_turns(policy[1], [*greeting, TALK[0]], "4", "", every=True)
+    turns = answered_turns(policy[1], {"prompt": [*greeting, TALK[0]], "completion": "4"}, "", None, every=True)
     assert [policy[1].decode(turn.answer, skip_special_tokens=True) for turn in turns] == ["4"]
 
 
@@ -124,9 +125,9 @@ def test_a_greeting_answers_nothing(policy):
 def test_answers_too_far_back_are_dropped_and_the_earlier_ones_stay(policy, has_chat_template):
     tokenizer = copy.deepcopy(policy[1])
     tokenizer.chat_template = tokenizer.chat_template if has_chat_template else None
-    row = {"prompt": TALK, "completion": "16", "source": "data.json:3"}
+    row = ROW | {"source": "data.json:3"}
     params = params_as(SftParams, assistant_loss="all", overlong_prompts="drop")
-    turns = answered_turns(tokenizer, TALK, "16", params.prompt_template, every=True)
+    turns = answered_turns(tokenizer, ROW, params.prompt_template, None, every=True)
     room = len(turns[1].prompt + turns[1].answer)
     ((example,), dropped) = sft.encode_rows(tokenizer, [row], params.model_copy(update={"max_length": room}))
     assert (trained_text(tokenizer, example).count(tokenizer.eos_token), dropped) == (2, 1)

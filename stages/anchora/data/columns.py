@@ -13,9 +13,9 @@ TEXT_OR_MESSAGES = ("prompt", "completion", "chosen", "rejected", "response_a", 
 ROLE_AND_CONTENT = (("role", "content"), ("from", "value"))  # the keys of a message, OpenAI's and ShareGPT's
 
 # Chat templates take some of these beside the messages, people's own scripts put others into the prompt. None is read here.
-BESIDE_MESSAGES = ("tools", "functions", "documents", "chat_template_kwargs", "context", "system_prompt")
+BESIDE_MESSAGES = ("documents", "chat_template_kwargs", "context", "system_prompt")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-IN_A_MESSAGE = ("tool_calls", "function_call", "tools", "functions", "reasoning_content", "thinking", *MEDIA)
+IN_A_MESSAGE = ("tools", "functions", *MEDIA)
 # Names that scoring functions get from elsewhere, as TRL's trainer gives them.
 GIVEN = ("prompt", "prompts", "completion", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 BESIDE_AN_INSTRUCTION = ("input", "history", "query")  # these belong to the instruction, where there is one

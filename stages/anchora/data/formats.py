@@ -2,7 +2,8 @@
 
 Each function takes one row of a file and its location (``data/x.json:7``), and returns plain fields or raises
 UserError, which begins with the location. The row keeps its location as ``source``. A prompt is a list of chat messages
-that ends with the user's turn, whatever the file called it: ``[{"role": "user", "content": "..."}]``.
+that ends with the user's turn, or a tool's result, whatever the file called it: ``[{"role": "user", "content": "..."}]``.
+``messages`` says what else a message may hold.
 """
 
 from __future__ import annotations
@@ -11,37 +12,40 @@ from contextlib import suppress
 
 from anchora.correctness.readings import marked_answer
 from anchora.correctness.references import reference_answer
-from anchora.data.columns import BESIDE_AN_INSTRUCTION, IN_A_MESSAGE, read_columns, refuse_unread
+from anchora.data.columns import BESIDE_AN_INSTRUCTION, read_columns, refuse_unread
+from anchora.data.messages import ASKING, apart, read_messages, with_tools
 from anchora.model.prompts import Messages
 from anchora.run.errors import UserError
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+WHITE_SPACE = "; the messages differ from the prompt's in white space alone: write both alike"
 
 
 def sft_row(row: dict, location: str) -> dict:
-    """Return ``prompt``, ``completion`` and ``source`` of a row to imitate, in one of these formats:
+    """Return ``prompt``, ``completion`` and ``source`` of a row to imitate, and ``tool_calls`` and ``reasoning_content`` of an answer
+    that has them, in one of these formats:
 
     - ``messages``, the assistant's last (TRL's conversations, OpenAI's chats), or ``conversations`` (ShareGPT's)
     - ``instruction`` and ``output``, optionally ``input`` and ``history`` (Alpaca's, the latter as LLaMA-Factory has it)
     - ``prompt`` and ``completion``, as texts or messages (TRL's prompt-completion)
 
-    An optional column ``system`` (LLaMA-Factory's) comes first in the prompt.
+    Optional columns: ``system`` (LLaMA-Factory's) comes first in the prompt, ``tools`` are those that the model may call.
     """
     row = read_columns(row, location)
     for field in ("messages", "conversations"):
         if row.get(field) is not None:
-            messages = _messages(row[field], field, location)
+            messages = read_messages(row[field], field, location)
             if len(messages) < 2 or messages[-1]["role"] != "assistant":
                 raise UserError(f"{location}: field {field!r}: expected the assistant's message last")
             prompt = _prompt(messages[:-1], field, row, location)
-            return {"prompt": prompt, "completion": _response(messages[-1]["content"], field, location), "source": location}
+            return {"prompt": prompt, **_completion(messages[-1], field, location), "source": location}
     if row.get("instruction") is not None:
-        return {"prompt": _instruction_prompt(row, location), "completion": _text(row, "output", location), "source": location}
+        answer = apart({"role": "assistant", "content": _text(row, "output", location)}, None, "output", location)
+        return {"prompt": _instruction_prompt(row, location), **_completion(answer, "output", location), "source": location}
     if row.get("prompt") is None:
         raise UserError(f"{location}: expected prompt and completion, instruction and output, or messages; the row has {_field_names(row)}")
     return {
         "prompt": _prompt(row["prompt"], "prompt", row, location),
-        "completion": _response(row.get("completion"), "completion", location),
+        **_completion(_answer(row.get("completion"), "completion", location), "completion", location),
         "source": location,
     }
 
@@ -49,7 +53,9 @@ def sft_row(row: dict, location: str) -> dict:
 def preference_row(row: dict, location: str) -> dict:
     """Return ``prompt``, ``response_a``, ``response_b``, ``label``, ``sided`` and ``source`` of a pair of responses.
 
-    ``label`` is 1 where A is preferred, 0 where B is, and may lie between. The responses stand in one of these formats:
+    A response is a text, without what was thought before it; or its messages where it calls tools or goes on for several turns, the
+    assistant's first and last. What chosen and rejected have in common at their beginning belongs to the prompt. ``label`` is 1
+    where A is preferred, 0 where B is, and may lie between. The responses stand in one of these formats:
 
     - ``chosen`` and ``rejected``, as texts or messages (TRL's preferences); either may hold the whole conversation, the
       prompt's messages first. A is then the chosen one with label 1, and ``sided`` is false: the side is drawn later, by seed
@@ -61,18 +67,20 @@ def preference_row(row: dict, location: str) -> dict:
     - ``instruction``, optionally with ``input`` and ``history`` (LLaMA-Factory's Alpaca preferences)
     - nowhere but in the messages of ``chosen`` and ``rejected`` (TRL's implicit prompts)
 
-    An optional column ``system`` (LLaMA-Factory's) comes first in the prompt.
+    Optional columns: ``system`` (LLaMA-Factory's) comes first in the prompt, ``tools`` are those that the model may call.
     """
     row = read_columns(row, location)
     field = next((name for name in ("conversations", "prompt", "instruction") if row.get(name) is not None), None)
-    if field is None:
-        prompt = _implicit_prompt(row, location)
-    else:
+    prompt: Messages = _implicit_beginning(row, location) if field is None else []
+    if field is not None:
         prompt = _instruction_prompt(row, location) if field == "instruction" else _prompt(row[field], field, row, location)
     if row.get("chosen") is not None or row.get("rejected") is not None:
-        a, b = (_response(_without_prompt(row.get(name), prompt, name, location), name, location) for name in ("chosen", "rejected"))
+        sides = [_behind(prompt, row.get(name), name, location) for name in ("chosen", "rejected")]
+        shared = _shared(prompt, *sides, location)
+        prompt = prompt if field is not None and not shared else _with_columns([*prompt, *sides[0][:shared]], row, location)
+        a, b = (_judged(side[shared:], name, location) for side, name in zip(sides, ("chosen", "rejected"), strict=True))
         return {"prompt": prompt, "response_a": a, "response_b": b, "label": 1.0, "sided": False, "source": location}
-    a, b = (_response(row.get(name), name, location) for name in ("response_a", "response_b"))
+    a, b = (_judged(_behind(prompt, row.get(name), name, location), name, location) for name in ("response_a", "response_b"))
     label = row.get("label")
     if isinstance(label, str):
         with suppress(ValueError):
@@ -89,7 +97,7 @@ def prompt_row(row: dict, location: str) -> dict:
     - ``prompt``, ``question``, ``messages`` or ``conversations``, as a text or messages (TRL's prompts, GSM8K's questions,
       OpenAI's and ShareGPT's chats)
 
-    An optional column ``system`` (LLaMA-Factory's) comes first in the prompt.
+    Optional columns: ``system`` (LLaMA-Factory's) comes first in the prompt, ``tools`` are those that the model may call.
     """
     row = read_columns(row, location)
     if row.get("instruction") is not None:
@@ -153,42 +161,42 @@ def mt_bench_row(row: dict, location: str) -> dict:
 
 
 def _prompt(value, field: str, row: dict, location: str) -> Messages:
-    """Read a prompt as text or as messages, which must end with the user's turn, and put its row's system text before it."""
+    """Read a prompt as text or as messages, which must end with the user's turn or a tool's result, and add its row's columns."""
     if row.get("instruction") is None:
         refuse_unread(row, BESIDE_AN_INSTRUCTION, location)
     if isinstance(value, list):
-        messages = _messages(value, field, location)
+        messages = read_messages(value, field, location)
     else:
         messages = [{"role": "user", "content": _text({field: value}, field, location)}]
-    if messages[-1]["role"] != "user":
+    if messages[-1]["role"] not in ASKING:
         raise UserError(f"{location}: field {field!r}: expected a user's message last, found {messages[-1]['role']}")
-    return _with_system(messages, row, location)
+    return _with_columns(messages, row, location)
 
 
 def _instruction_prompt(row: dict, location: str) -> Messages:
-    """Read the prompt of ``instruction``, with its ``input`` below and its ``history`` and ``system`` before it."""
+    """Read the prompt of ``instruction``, with its ``input`` below and its ``history`` and ``system`` before it, and its ``tools``."""
     text = _text(row, "instruction", location)
     if not _is_blank(row.get("input")):
         text = f"{text}\n\n{_text(row, 'input', location)}"
-    return _with_system([*_history(row, location), {"role": "user", "content": text}], row, location)
+    return _with_columns([*_history(row, location), {"role": "user", "content": text}], row, location)
 
 
-def _implicit_prompt(row: dict, location: str) -> Messages:
-    """Read the prompt from the messages of ``chosen`` before its last one."""
+def _implicit_beginning(row: dict, location: str) -> Messages:
+    """Return the system messages of ``chosen``: the prompt, as far as it stands nowhere else, begins with them."""
     chosen = row.get("chosen")
     if not isinstance(chosen, list) or len(chosen) < 2:
         raise UserError(
             f"{location}: field 'prompt' is missing; the row has {_field_names(row)}. Texts that hold prompt and response in one (HH-RLHF) "
             "want to be cut in two, or made lists of messages"
         )
-    return _prompt(chosen[:-1], "chosen", row, location)
+    return [message for message in read_messages(chosen, "chosen", location) if message["role"] == "system"]
 
 
-def _with_system(prompt: Messages, row: dict, location: str) -> Messages:
-    """Put the text of the row's ``system`` column before a prompt, unless the prompt has a system message of its own."""
-    if _is_blank(row.get("system")) or prompt[0]["role"] == "system":
-        return prompt
-    return [{"role": "system", "content": _text(row, "system", location)}, *prompt]
+def _with_columns(prompt: Messages, row: dict, location: str) -> Messages:
+    """Put the text of the row's ``system`` column before a prompt that has no system message of its own, and its tools into it."""
+    if not _is_blank(row.get("system")) and prompt[0]["role"] != "system":
+        prompt = [{"role": "system", "content": _text(row, "system", location)}, *prompt]
+    return with_tools(prompt, row, location)
 
 
 def _history(row: dict, location: str) -> Messages:
@@ -206,55 +214,78 @@ def _history(row: dict, location: str) -> Messages:
     return messages
 
 
-def _response(value, field: str, location: str) -> str:
-    """Read a response as text, as one message, or as a list with one message."""
+def _answer(value, field: str, location: str) -> dict:
+    """Read a response as text, as one message, or as a list with one message; return the assistant's message."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, dict):
-        value = _messages([value], field, location)[0]["content"]
-    return _text({field: value}, field, location)
+        return read_messages([value], field, location)[0]
+    return apart({"role": "assistant", "content": _text({field: value}, field, location)}, None, field, location)
 
 
-def _without_prompt(value, prompt: Messages, field: str, location: str):
-    """Return the last message of a conversation that begins with ``prompt``, system messages aside; any other value as it is."""
+def _completion(answer: dict, field: str, location: str) -> dict:
+    """Return the ``completion`` of an assistant's message, and its ``tool_calls`` and ``reasoning_content`` where it has them."""
+    beside = {key: answer[key] for key in ("tool_calls", "reasoning_content") if key in answer}
+    return {"completion": _said(answer, field, location), **beside}
+
+
+def _said(answer: dict, field: str, location: str) -> str:
+    """Return the text of an answer, which may be blank only where it calls tools."""
+    return answer["content"] if "tool_calls" in answer else _text({field: answer["content"]}, field, location)
+
+
+def _behind(prompt: Messages, value, field: str, location: str) -> Messages:
+    """Read a response, or a conversation that begins with ``prompt``, and return its messages behind the prompt, system messages aside."""
     if not isinstance(value, list) or len(value) < 2:
-        return value
-    *before, last = (message for message in _messages(value, field, location) if message["role"] != "system")
+        return [_answer(value, field, location)]
+    messages = [message for message in read_messages(value, field, location) if message["role"] != "system"]
     expected = [message for message in prompt if message["role"] != "system"]
-    if last["role"] == "assistant" and _texts(before) == _texts(expected):
-        return [last]
-    same = last["role"] == "assistant" and _texts(before, within=True) == _texts(expected, within=True)
-    raise UserError(
-        f"{location}: field {field!r}: expected the prompt's messages and the assistant's answer to them"
-        + ("; the messages differ from the prompt's in white space alone: write both alike" if same else "")
-    )
+    if not expected or (messages and messages[0]["role"] == "assistant"):
+        return messages
+    beginning = messages[: len(expected)]
+    if _texts(beginning) == _texts(expected) and len(messages) > len(expected):
+        return messages[len(expected) :]
+    same = _texts(beginning, within=True) == _texts(expected, within=True)
+    raise UserError(_not_a_response(field, location) + (WHITE_SPACE if same and len(messages) > len(expected) else ""))
 
 
-def _texts(messages: Messages, within: bool = False) -> list[tuple[str, str]]:
-    """Return role and text of messages without the white space around them, or with any ``within`` them as one space."""
-    return [(message["role"], " ".join(message["content"].split()) if within else message["content"].strip()) for message in messages]
+def _shared(prompt: Messages, chosen: Messages, rejected: Messages, location: str) -> int:
+    """Return how many messages chosen and rejected have in common before they part, which must be at the assistant's message."""
+    shared, most = 0, min(len(chosen), len(rejected)) - 1
+    while shared < most and _texts(chosen[shared : shared + 1]) == _texts(rejected[shared : shared + 1]):
+        shared += 1
+    before = [*prompt, *chosen[:shared]]
+    if before and before[-1]["role"] in ASKING:
+        return shared
+    next_ones = chosen[shared : shared + 1], rejected[shared : shared + 1]
+    if _texts(next_ones[0], within=True) == _texts(next_ones[1], within=True):
+        raise UserError(_not_a_response("rejected", location) + WHITE_SPACE)
+    if shared:
+        raise UserError(
+            f"{location}: field 'rejected': it parts from chosen at the user's message {rejected[shared]['content'][:40]!r}: the answers "
+            "are to different prompts; cut both before it, or take such rows out"
+        )
+    raise UserError(_not_a_response("rejected", location))
 
 
-def _messages(value, field: str, location: str) -> Messages:
-    """Read messages as ``role``/``content`` (OpenAI's) or ``from``/``value`` (ShareGPT's); human and gpt become user and assistant."""
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{location}: field {field!r}: expected a list of messages")
-    messages = []
-    for message in value:
-        if not isinstance(message, dict):
-            raise UserError(f"{location}: field {field!r}: expected messages, found {type(message).__name__}")
-        refuse_unread(message, IN_A_MESSAGE, location)
-        role = message.get("role") or message.get("from")
-        content = message.get("content") if message.get("content") is not None else message.get("value")
-        if not isinstance(role, str) or role not in ROLES:
-            raise UserError(
-                f"{location}: field {field!r}: a message needs role (user, assistant, system) and content, found role {role!r}; take rows "
-                "with other roles out"
-            )
-        if not isinstance(content, str):
-            raise UserError(f"{location}: field {field!r}: a message of role {role!r} needs text as its content, found {content!r:.40}")
-        messages.append({"role": ROLES[role], "content": content})
-    return messages
+def _judged(response: Messages, field: str, location: str) -> str | Messages:
+    """Return what is judged of a response: its text, or its messages where it calls tools or goes on; without what was thought."""
+    if response[0]["role"] != "assistant" or response[-1]["role"] != "assistant":
+        raise UserError(_not_a_response(field, location))
+    text = _said(response[-1], field, location)
+    if len(response) == 1 and "tool_calls" not in response[0]:
+        return text
+    return [{key: value for key, value in message.items() if key != "reasoning_content"} for message in response]
+
+
+def _not_a_response(field: str, location: str) -> str:
+    return f"{location}: field {field!r}: expected the prompt's messages and the assistant's answer to them"
+
+
+def _texts(messages: Messages, within: bool = False) -> list[tuple]:
+    """Return role, text and calls of messages without the white space around texts, or with any ``within`` them as one space."""
+    texts = [" ".join(message["content"].split()) if within else message["content"].strip() for message in messages]
+    return [(message["role"], text, message.get("tool_calls")) for message, text in zip(messages, texts, strict=True)]
 
 
 def _text(row: dict, field: str, location: str) -> str:

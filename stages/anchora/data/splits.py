@@ -10,19 +10,31 @@ from anchora.model.prompts import Messages
 
 
 def prompt_id(prompt: Messages) -> str:
-    """Hash the roles and texts of a prompt; 16 hex digits, whatever its white space, line ends and composed characters (NFC)."""
-    texts = [[message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())] for message in prompt]
+    """Hash the roles and texts of a prompt; 16 hex digits, whatever its white space, line ends and composed characters (NFC).
+
+    Tools, their calls and thoughts count where there are such.
+    """
+    texts = []
+    for message in prompt:
+        beside = {key: value for key, value in message.items() if key not in ("role", "content")}
+        text = " ".join(unicodedata.normalize("NFC", message["content"]).split())
+        texts.append([message["role"], text, *([json.dumps(beside, sort_keys=True)] if beside else [])])
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
+def asked(prompt: Messages) -> Messages:
+    """Return a prompt without its system messages and the tools it names: a question stays the same one whatever is said before it."""
+    return [{key: value for key, value in message.items() if key != "tools"} for message in prompt if message["role"] != "system"]
+
+
 def question_id(row: dict) -> str:
-    """Hash a row's prompt without its system messages: a question stays the same one whatever is said before it."""
-    return prompt_id([message for message in row["prompt"] if message["role"] != "system"])
+    """Hash what a row's prompt asks."""
+    return prompt_id(asked(row["prompt"]))
 
 
 def question_ids(row: dict) -> set[str]:
     """Return the ids of all that a row asks: at each of the user's turns, that turn alone and the conversation up to it."""
-    messages = [message for message in row["prompt"] if message["role"] != "system"]
+    messages = asked(row["prompt"])
     ends = [end for end, message in enumerate(messages, start=1) if message["role"] == "user"]
     return {question_id(row)}.union(*({prompt_id(messages[end - 1 : end]), prompt_id(messages[:end])} for end in ends))
 
@@ -40,7 +52,7 @@ def unique_rows(rows: list[dict], *fields: str) -> tuple[list[dict], int]:
     """Return the rows without repeats of ``id`` and ``fields``, the first of each kept, and the number of repeats."""
     seen, kept = set(), []
     for row in rows:
-        key = (row["id"], *(row[field] for field in fields))
+        key = (row["id"], *(json.dumps(row.get(field)) for field in fields))
         if key not in seen:
             seen.add(key)
             kept.append(row)

@@ -39,7 +39,8 @@ def answer_turns(model, tokenizer, rows: list[dict], params: AnswerParams, label
         groups, requests = [], []
         for temperature in sorted(set(temperatures)):
             group = [i for i, row in enumerate(rows) if temperatures[i] == temperature and len(row["turns"]) > turn]
-            prompt_ids = [encode_prompt(tokenizer, conversation(rows[i]["turns"], answers[i]), params.prompt_template) for i in group]
+            talks = [conversation(rows[i]["turns"], answers[i]) for i in group]
+            prompt_ids = [encode_prompt(tokenizer, talk, params.prompt_template, params.enable_thinking) for talk in talks]
             room, too_long = params.room(), sum(len(ids) > params.room() for ids in prompt_ids)
             if too_long:
                 say(

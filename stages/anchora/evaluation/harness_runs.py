@@ -13,6 +13,7 @@ from anchora.evaluation.harness_tasks import HarnessTask
 from anchora.model.params import PromptParams
 from anchora.model.positions import max_positions, max_steady_positions
 from anchora.model.prompts import chat_template_of, dated_chat_template
+from anchora.model.thinking import ENDS
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -29,7 +30,11 @@ def as_harness_model(model, tokenizer, params: PromptParams, batch_size: int) ->
     own = tokenizer.chat_template
     tokenizer.chat_template = dated_chat_template(tokenizer) if own else chat_template_of(tokenizer, params.prompt_template)
     limits = [limit for limit in (max_positions(model), max_steady_positions(model)) if limit]
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=min(limits, default=None), add_bos_token=False)
+    own_options = {} if params.enable_thinking is None else {"enable_thinking": params.enable_thinking}
+    thinks = {"chat_template_args": own_options, "think_end_token": ENDS if params.enable_thinking else None}
+    return HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=min(limits, default=None), add_bos_token=False, **thinks
+    )
 
 
 def ask(task: HarnessTask, lm: HFLM, limit: int) -> tuple[dict, list[dict]]:

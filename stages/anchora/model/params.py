@@ -123,6 +123,16 @@ class PolicyParams(PromptParams, CausalLMParams):
     """Keys of every stage that samples from a policy."""
 
 
+class ThinkingParams(Parameters):
+    """The key of every stage that renders a policy's prompts."""
+
+    enable_thinking: bool | None = Field(
+        None,
+        description="Told to the chat template of a policy that can think before it answers, as Qwen3's takes it: true or false; null "
+        "leaves it to the template. With false, SFT leaves out what its answers were thought with.",
+    )
+
+
 class SamplingBatchParams(Parameters):
     """The key of every stage that samples from a policy in batches."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
+from anchora.model.thinking import begins_thinking, with_thinking
 from anchora.run.errors import UserError, first_line, is_lack_of_memory
 
 # Prompts must not change overnight, so that a chat template which tells the date tells Llama 3's own default, in the format it asks
@@ -14,18 +17,21 @@ DATE_CODES = ("%-d", "%-m", "%-H", "%-I", "%-M", "%-S", "%-j", *(f"%{letter}" fo
 FIXED_DATE = "{% macro strftime_now(format) %}{{ format"
 FIXED_DATE += "".join(f"|replace({code!r}, {FIXED_DAY.strftime(code)!r})" for code in DATE_CODES)
 FIXED_DATE += " }}{% endmacro %}"
-Messages = list[dict[str, str]]  # {"role": "user" | "assistant" | "system", "content": text}, the user's turn last
+# {"role": "user" | "assistant" | "system" | "tool", "content": text}, the user's turn last, or a tool's; an assistant's may have
+# "tool_calls" and "reasoning_content", and the first message holds the "tools" that may be called, as apply_chat_template takes them.
+Messages = list[dict[str, Any]]
 
 
-def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
+def encode_prompt(tokenizer, messages: Messages, template: str, enable_thinking: bool | None = None) -> list[int]:
     """Return the token ids of a prompt, up to where the response starts.
 
-    The tokenizer's own chat template is used when it has one. Otherwise ``template``, a text with ``{prompt}`` in it, is
-    filled once per user turn, while answers and system texts stand as they are. Raises UserError where the chat template
-    refuses the turns or fails, and for a prompt of no tokens.
+    The tokenizer's own chat template is used when it has one, and is told ``enable_thinking`` unless that is None. Otherwise
+    ``template``, a text with ``{prompt}`` in it, is filled once per user turn, while answers and system texts stand as they are.
+    Raises UserError where the chat template refuses the turns or fails, for tools or calls that are left out, and for a prompt of no
+    tokens.
     """
     if getattr(tokenizer, "chat_template", None):
-        ids = _encode_by_chat_template(tokenizer, messages, add_generation_prompt=True)
+        ids = _token_ids(tokenizer, _rendered(tokenizer, messages, True, enable_thinking))
     else:
         ids = _encode_by_text_template(tokenizer, messages, template)
     if not ids:  # a response's first token is predicted at the prompt's last one
@@ -36,40 +42,115 @@ def encode_prompt(tokenizer, messages: Messages, template: str) -> list[int]:
 def encode_conversation(tokenizer, messages: Messages) -> list[int]:
     """Return the token ids of a whole conversation, the assistant's turn last, as the tokenizer's chat template closes it.
 
-    They are those of ``tokenizer.apply_chat_template(messages)``. Raises UserError where the template refuses them or fails.
+    They are those of ``tokenizer.apply_chat_template(messages)``. Raises UserError where the template refuses them or fails, and
+    where it leaves out what tools were called for or returned; the list of tools it may leave out.
     """
-    ids = _encode_by_chat_template(tokenizer, messages, add_generation_prompt=False)
+    ids = _token_ids(tokenizer, _rendered(tokenizer, messages, False, parts=CALLS))
     if not ids:
         raise UserError("the model's chat template renders a whole conversation to no token; take a model whose template does")
     return ids
 
 
-def _encode_by_chat_template(tokenizer, messages: Messages, add_generation_prompt: bool) -> list[int]:
-    messages = _without_ends(tokenizer, messages)
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=dated_chat_template(tokenizer)
-        )
-    except Exception as error:  # a template is a program: beside its own refusals it can raise nearly every kind
-        if is_lack_of_memory(error):
-            raise
-        roles = ", ".join(message["role"] for message in messages)
-        asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-        raise UserError(
-            f"the model's chat template refuses the turns {roles} of the prompt {asked[:60]!r}: {first_line(error)}; take such rows "
-            "out, mend the template in the model's tokenizer files, or take a model whose template knows them"
-        ) from None
+def _token_ids(tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def dated_chat_template(tokenizer) -> str:
-    """Return a tokenizer's own chat template, to which today is always ``FIXED_DAY``."""
-    chat_template = tokenizer.get_chat_template()
+# What a chat template may leave out without a word, by its name: messages without it.
+CALLS: dict[str, Callable[[Messages], Messages]] = {
+    "the calls of tools": lambda messages: _without_key(messages, "tool_calls"),
+    "the results of tools": lambda messages: [message for message in messages if message["role"] != "tool"],
+}
+TOOLS = {"the tools": lambda messages: _without_key(messages, "tools"), **CALLS}
+
+
+def _without_key(messages: Messages, name: str) -> Messages:
+    return [{key: value for key, value in message.items() if key != name} for message in messages]
+
+
+def _rendered(
+    tokenizer, messages: Messages, add_generation_prompt: bool, enable_thinking: bool | None = None, parts: dict[str, Callable] = TOOLS
+) -> str:
+    """Return messages as the tokenizer's chat template renders them.
+
+    Raises UserError where it refuses them or fails, and where it leaves out one of ``parts``: where its text is the same without.
+    """
+    messages = _without_ends(tokenizer, messages)
+    options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+
+    def render(messages: Messages) -> str:
+        tools = messages[0].get("tools") if messages else None
+        return tokenizer.apply_chat_template(
+            _without_key(messages, "tools"), tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt,
+            chat_template=dated_chat_template(tokenizer, tools), **options,
+        )  # fmt: skip
+
+    text = _attempted(render, messages)
+    for part, without in parts.items():
+        if without(messages) != messages and _is_same(render, without(messages), text):
+            raise UserError(
+                f"the model's chat template leaves out {part} of the prompt {_asked(messages)!r}; take a model whose template has them, or "
+                "take such rows out"
+            )
+    return text
+
+
+def _attempted(render: Callable[[Messages], str], messages: Messages) -> str:
+    """Render messages, with the arguments of calls as objects, or as JSON where the template takes only that."""
+    try:
+        return render(messages)
+    except Exception as error:  # a template is a program: beside its own refusals it can raise nearly every kind
+        if is_lack_of_memory(error):
+            raise
+        as_json = [_with_json_arguments(message) for message in messages]
+        if as_json != messages:
+            return _attempted(render, as_json)
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the model's chat template refuses the turns {roles} of the prompt {_asked(messages)!r}: {first_line(error)}; take such rows "
+            "out, mend the template in the model's tokenizer files, or take a model whose template knows them"
+        ) from None
+
+
+def _is_same(render: Callable[[Messages], str], messages: Messages, text: str) -> bool:
+    """Return whether messages are rendered to ``text``; not where the template refuses them."""
+    try:
+        return _attempted(render, messages) == text
+    except UserError:
+        return False
+
+
+def _with_json_arguments(message: dict) -> dict:
+    """Return a message whose calls have their arguments as JSON: some templates put them behind a text."""
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = call["function"]["arguments"]
+        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**message, "tool_calls": calls}
+
+
+def _asked(messages: Messages) -> str:
+    return next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")[:60]
+
+
+def message_text(message: dict) -> str:
+    """Return what a message says, for whoever reads no chat template: its text, and the calls of tools below it as JSON."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", [])]
+    return "\n".join([*([message["content"]] if message["content"] or not calls else []), *calls])
+
+
+def dated_chat_template(tokenizer, tools: list | None = None) -> str:
+    """Return a tokenizer's own chat template, its one for ``tools`` where it has that, to which today is always ``FIXED_DAY``."""
+    chat_template = tokenizer.get_chat_template(tools=tools)
     return FIXED_DATE + chat_template if "strftime_now" in chat_template else chat_template
 
 
 def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> list[int]:
     parts = []
+    if any(without(messages) != messages for without in TOOLS.values()):
+        raise UserError(f"the prompt {_asked(messages)!r} has tools, which are read by a chat template alone, and the model has none")
     for message in _without_ends(tokenizer, messages):
         if message["role"] == "user":
             parts.append(template.replace("{prompt}", message["content"]))
@@ -135,6 +216,38 @@ def encode_response(tokenizer, text: str) -> list[int]:
     second one.
     """
     return [*tokenizer(_without_end(tokenizer, text), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def encode_answer(tokenizer, prompt: Messages, answer: dict, template: str, enable_thinking: bool | None = None) -> list[int]:
+    """Return the token ids of an assistant's message as the response to ``prompt``, its end-of-sequence token included.
+
+    Calls of tools, and what was thought, stand as the chat template writes them behind that prompt. A thought that it does not write
+    there stands in ``<think>`` tags, which the prompt itself may open; with ``enable_thinking`` false it is left out. Raises UserError
+    for calls that cannot be told from the prompt.
+    """
+    thought = None if enable_thinking is False else answer.get("reasoning_content")
+    answer = {**_without_key([answer], "reasoning_content")[0], **({"reasoning_content": thought} if thought else {})}
+    if not thought and "tool_calls" not in answer:
+        return encode_response(tokenizer, answer["content"])
+    if not getattr(tokenizer, "chat_template", None):
+        _encode_by_text_template(tokenizer, [*prompt, answer], template)  # refuses calls
+        return encode_response(tokenizer, with_thinking(str(thought), answer["content"]))
+    head = _rendered(tokenizer, prompt, True, enable_thinking)
+    whole = _rendered(tokenizer, [*prompt, answer], False, enable_thinking)
+    if whole.startswith(head) and (not thought or thought in whole[len(head) :]):
+        return encode_response(tokenizer, whole[len(head) :].removesuffix(_closing(tokenizer, prompt, enable_thinking)))
+    if "tool_calls" in answer:
+        raise UserError(
+            f"the model's chat template writes a call of tools behind the prompt {_asked(prompt)!r} so that prompt and answer cannot be "
+            "told apart; take such rows out, or take a model whose template begins with the prompt"
+        )
+    return encode_response(tokenizer, with_thinking(str(thought), answer["content"], begins_thinking(head)))
+
+
+def _closing(tokenizer, prompt: Messages, enable_thinking: bool | None) -> str:
+    """Return what the chat template writes behind an answer."""
+    text = _rendered(tokenizer, [*prompt, {"role": "assistant", "content": "Yes."}], False, enable_thinking)
+    return text.rpartition("Yes.")[2]
 
 
 def end_tokens(model, tokenizer) -> frozenset[int]:

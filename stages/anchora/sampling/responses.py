@@ -16,17 +16,20 @@ from tqdm import tqdm
 from anchora.model.processes import map_across_processes
 from anchora.model.prompts import end_tokens
 from anchora.model.seeds import derived_seed
+from anchora.model.thinking import begins_thinking, split_thinking
 from anchora.run.errors import UserError
 from anchora.sampling.decode import Draw, decode
 
 STOP_STEPS = 8  # tokens between two looks for stop strings
+THINKING_TOKENS = 12  # at a prompt's end, in which a tag that opens a thought stands however it is cut
 
 
 @dataclass(frozen=True)
 class Response:
     """One response, as it was sampled.
 
-    ``ids`` end with EOS when it is ``finished``, or with the stop string that ended it and that ``text`` leaves out;
+    ``ids`` end with EOS when it is ``finished``, or with the stop string that ended it and that ``text`` leaves out, as it leaves out
+    what was thought before the answer;
     ``entropy`` is the mean of ``entropies``, nats, over all of ``ids``.
     """
 
@@ -146,7 +149,8 @@ def generate_shard(
     decode(model, ids, mask, of_prompt, draw, lambda ids: has_ended(ids, eos_ids, tokenizer, stop_strings), options, keep_ended)
     if any(math.isnan(entropy) for entropies in draw.entropies for entropy in entropies):
         raise not_finite_error(model)
-    ended = [ended_response(tokenizer, ids, eos_ids, stop_strings) for ids in draw.tokens]
+    asked = [prompt for prompt in prompts for _ in range(of_prompt)]
+    ended = [ended_response(tokenizer, *pair, eos_ids, stop_strings) for pair in zip(asked, draw.tokens, strict=True)]
     return [Response.of(*response, entropies[: len(response[0])]) for response, entropies in zip(ended, draw.entropies, strict=True)]
 
 
@@ -185,8 +189,13 @@ def has_stop_string(ids: list[int], tokenizer, stop_strings: list[str]) -> bool:
     return any(stop in text for stop in stop_strings)
 
 
-def ended_response(tokenizer, ids: list[int], eos_ids: Set[int], stop_strings: list[str]) -> tuple[list[int], str, bool]:
-    """Return the ids of a response up to its end, its text, and whether it has an end: what was drawn behind it is dropped."""
+def ended_response(
+    tokenizer, prompt: list[int], ids: list[int], eos_ids: Set[int], stop_strings: list[str]
+) -> tuple[list[int], str, bool]:  # fmt: skip
+    """Return the ids of a response up to its end, its text, and whether it has an end: what was drawn behind it is dropped.
+
+    What is thought before the answer is none of its text; ``prompt``, token ids, may have begun the thought.
+    """
     length = next((position + 1 for position, token in enumerate(ids) if token in eos_ids), len(ids))
     if has_stop_string(ids[:length], tokenizer, stop_strings):
         length = 1 + bisect_left(range(1, length), True, key=lambda end: has_stop_string(ids[:end], tokenizer, stop_strings))
@@ -195,4 +204,5 @@ def ended_response(tokenizer, ids: list[int], eos_ids: Set[int], stop_strings: l
     else:
         finished = length > 0 and ids[length - 1] in eos_ids
         text = tokenizer.decode(ids[: length - finished], skip_special_tokens=True)
+    text = split_thinking(text, begins_thinking(tokenizer.decode(prompt[-THINKING_TOKENS:])))[1]
     return ids[:length], text, finished

@@ -206,7 +206,10 @@ def scored(model, tokenizer, request: Request, drawn: list[list[dict]], params: 
     Raises UserError where its logits are not finite, and where vLLM's log-probs are those of another model.
     """
     eos_ids = frozenset(end_tokens(model, tokenizer))
-    ended = [[ended_response(tokenizer, sample["ids"], eos_ids, params.stop_strings) for sample in samples] for samples in drawn]
+    ended = [
+        [ended_response(tokenizer, prompt, sample["ids"], eos_ids, params.stop_strings) for sample in samples]
+        for prompt, samples in zip(request.prompts, drawn, strict=True)
+    ]
     rows = [(prompt, *(ids for ids, _, _ in responses)) for prompt, responses in zip(request.prompts, ended, strict=True)]
     scores = token_scores(model, rows, tokenizer.pad_token_id, params.scoring_batch_tokens)
     pairs = [pair for of_prompt in scores for pairs in of_prompt for pair in pairs]

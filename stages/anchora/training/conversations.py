@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from anchora.model.prompts import Messages, encode_prompt, encode_response
+from anchora.model.prompts import Messages, encode_answer, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,20 @@ class Turn:
     answer: list[int]  # its end-of-sequence token last
 
 
-def answered_turns(tokenizer, prompt: Messages, completion: str, template: str, every: bool) -> list[Turn]:
-    """Return the last turn of a conversation, or ``every`` turn in which the assistant answers, in order.
+def answered_turns(tokenizer, row: dict, template: str, enable_thinking: bool | None, every: bool) -> list[Turn]:
+    """Return the last turn of a row's conversation, or ``every`` turn in which the assistant answers, in order.
 
-    What the assistant says before anybody has asked answers nothing, and is no turn.
+    ``row``: prepare_data's, with ``prompt`` and ``completion``, and maybe ``tool_calls`` and ``reasoning_content``. What the assistant
+    says before anybody has asked answers nothing, and is no turn.
     """
-    messages = [*prompt, {"role": "assistant", "content": completion}]
+    beside = {key: row[key] for key in ("tool_calls", "reasoning_content") if key in row}
+    messages = [*row["prompt"], {"role": "assistant", "content": row["completion"], **beside}]
     starts = [at for at, message in enumerate(messages) if message["role"] == "assistant" and asks(messages[:at])]
     return [
-        Turn(encode_prompt(tokenizer, messages[:at], template), encode_response(tokenizer, messages[at]["content"]))
+        Turn(
+            encode_prompt(tokenizer, messages[:at], template, enable_thinking),
+            encode_answer(tokenizer, messages[:at], messages[at], template, enable_thinking),
+        )
         for at in (starts if every else starts[-1:])
     ]
 

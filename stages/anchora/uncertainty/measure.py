@@ -45,7 +45,10 @@ def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[di
     """
     kept, room = [], params.room()
     for row in rows:
-        length = len(encode_prompt(tokenizer, row["prompt"], params.prompt_template))
+        try:
+            length = len(encode_prompt(tokenizer, row["prompt"], params.prompt_template, params.enable_thinking))
+        except UserError as error:
+            raise UserError(f"{row['source']}: {error}") from None
         if length <= room:
             kept.append(row)
         elif params.overlong_prompts == "error":
@@ -69,7 +72,7 @@ def measure(
     Scoring functions read the rows' ``columns``.
     """
     prompts = [row["prompt"] for row in rows]
-    prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template) for prompt in prompts]
+    prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template, params.enable_thinking) for prompt in prompts]
     request = Request("responses", prompt_ids, samples, params.temperature, params.top_p, greedy_first=True)
     (responses,) = sample_responses(model, tokenizer, [request], params, derived_seed(seed, "responses"))
     greedy, sampled = [first for first, *_ in responses], [others for _, *others in responses]

@@ -5,13 +5,15 @@ from typing import Literal
 from pydantic import Field
 
 from anchora.correctness.params import AnswerReadingParams
-from anchora.model.params import OverlongPromptsParams
+from anchora.model.params import OverlongPromptsParams, ThinkingParams
 from anchora.run.params import Parameters, SeedParams
 from anchora.sampling.params import SamplingParams
 from anchora.verifiers.params import VerifierScoringParams, VerifiersParams
 
 
-class MeasureParams(VerifierScoringParams, SamplingParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams):
+class MeasureParams(
+    VerifierScoringParams, SamplingParams, ThinkingParams, SeedParams, OverlongPromptsParams, AnswerReadingParams, VerifiersParams
+):
     """Keys of every stage that samples responses and measures their uncertainty."""
 
     uncertainty_dropout_samples: int = Field(16, ge=2, description="K of MC dropout: its stochastic passes over each greedy response.")

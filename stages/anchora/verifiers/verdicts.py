@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from anchora.model.prompts import Messages
+from anchora.model.prompts import Messages, message_text
 from anchora.verifiers.judge_replies import Reply, said
 
 PAIR_RULES = (
@@ -139,7 +139,7 @@ def _stands_alone(found: re.Match, line: str, tail: str) -> bool:
 
 def _transcript(conversation: Messages) -> str:
     """Write out a conversation as text: the role before each message."""
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in conversation)
+    return "\n\n".join(f"{message['role']}: {message_text(message)}" for message in conversation)
 
 
 def _quoted(name: str, text: str) -> str:
