@@ -27,6 +27,7 @@ from anchora.model.loading import load_policy
 from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
 from anchora.model.prompts import encode_response, end_tokens, token_texts
+from anchora.model.thinking import thought_before
 from anchora.regret.batches import layout_for
 from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer
 from anchora.regret.cases import Candidate, candidate, select, selection_rules
@@ -149,10 +150,12 @@ def end_by_token(responses: Sequence[Chosen], ends: Set[int], tokenizer) -> None
     """Let responses that a stop string ended end by the EOS token: the policy shall learn to stop, not to write the stop string.
 
     Not for anchors: the KL is measured on what the SFT policy sampled, to which such an EOS may be as good as impossible.
+    What was thought before the answer stays.
     """
     for response in responses:
         if response["finished"] and response["ids"][-1] not in ends:
-            response["ids"] = encode_response(tokenizer, response["text"])
+            whole = tokenizer.decode(response["ids"], skip_special_tokens=True)
+            response["ids"] = encode_response(tokenizer, thought_before(whole, response["text"]) + response["text"])
 
 
 def add_reference_logps(rows: Sequence[Case | Anchor], reference, tokenizer, params: BuildRegretBufferParams) -> None:

@@ -76,7 +76,7 @@ def preference_row(row: dict, location: str) -> dict:
         prompt = _instruction_prompt(row, location) if field == "instruction" else _prompt(row[field], field, row, location)
     if row.get("chosen") is not None or row.get("rejected") is not None:
         sides = [_behind(prompt, row.get(name), name, location) for name in ("chosen", "rejected")]
-        shared = _shared(prompt, *sides, location)
+        shared = _shared(prompt, sides[0], sides[1], location)
         prompt = prompt if field is not None and not shared else _with_columns([*prompt, *sides[0][:shared]], row, location)
         a, b = (_judged(side[shared:], name, location) for side, name in zip(sides, ("chosen", "rejected"), strict=True))
         return {"prompt": prompt, "response_a": a, "response_b": b, "label": 1.0, "sided": False, "source": location}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from anchora.evaluation.harness_tasks import HarnessTask
-from anchora.model.params import PromptParams
+from anchora.model.params import ThinkingParams
 from anchora.model.positions import max_positions, max_steady_positions
 from anchora.model.prompts import chat_template_of, dated_chat_template
 from anchora.model.thinking import ENDS
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
 
 
-def as_harness_model(model, tokenizer, params: PromptParams, batch_size: int) -> HFLM:
+def as_harness_model(model, tokenizer, params: ThinkingParams, batch_size: int) -> HFLM:
     """Hand a loaded policy to the harness, which renders prompts as the policy was trained on them.
 
     The chat template says where a text begins, so that the tokenizer adds nothing to it: of itself the harness lets it, which would
-    double a BOS token or end a prompt by EOS.
+    double a BOS token or end a prompt by EOS. Where ``enable_thinking`` is true, thoughts are no part of an answer.
     """
     from lm_eval.models.huggingface import HFLM
 
     own = tokenizer.chat_template
     tokenizer.chat_template = dated_chat_template(tokenizer) if own else chat_template_of(tokenizer, params.prompt_template)
     limits = [limit for limit in (max_positions(model), max_steady_positions(model)) if limit]
-    own_options = {} if params.enable_thinking is None else {"enable_thinking": params.enable_thinking}
-    thinks = {"chat_template_args": own_options, "think_end_token": ENDS if params.enable_thinking else None}
+    options = {} if params.enable_thinking is None else {"enable_thinking": params.enable_thinking}
     return HFLM(
-        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=min(limits, default=None), add_bos_token=False, **thinks
-    )
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=min(limits, default=None), add_bos_token=False,
+        chat_template_args=options, think_end_token=ENDS if params.enable_thinking else None,
+    )  # fmt: skip
 
 
 def ask(task: HarnessTask, lm: HFLM, limit: int) -> tuple[dict, list[dict]]:

@@ -123,8 +123,8 @@ class PolicyParams(PromptParams, CausalLMParams):
     """Keys of every stage that samples from a policy."""
 
 
-class ThinkingParams(Parameters):
-    """The key of every stage that renders a policy's prompts."""
+class ThinkingParams(PromptParams):
+    """Keys of every stage that renders a policy's prompts."""
 
     enable_thinking: bool | None = Field(
         None,

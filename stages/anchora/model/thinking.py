@@ -17,6 +17,14 @@ def split_thinking(text: str, begun: bool = False) -> tuple[str | None, str]:
     return thought.lstrip().removeprefix(BEGINS).strip(), answer.lstrip()
 
 
+def thought_before(whole: str, answer: str) -> str:
+    """Return what of a ``whole`` response stands before its ``answer``, as ``split_thinking`` gave it: the thought with its tags, or ""."""
+    thought, tag, rest = whole.rpartition(ENDS)
+    if not tag or ENDS in answer:
+        return ""
+    return thought + tag + rest[: len(rest) - len(rest.lstrip())]
+
+
 def with_thinking(thought: str, answer: str, begun: bool = False) -> str:
     """Return a thought and the answer behind it as one text; where the prompt's end has ``begun`` the thought, without its first tag."""
     return f"{'' if begun else BEGINS + chr(10)}{thought}\n{ENDS}\n\n{answer}"

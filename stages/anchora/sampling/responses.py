@@ -29,8 +29,7 @@ class Response:
     """One response, as it was sampled.
 
     ``ids`` end with EOS when it is ``finished``, or with the stop string that ended it and that ``text`` leaves out, as it leaves out
-    what was thought before the answer;
-    ``entropy`` is the mean of ``entropies``, nats, over all of ``ids``.
+    what was thought before the answer; ``entropy`` is the mean of ``entropies``, nats, over all of ``ids``.
     """
 
     text: str

@@ -7,7 +7,7 @@ import torch
 from anchora.model.positions import max_positions, max_steady_positions
 from anchora.model.prompts import Messages, encode_conversation, encode_prompt, encode_response, message_text
 
-Pair = tuple[Messages, str | Messages]  # a prompt and a response to it: a text, or messages where it calls tools or goes on
+Pair = tuple[Messages, str]  # a prompt and a response to it; a preference's may be messages, where it calls tools or goes on
 
 
 def encode_pair(tokenizer, prompt: Messages, response: str | Messages, max_length: int, template: str) -> list[int]:
