@@ -327,3 +327,30 @@ def test_a_function_whose_column_is_nowhere_is_refused(checked):
         UserError, match="verifiers/own.py:score: it requires the column 'answer', which no regret prompt has; they have answr"
     ):
         prepare_data.main()
+
+
+def test_tools_thoughts_and_several_turns_come_through_every_split(project):
+    """Tools stand in the prompt wherever it goes; what no policy could have written as one text is no known response."""
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": "{}"}}]}
+    rows = [
+        {"messages": [{"role": "user", "content": f"Question {i}"}, call, {"role": "tool", "content": "4"},
+                      {"role": "assistant", "content": f"<think>{i}.</think>It is {i}."}], "tools": [{"name": "weather"}]}
+        for i in range(200)
+    ] + [{"messages": [{"role": "user", "content": f"Call {i}"}, call], "tools": [{"name": "weather"}]} for i in range(200)]  # fmt: skip
+    write("sft.json", rows)
+    write("preferences.json", [
+        {side: [{"role": role, "content": text} for role, text in (
+            ("user", f"Choice {i}"), ("assistant", word), ("user", "Sure?"), ("assistant", "Yes."))]
+         for side, word in (("chosen", "good"), ("rejected", "bad"))} for i in range(300)
+    ])  # fmt: skip
+    prepare_data.main()
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    of_split = {name: read_jsonl(f"data/prepared/{name}.jsonl") for name in ("sft", "prompts", "calibration", "preferences", "judge")}
+    for name in ("sft", "prompts", "calibration"):
+        asked = [row["prompt"] for row in of_split[name] if not row["prompt"][0]["content"].startswith("Choice")]
+        assert asked and all(prompt[0]["tools"] == tools for prompt in asked)
+    assert all(row["reference"].startswith("It is ") for row in of_split["calibration"])
+    assert {row.get("reasoning_content", "").strip("0123456789") for row in of_split["sft"]} == {"", "."}
+    assert {len(row["response_a"]) for row in of_split["preferences"] + of_split["judge"]} == {3}
+    assert read_jsonl("data/regret_buffer/sft.jsonl") == []
+    assert left_out()["sft_duplicates"] == left_out()["preferences_without_preference"] == 0

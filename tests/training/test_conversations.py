@@ -115,6 +115,23 @@ def test_answers_in_one_pass_have_the_losses_that_they_have_alone(policy):
     assert (folded != 0).sum() == sum(len(turn.answer) for turn in turns) > 12
 
 
+def test_a_system_message_that_a_template_folds_into_the_users(policy):
+    """Gemma 3 has no turn for it."""
+    tokenizer, ends = of_family(policy[1], "gemma3")
+    row = ROW | {"prompt": [{"role": "system", "content": "Be brief."}, *TALK]}
+    (example,) = fold_turns(answered_turns(tokenizer, row, "", None, every=True), ends)
+    assert trained_text(tokenizer, example) == "It is 4.<end_of_turn>8 eggs<end_of_turn>16<end_of_turn>"
+    assert tokenizer.decode(example["input_ids"]).startswith("<bos><start_of_turn>user\nBe brief.\n\n2 + 2?<end_of_turn>")
+
+
+def test_what_a_template_refuses_names_the_row(policy):
+    """Gemma's first one takes no system message."""
+    tokenizer, _ = of_family(policy[1], "gemma")
+    row = ROW | {"prompt": [{"role": "system", "content": "Be brief."}, *TALK], "source": "data.json:3"}
+    with pytest.raises(UserError, match="^data.json:3: the model's chat template refuses the turns system, user"):
+        sft.encode_rows(tokenizer, [row], params_as(SftParams, assistant_loss="all"))
+
+
 def test_a_greeting_answers_nothing(policy):
     greeting = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello!"}]
     turns = answered_turns(policy[1], {"prompt": [*greeting, TALK[0]], "completion": "4"}, "", None, every=True)
