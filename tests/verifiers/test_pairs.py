@@ -114,3 +114,11 @@ def test_pairs_are_framed_by_their_tokenizers_own_marks():
 def test_bert_positions_limit_the_pair(encoder):
     assert max_pair_length(encoder[0], 4096) == 512
     assert max_pair_length(encoder[0], 100) == 100
+
+
+def test_an_encoder_reads_a_response_of_several_turns_and_its_calls(encoder):
+    _, tokenizer = encoder
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "count", "arguments": {}}}]}
+    turns = [call, {"role": "tool", "content": "3"}, {"role": "assistant", "content": "3 eggs"}]
+    expected = tokenizer(PROMPT[0]["content"], '{"name": "count", "arguments": {}}\n\n3\n\n3 eggs')["input_ids"]
+    assert encode_pair(tokenizer, PROMPT, turns, 512, "") == expected
