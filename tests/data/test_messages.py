@@ -122,3 +122,15 @@ def test_a_preference_between_calls():
 def test_a_question_is_the_same_one_with_other_tools():
     bare, equipped = [USER], [{**USER, "tools": TOOLS}]
     assert question_id({"prompt": bare}) == question_id({"prompt": equipped}) == prompt_id(bare) != prompt_id(equipped)
+
+
+def test_a_prompt_that_begins_with_a_greeting_stands_in_the_response_once():
+    greeting = said("Hello!")
+    row = {"prompt": [greeting, USER], "chosen": [greeting, USER, ANSWER], "rejected": [greeting, USER, said("No.")]}
+    found = formats.preference_row(row, "a:1")
+    assert (found["prompt"], found["response_a"], found["response_b"]) == ([greeting, USER], ANSWER["content"], "No.")
+
+
+def test_an_input_beside_implicit_prompts_is_refused():
+    with pytest.raises(UserError, match="^a:1: field 'input': it would change what the policy reads"):
+        formats.preference_row({"chosen": [USER, ANSWER], "rejected": [USER, said("No.")], "input": "Norway"}, "a:1")

@@ -189,6 +189,7 @@ def _implicit_beginning(row: dict, location: str) -> Messages:
             f"{location}: field 'prompt' is missing; the row has {_field_names(row)}. Texts that hold prompt and response in one (HH-RLHF) "
             "want to be cut in two, or made lists of messages"
         )
+    refuse_unread(row, BESIDE_AN_INSTRUCTION, location)
     return [message for message in read_messages(chosen, "chosen", location) if message["role"] == "system"]
 
 
@@ -240,11 +241,11 @@ def _behind(prompt: Messages, value, field: str, location: str) -> Messages:
         return [_answer(value, field, location)]
     messages = [message for message in read_messages(value, field, location) if message["role"] != "system"]
     expected = [message for message in prompt if message["role"] != "system"]
-    if not expected or (messages and messages[0]["role"] == "assistant"):
-        return messages
     beginning = messages[: len(expected)]
     if _texts(beginning) == _texts(expected) and len(messages) > len(expected):
         return messages[len(expected) :]
+    if messages and messages[0]["role"] == "assistant":
+        return messages
     same = _texts(beginning, within=True) == _texts(expected, within=True)
     raise UserError(_not_a_response(field, location) + (WHITE_SPACE if same and len(messages) > len(expected) else ""))
 

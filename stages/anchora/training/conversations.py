@@ -24,13 +24,14 @@ def answered_turns(tokenizer, row: dict, template: str, enable_thinking: bool | 
     """
     beside = {key: row[key] for key in ("tool_calls", "reasoning_content") if key in row}
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"], **beside}]
-    starts = [at for at, message in enumerate(messages) if message["role"] == "assistant" and asks(messages[:at])]
+    last = len(messages) - 1
+    starts = [at for at in range(last) if messages[at]["role"] == "assistant" and asks(messages[:at])] if every else []
     return [
         Turn(
             encode_prompt(tokenizer, messages[:at], template, enable_thinking),
             encode_answer(tokenizer, messages[:at], messages[at], template, enable_thinking),
         )
-        for at in (starts if every else starts[-1:])
+        for at in [*starts, last]
     ]
 
 
