@@ -143,7 +143,7 @@ def by_priority(cases: list[Case], params: BuildRegretBufferParams) -> list[Case
     cases = sorted(cases, key=lambda case: (-case["regret"], case["id"]))
     weights = replay_weights(cases, params.replay)
     kept = np.argsort(-weights, kind="stable")[: params.buffer_size]
-    return [{**cases[i], "priority": float(weights[i] / weights[kept].sum())} for i in kept]
+    return [{**cases[int(i)], "priority": float(weights[i] / weights[kept].sum())} for i in kept]
 
 
 def end_by_token(responses: Sequence[Chosen], ends: Set[int], tokenizer) -> None:

@@ -26,13 +26,14 @@ from anchora.model.capabilities import can_share_prompts
 from anchora.model.logps import hidden_states, map_logits, response_values
 from anchora.model.pins import Pretrained
 from anchora.model.processes import rank_and_world_size
+from anchora.model.prompts import end_tokens
 from anchora.model.seeds import derived_seed
 from anchora.run.declared import stage_name
 from anchora.run.errors import UserError
 from anchora.run.logs import log_folder
 from anchora.sampling import vllm_process
 from anchora.sampling.params import SamplingParams
-from anchora.sampling.responses import Request, Response, end_tokens, ended_response, map_shards, not_finite_error
+from anchora.sampling.responses import Request, Response, ended_response, map_shards, not_finite_error
 
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM makes room for one of these
 SAME_LOGPS = 0.1  # nats a token, mean absolute difference: rounding in bfloat16 makes a tenth of it, another model several times it
@@ -186,7 +187,7 @@ def draw(engine: Engine, model, tokenizer, request: Request, params: SamplingPar
     """
     options = {
         "n": request.samples, "temperature": request.temperature, "top_p": request.top_p, "max_tokens": params.max_new_tokens,
-        "stop_token_ids": end_tokens(model, tokenizer), "stop": params.stop_strings, "detokenize": bool(params.stop_strings),
+        "stop_token_ids": sorted(end_tokens(model, tokenizer)), "stop": params.stop_strings, "detokenize": bool(params.stop_strings),
         "skip_special_tokens": False,  # a stop string may be the text of one
     }  # fmt: skip
     first = seed >> 1  # so that no sum leaves 64 bits
@@ -205,7 +206,7 @@ def scored(model, tokenizer, request: Request, drawn: list[list[dict]], params: 
 
     Raises UserError where its logits are not finite, and where vLLM's log-probs are those of another model.
     """
-    eos_ids = frozenset(end_tokens(model, tokenizer))
+    eos_ids = end_tokens(model, tokenizer)
     ended = [
         [ended_response(tokenizer, prompt, sample["ids"], eos_ids, params.stop_strings) for sample in samples]
         for prompt, samples in zip(request.prompts, drawn, strict=True)
