@@ -141,7 +141,7 @@ def test_temperature_and_top_p_are_those_of_our_sampler(demo):
 def test_samples_repeat_by_their_seed_and_share_none_with_the_next_prompt(demo):
     prompt = demo[2][0]
     request = Request("samples", [prompt] * 3, samples=8, temperature=2.0)
-    first, other, again = (drawn(demo, request, seed) for seed in (6, 7, 6))
+    first, other, again = (drawn(demo, request, seed) for seed in (6, 1000, 6))
     assert [[one.ids for one in of_prompt] for of_prompt in first] == [[one.ids for one in of_prompt] for of_prompt in again]
     assert first != other
     texts = [tuple(one.text for one in of_prompt) for of_prompt in first]

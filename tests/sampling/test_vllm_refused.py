@@ -1,11 +1,16 @@
-"""What is told in one line before vLLM is started; none of it needs vLLM."""
+"""What is told before vLLM is started, and what becomes of its process where a stage is killed; none of it needs vLLM."""
 
 import importlib.metadata
 import importlib.util
+import itertools
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from conftest import params_as
+from conftest import ROOT, params_as, wait_for
 from pydantic import ValidationError
 
 from anchora.model.pins import Pretrained
@@ -114,3 +119,50 @@ def test_the_gpus_that_an_engine_sees(processes, started_with, device, sees, mon
     environment = vllm_engine.engine_environment(params_as(SamplingParams, device=device))
     assert environment.get("CUDA_VISIBLE_DEVICES") == sees
     assert not {"WORLD_SIZE", "LOCAL_RANK"} & environment.keys()
+
+
+def test_a_killed_run_goes_on_from_its_last_shard(policy, tmp_path, monkeypatch):
+    """Shards that are done are not asked again; an engine that stands in for vLLM fails at the third of four."""
+    model, tokenizer = policy
+    request, params = Request("samples", [[5, 6], [7, 8], [9, 10], [11, 12]], samples=2), params_as(SamplingParams, sampling_batch_size=1)
+    params = params.model_copy(update={"samples_per_prompt": 2})
+    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
+    asked: list[list] = []
+
+    class Standing:
+        def ask(self, request: dict) -> dict:
+            if len(asked) == 2:
+                asked.append([])
+                raise KeyboardInterrupt
+            asked.append(request["seeds"])
+            return {
+                "ids": [[[prompt[0], 1]] * 2 for prompt in request["prompts"]],
+                "logps": [[[-1.0, -2.0]] * 2 for _ in request["prompts"]],
+            }
+
+    def draw() -> list[list[dict]]:
+        monkeypatch.setattr("anchora.model.processes._calls", itertools.count())
+        return vllm_engine.draw(Standing(), model, tokenizer, request, params, 100)
+
+    with pytest.raises(KeyboardInterrupt):
+        draw()
+    drawn = draw()
+    assert asked == [[100], [103], [], [106], [109]]  # seeds further apart than the two samples
+    assert [samples[0]["ids"] for samples in drawn] == [[5, 1], [7, 1], [9, 1], [11, 1]]
+
+
+def test_the_engine_dies_with_a_stage_that_is_killed(tmp_path):
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from anchora.sampling import vllm_process; import subprocess\n"
+        "engine = subprocess.Popen([sys.executable, '-m', vllm_process.__name__], stdin=subprocess.PIPE, env={'PYTHONPATH': sys.argv[1]},\n"
+        "                          start_new_session=True)\n"
+        "print(engine.pid, flush=True); time.sleep(100)"
+    )
+    stage = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "stages")], stdout=subprocess.PIPE, text=True)
+    assert stage.stdout is not None
+    engine = Path("/proc") / stage.stdout.readline().strip()
+    wait_for(lambda: os.readlink(engine / "fd" / "0") == os.devnull)  # it is past its first lines
+    stage.kill()
+    wait_for(lambda: not engine.exists() or "Z" in (engine / "stat").read_text().rpartition(")")[2])
+    stage.wait()

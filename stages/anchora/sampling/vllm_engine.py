@@ -190,7 +190,7 @@ def draw(engine: Engine, model, tokenizer, request: Request, params: SamplingPar
         "stop_token_ids": sorted(end_tokens(model, tokenizer)), "stop": params.stop_strings, "detokenize": bool(params.stop_strings),
         "skip_special_tokens": False,  # a stop string may be the text of one
     }  # fmt: skip
-    first = seed >> 1  # so that no sum leaves 64 bits
+    first = seed % 2**62  # so that no sum leaves 64 bits
 
     def ask(_: int, shard: list[int]) -> list[dict]:
         prompts, seeds = [request.prompts[index] for index in shard], [first + index * (request.samples + 1) for index in shard]
