@@ -28,7 +28,7 @@ test-kills: .venv/test.installed
 
 # vLLM as the sampler, on a CPU, in an environment of its own (4 GB): it wants an older transformers than .venv has.
 test-engine: .venv-engine/installed
-	@PATH="$(CURDIR)/.venv-engine/bin:$$PATH" python -m pytest tests/sampling/test_vllm.py tests/pipeline/test_vllm_runs.py
+	@PATH="$(CURDIR)/.venv-engine/bin:$$PATH" python -m pytest tests/sampling/test_vllm.py
 
 # TEXT: a folder with dpo_en_demo.json and alpaca_en_demo.json, whose text fills the prompts and responses.
 TEXT ?= data/own
