@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_from_its_last_shard(policy, tmp_path, monkeypatch)
     model, tokenizer = policy
     request, params = Request("samples", [[5, 6], [7, 8], [9, 10], [11, 12]], samples=2), params_as(SamplingParams, sampling_batch_size=1)
     params = params.model_copy(update={"samples_per_prompt": 2})
-    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path))
+    monkeypatch.setenv("ANCHORA_STAGE_SCRATCH", str(tmp_path))
     asked: list[list] = []
 
     class Standing:
