@@ -36,8 +36,9 @@ def main() -> None:
     families = families_of(rows, args.project / "data/own/real/evaluation.jsonl")
     print_families(rows, families)
     counted = {f"{name}_{side}": counts for side in SIDES for name, counts in recounted(rows, families, side).items()}
-    print_differences(rows, counted)
-    found = {"real": figures(evaluation, rows, counted)}
+    alike = counted_alike(rows, counted)
+    print_differences(rows, alike)
+    found = {"real": figures(evaluation, alike)}
     if args.study:
         found["real"]["arms"] = json.loads(args.study.read_text())["study"]["arms"]
     if args.out:
@@ -82,23 +83,27 @@ def recounted(rows: list[dict], families: list[str], side: str) -> dict[str, lis
     return found
 
 
-def print_differences(rows: list[dict], counted: dict[str, list[bool]]) -> None:
-    """Print each response that someone else counts otherwise than the pipeline."""
-    for name, counts in counted.items():
-        side = SIDES[name.rpartition("_")[2]]
-        for row, right in zip(rows, counts, strict=True):
-            if right != row[f"{side}_correct"]:
-                shown = f"{row[side]!r} against {row['reference'].rpartition('#### ')[2]}"
-                print(f"{name}: {'right' if right else 'wrong'}, and {'right' if row[f'{side}_correct'] else 'wrong'} here: {shown}")
-
-
-def figures(evaluation: dict, rows: list[dict], counted: dict[str, list[bool]]) -> dict:
-    """Return what metrics/studies/real.json holds of one run."""
-    gsm8k, calibration = evaluation["gsm8k"], evaluation["calibration"]
-    same = {
+def counted_alike(rows: list[dict], counted: dict[str, list[bool]]) -> dict[str, list[bool]]:
+    """Return which rows another hand counts as the pipeline does; keys are ``<hand>_<side>``."""
+    return {
         name: [right == row[f"{SIDES[name.rpartition('_')[2]]}_correct"] for row, right in zip(rows, counts, strict=True)]
         for name, counts in counted.items()
     }
+
+
+def print_differences(rows: list[dict], alike: dict[str, list[bool]]) -> None:
+    """Print each response that someone else counts otherwise than the pipeline."""
+    for name, of_rows in alike.items():
+        side = SIDES[name.rpartition("_")[2]]
+        for row, same in zip(rows, of_rows, strict=True):
+            if not same:
+                ours, theirs = ("right", "wrong") if row[f"{side}_correct"] else ("wrong", "right")
+                print(f"{name}: {theirs}, and {ours} here: {row[side]!r} against {row['reference'].rpartition('#### ')[2]}")
+
+
+def figures(evaluation: dict, alike: dict[str, list[bool]]) -> dict:
+    """Return what metrics/studies/real.json holds of one run; ``alike`` says of each hand and policy which rows it counts as we do."""
+    gsm8k, calibration = evaluation["gsm8k"], evaluation["calibration"]
     auroc = {key.removeprefix("baseline_auroc_"): value for key, value in calibration.items() if key.startswith("baseline_auroc_")}
     measured = {key: value for key, value in auroc.items() if not key.endswith(("low", "high"))}
     return {
@@ -114,7 +119,7 @@ def figures(evaluation: dict, rows: list[dict], counted: dict[str, list[bool]]) 
         "auroc": {**measured, "combined": calibration["baseline_auroc"]},
         "selective": evaluation["selective"],
         "agreement": {
-            name: float(np.mean([*same[f"{name}_sft"], *same[f"{name}_ugrr"]])) for name in ("reasoning_gym", "lm_eval")
+            name: float(np.mean([*alike[f"{name}_sft"], *alike[f"{name}_ugrr"]])) for name in ("reasoning_gym", "lm_eval")
         },
     }  # fmt: skip
 

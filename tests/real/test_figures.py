@@ -45,7 +45,7 @@ def test_other_hands_count_alike_and_what_they_do_not_is_printed(rows, tmp_path,
     rows[0]["policy"] += "\n#### 13"
     counts = figures.recounted(rows, families, "ugrr")
     assert counts == {"reasoning_gym": [False, True], "lm_eval": [False, True]}
-    figures.print_differences(rows, {f"{name}_ugrr": right for name, right in counts.items()})
+    figures.print_differences(rows, figures.counted_alike(rows, {f"{name}_ugrr": right for name, right in counts.items()}))
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 2 and shown[0].startswith("reasoning_gym_ugrr: wrong, and right here: ") and shown[0].endswith(" against 12")
 
@@ -67,7 +67,7 @@ def test_figures_hold_what_the_study_names(rows):
         for side in figures.SIDES
     }
     counted["lm_eval_sft"] = [True, True]
-    found = figures.figures(evaluation, rows, counted)
+    found = figures.figures(evaluation, figures.counted_alike(rows, counted))
     assert found["arms"]["ugrr"] | {"p_value_by_seed": []} == {
         "gain_by_seed": [0.5], "p_value_by_seed": [], "mean_gain": 0.5, "mean_sampled_gain": 0.25, "mean_kl": 0.4, "newly_wrong": 0.5,
     }  # fmt: skip

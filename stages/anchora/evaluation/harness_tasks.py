@@ -19,7 +19,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from anchora.run.declared import file_sha256, files_below, stage_name
+from anchora.run.declared import files_below, files_sha256, stage_name
 from anchora.run.errors import UserError, refused
 from anchora.run.logs import log_folder
 
@@ -169,7 +169,7 @@ def pin_of(task: HarnessTask) -> dict:
     return {
         "task": task.name,
         "lm_eval": version("lm_eval"),
-        "folders": {folder.as_posix(): folder_sha256(folder) for folder in task.folders},
+        "folders": {folder.as_posix(): files_sha256(folder, files_below(folder)) for folder in task.folders},
         "parts": {
             part: {
                 "version": str(loaded.VERSION),
@@ -179,12 +179,6 @@ def pin_of(task: HarnessTask) -> dict:
             for part, loaded in sorted(task.parts.items())
         },
     }
-
-
-def folder_sha256(folder: Path) -> str:
-    """Hash the names and contents of all files below a folder, but for what .dvcignore names; 64 hex digits."""
-    lines = (f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\n" for file in files_below(folder))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def rows_sha256(rows: Iterable[dict]) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from anchora.run.declared import file_sha256
+from anchora.run.declared import files_sha256
 from anchora.run.errors import UserError
 from anchora.run.files import read_json
 
@@ -77,8 +76,4 @@ def model_identity(pretrained: Pretrained) -> str:
 
 def folder_hash(path: str | Path) -> str:
     """Hash the names and contents of a model folder's files, subfolders left out; 64 hex digits."""
-    total = hashlib.sha256()
-    for file in sorted(Path(path).iterdir()):
-        if file.is_file():
-            total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
-    return total.hexdigest()
+    return files_sha256(Path(path), (file for file in sorted(Path(path).iterdir()) if file.is_file()))

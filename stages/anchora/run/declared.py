@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +144,14 @@ def file_state(file: Path) -> str:
     """Return what tells a file from an edited one: a small one's hash, a large one's size and time of change."""
     status = file.stat()
     return file_sha256(file) if status.st_size <= MAX_HASHED_BYTES else f"{status.st_size} bytes, changed at {status.st_mtime_ns}"
+
+
+def files_sha256(folder: Path, files: Iterable[Path]) -> str:
+    """Hash the names in ``folder`` and the contents of its ``files``, in their order; 64 hex digits."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\n".encode())
+    return total.hexdigest()
 
 
 def file_sha256(file: Path) -> str:
