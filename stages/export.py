@@ -44,9 +44,8 @@ from parameters.export import ExportParams
 LARGE_MERGE_COST = 0.1  # share of the drift of the updates that merging may cost before a run says so
 SETTINGS = (  # on which the scale depends: whoever asks this model must measure in the same way
     "prompt_template", "enable_thinking", "max_length", "samples_per_prompt", "temperature", "top_p", "max_new_tokens", "stop_strings",
-    "answer_reading",
-    "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode", "load_in_4bit",
-    "verifier_dtype",
+    "answer_reading", "uncertainty_dropout_samples", "uncertainty_dropout_rate", "uncertainty_dropout_layers", "uncertainty_dropout_mode",
+    "load_in_4bit", "verifier_dtype",
 )  # fmt: skip
 
 
@@ -80,11 +79,12 @@ def main() -> None:
             greedy = [(ids, response.ids) for ids, response in zip(measured.prompt_ids, measured.greedy, strict=True)]
             figures["merging"] = merge_cost(model, tokenizer, policy, greedy, params, params.scoring_batch_tokens)
             say_merge_cost(figures["merging"], drift_of(args.after))
+        # Within the block: an engine reads the policy's files, which bear another name behind it.
+        request = Request("regret cases", [case["prompt_ids"] for case in cases])
+        (case_responses,) = sample_responses(model, tokenizer, [request], params, derived_seed(params.seed, "regret cases"))
     if params.load_in_4bit and params.export_format != "merged":
         say("the adapter belongs on its base in four bits (NF4, double quantisation): over the base as it is stored it is another policy")
     write_json("metrics/export.json", {"export": figures})
-    request = Request("regret cases", [case["prompt_ids"] for case in cases])
-    (case_responses,) = sample_responses(model, tokenizer, [request], params, derived_seed(params.seed, "regret cases"))
     answers = [(row["id"], response) for row, response in zip(rows, measured.greedy, strict=True)]
     answers += [(case["id"], response) for case, (response,) in zip(cases, case_responses, strict=True)]
     write_jsonl("data/responses/final.jsonl", ({"id": prompt_id, "text": response.text} for prompt_id, response in answers))

@@ -243,7 +243,10 @@ def kept_figures(curve: pd.DataFrame, kept_step: int) -> dict:
 
 
 def write_curves(number: int, curve: pd.DataFrame, pairs: Pairs) -> None:
-    """Write what DVC draws of round ``number``: the figures of every step, and beta and weight against uncertainty."""
+    """Write what DVC draws of round ``number``: the figures of every step, and beta and weight of each case against its uncertainty.
+
+    With ``gate: batch`` the update takes their means over each step's pairs instead.
+    """
     uncertainty = [case["uncertainty"] for case in pairs.cases]
     gate = pd.DataFrame({"uncertainty": uncertainty, "beta": pairs.beta.tolist(), "weight": pairs.weight.tolist()})
     with new_file(f"metrics/gate/round{number}.csv") as partial:

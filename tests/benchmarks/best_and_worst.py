@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
 from anchora.model.adapters import policy_from_folder
 from anchora.model.loading import load_policy
 from anchora.model.machine import autocast, training_dtype, use_machine
+from anchora.model.prompts import end_tokens
 from anchora.regret.buffer import Buffer, Case, read_buffer, write_buffer
 from anchora.regret.cases import (
     Preference,
@@ -35,7 +36,6 @@ from anchora.regret.params import BuildRegretBufferParams
 from anchora.regret.responses import ScoredPrompt, read_scored_prompts
 from anchora.run.files import read_json
 from anchora.run.params import read_params
-from anchora.sampling.responses import end_tokens
 from anchora.verifiers.scores import mean_and_deviation
 from build_regret_buffer import add_reference_logps, end_by_token
 

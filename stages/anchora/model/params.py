@@ -139,7 +139,7 @@ class SamplingBatchParams(Parameters):
     sampling_batch_size: int = Field(
         64,
         ge=1,
-        description="Prompts sampled at once, with samples_per_prompt responses each; where each gets one response, "
-        "samples_per_prompt times as many prompts. Each batch has a seed of its own, so another size draws other samples. Of "
+        description="Responses sampled at once, as a multiple of samples_per_prompt; a prompt's greedy response counts as one of them. "
+        "Each batch has a seed of its own, so another size draws other samples. Of "
         "harness_tasks it is the number of prompts.",
     )
