@@ -216,6 +216,10 @@ class SoftRewardTrainer(RewardTrainer):
     def _get_train_sampler(self, train_dataset=None):
         return self.order
 
+    def _determine_best_metric(self, metrics, trial):
+        """Return whether to save: a new least loss, or what a callback has asked for, which transformers would else forget."""
+        return super()._determine_best_metric(metrics, trial) or self.control.should_save
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         label = inputs.pop("label")
         scores = model(**inputs).logits.squeeze(-1).float()

@@ -1,13 +1,11 @@
 """Give a stage a GPU of its own and start it: `python stages/with_gpu.py stages/sft.py`, as stages/with_python.sh does.
 
 CUDA reads CUDA_VISIBLE_DEVICES once, and bitsandbytes asks CUDA while it is imported: the choice is made here, before any of that.
-A GPU belongs to the process that holds the lock of its file. fcntl's locks stay with a process through exec, its children do not
-inherit them, and the kernel gives them back however the process ends.
+A GPU belongs to the process that holds the lock of its file (anchora/run/locks.py), through exec and however the process ends.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
@@ -17,6 +15,8 @@ import time
 from pathlib import Path
 
 from anchora.run.dvc_process import exit_when_gone, find_dvc_process
+from anchora.run.errors import UserError
+from anchora.run.locks import take
 from anchora.run.signals import EXIT_CODE_STOPPED
 
 LOCKS = Path("/tmp/anchora-gpus")  # one place for all users and projects of a machine, whatever TMPDIR says
@@ -25,7 +25,11 @@ LOCKS = Path("/tmp/anchora-gpus")  # one place for all users and projects of a m
 def main() -> None:
     command = sys.argv[1:]
     if wants_gpu(command) and (devices := allowed_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), listed_devices())):
-        os.environ["CUDA_VISIBLE_DEVICES"] = take_one(devices, Path(command[0]).stem)
+        stage = Path(command[0]).stem
+        try:
+            os.environ["CUDA_VISIBLE_DEVICES"] = take_one(devices, stage)
+        except UserError as error:
+            sys.exit(f"{stage}: error: {error}")
     os.execv(sys.executable, [sys.executable, *command])
 
 
@@ -86,18 +90,13 @@ def take_one(devices: dict[str, str], stage: str) -> str:
 
 
 def lock(file: Path) -> bool:
-    """Lock ``file`` for this process, and return whether it was free."""
+    """Lock ``file`` for this process, and return whether it was free. Raises UserError where it cannot be locked."""
     umask = os.umask(0)  # other users lock the same files
-    file.parent.mkdir(mode=0o1777, exist_ok=True)
     try:
-        descriptor = os.open(file, os.O_RDWR)  # without O_CREAT: Linux refuses that for another user's file in a shared folder
-    except FileNotFoundError:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    os.umask(umask)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        descriptor = take(file, folder_mode=0o1777)
+    finally:
+        os.umask(umask)
+    if descriptor is None:
         return False
     os.set_inheritable(descriptor, True)  # else exec closes it, which gives the lock back
     return True

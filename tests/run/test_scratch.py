@@ -1,5 +1,6 @@
 """Where a run keeps what only a killed run needs, and who else may touch it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -77,9 +78,10 @@ def test_no_project_experiment_or_input_takes_anothers(project, tmp_path, monkey
 def test_who_succeeds_removes_only_its_own(project, tmp_path, monkeypatch):
     monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path / "disk"))
     others = [project("two", "f1"), project("copy", "f1", queued_by="one")]
-    earlier = project("one", "f0")
+    earlier = project("one", "f1").parent / "f0"
     for folder in (*others, earlier):
         write(folder)
+    (earlier / scratch.LOCK).touch()  # its run has ended
     held = earlier.parent / "f-of-another-machine"
     write(held)
     code = f"import sys; from anchora.run import scratch; scratch.hold(scratch.Path({str(held)!r})); print(flush=True); sys.stdin.read()"
@@ -98,6 +100,26 @@ def test_who_succeeds_removes_only_its_own(project, tmp_path, monkeypatch):
     assert project("one", held.name) == held
     scratch.clear_scratch()
     assert not held.parent.exists() and all((folder / "state").is_file() for folder in others)
+
+
+def test_a_look_at_ones_own_folder_does_not_give_it_back(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path / "disk"))
+    folder = project("one", "f1")
+    assert scratch.in_use(folder)
+    scratch.hold(folder)
+    code = f"from anchora.run import scratch; print(scratch.in_use(scratch.Path({str(folder)!r})))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "stages", capture_output=True, text=True).stdout == "True\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES])
+def test_a_disk_without_locks_is_named(project, tmp_path, monkeypatch, number):
+    def lockf(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    monkeypatch.setenv("ANCHORA_SCRATCH", str(tmp_path / "disk"))
+    with pytest.raises(UserError, match=rf"ANCHORA_SCRATCH: {tmp_path}/disk/.*/f1: no file can be locked there \({os.strerror(number)}\)"):
+        project("one", "f1")
 
 
 def test_the_last_one_leaves_nothing(project, tmp_path, monkeypatch):

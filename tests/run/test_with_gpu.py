@@ -130,6 +130,13 @@ def test_who_needs_none_waits_for_none(machine):
     assert (machine.folder / "asked").read_text() == asked
 
 
+def test_locks_that_cannot_be_taken_end_the_stage_in_one_line(machine):
+    (machine.folder / "locks").write_text("a file, where a folder is to be")
+    said, _ = machine.start("a").communicate(timeout=30)
+    assert said.startswith(f"train: error: {machine.folder / 'locks'}: no file can be locked there") and said.count("\n") == 1
+    assert machine.started[0].returncode == 1 and not machine.runs("a")
+
+
 def test_no_gpu_no_driver(machine):
     (machine.folder / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho no driver\nexit 9\n")
     machine.start("a", CUDA_VISIBLE_DEVICES="0")

@@ -180,11 +180,11 @@ def contradicted():
     return model, tokenizer, pairs, opposite, params
 
 
-def trained(contradicted, folder: Path, monkeypatch):
+def trained(contradicted, folder: Path, monkeypatch, **changes):
     """The curve of a training in ``folder``, which goes on from what is there, and the model that it leaves."""
     model, tokenizer, pairs, opposite, params = contradicted
     monkeypatch.setattr(train_reward, "Checkpoints", lambda: Checkpoints(folder))
-    model = copy.deepcopy(model)
+    model, params = copy.deepcopy(model), params.model_copy(update=changes)
     return train_reward.fine_tune(model, tokenizer, pairs, opposite, ["x"] * len(pairs), 0, params), model
 
 
@@ -201,10 +201,12 @@ def test_the_weights_of_least_loss_are_kept(contradicted, tmp_path, monkeypatch)
         assert trainer.compute_loss(model.eval(), inputs).item() == pytest.approx(min(losses[1:]), abs=1e-5)
 
 
-def test_a_training_that_was_stopped_keeps_the_same_weights(contradicted, tmp_path, monkeypatch):
-    """Stopped in its second half, with a checkpoint after every step: that of the best one is still there when it goes on."""
-    monkeypatch.setenv("ANCHORA_CHECKPOINT_SECONDS", "0")
-    whole_curve, whole = trained(contradicted, tmp_path / "whole", monkeypatch)
+def same_weights(first, second) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def stopped_in_the_second_epoch(contradicted, folder: Path, monkeypatch, **changes) -> None:
+    """Train in ``folder`` until a SIGTERM comes, as the third example of the second epoch is drawn."""
 
     class Stopping(train_reward.LengthGroupedSampler):
         def __iter__(self):
@@ -216,10 +218,40 @@ def test_a_training_that_was_stopped_keeps_the_same_weights(contradicted, tmp_pa
     before = signal.signal(signal.SIGTERM, signals.on_signal)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train_reward, "LengthGroupedSampler", Stopping)
-        trained(contradicted, tmp_path / "stopped", monkeypatch)
+        trained(contradicted, folder, monkeypatch, **changes)
     signal.signal(signal.SIGTERM, before)
+
+
+def test_a_training_that_was_stopped_keeps_the_same_weights(contradicted, tmp_path, monkeypatch):
+    """Stopped in its second half, with a checkpoint after every step: that of the best one is still there when it goes on."""
+    monkeypatch.setenv("ANCHORA_CHECKPOINT_SECONDS", "0")
+    whole_curve, whole = trained(contradicted, tmp_path / "whole", monkeypatch)
+    stopped_in_the_second_epoch(contradicted, tmp_path / "stopped", monkeypatch)
     left = [Checkpoints.step(folder) for folder in Checkpoints(tmp_path / "stopped").folders()]
     assert left[0] == 2 and len(left) == 3 and 10 < left[-1] < 20
     curve, model = trained(contradicted, tmp_path / "stopped", monkeypatch)
     assert curve == whole_curve
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.state_dict().values(), whole.state_dict().values(), strict=True))
+    assert same_weights(model, whole)
+
+
+def test_a_stop_where_the_loss_is_measured_is_saved(contradicted, tmp_path, monkeypatch):
+    """The loss is measured after each of 10 updates, and least after the first. The disk is mounted elsewhere before it goes on."""
+    whole_curve, whole = trained(contradicted, tmp_path / "whole", monkeypatch, grad_accum_steps=2)
+    losses = [row["loss"] for row in whole_curve]
+    assert [row["step"] for row in whole_curve] == list(range(11)) and min(losses[1:]) == losses[1]
+    stopped_in_the_second_epoch(contradicted, tmp_path / "stopped", monkeypatch, grad_accum_steps=2)
+    assert [Checkpoints.step(folder) for folder in Checkpoints(tmp_path / "stopped").folders()] == [1, 6]
+    (tmp_path / "stopped").rename(tmp_path / "elsewhere")
+    curve, model = trained(contradicted, tmp_path / "elsewhere", monkeypatch, grad_accum_steps=2)
+    assert curve == whole_curve and same_weights(model, whole)
+
+
+def test_a_training_that_is_killed_behind_its_last_update_makes_none_more(contradicted, tmp_path, monkeypatch):
+    """The last of 15 updates, in the middle of an epoch, is the best one, and so is written."""
+    model, tokenizer, pairs, _, params = contradicted
+    learning = model, tokenizer, pairs, pairs, params
+    whole_curve, whole = trained(learning, tmp_path, monkeypatch, reward_epochs=1.5)
+    losses = [row["loss"] for row in whole_curve]
+    assert whole_curve[-1]["step"] == 15 and min(losses) == losses[-1] and (tmp_path / "checkpoint-15").is_dir()
+    curve, model = trained(learning, tmp_path, monkeypatch, reward_epochs=1.5)
+    assert curve == whole_curve and same_weights(model, whole)

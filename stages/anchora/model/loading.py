@@ -19,6 +19,7 @@ from anchora.model.machine import device, return_large_blocks
 from anchora.model.params import CausalLMParams, ComputeParams, PolicyParams
 from anchora.model.pins import Pretrained, adapter_error, model_name
 from anchora.model.positions import max_positions, max_steady_positions
+from anchora.model.prompts import own_ends
 from anchora.run.errors import UserError
 from anchora.run.files import first_process, new_folder, read_json
 
@@ -154,8 +155,7 @@ def end_where_trained(model, tokenizer) -> None:
 
     Servers go by those settings, so that a saved policy would else write on without an end.
     """
-    own = model.generation_config.eos_token_id
-    ends = own if isinstance(own, list) else [] if own is None else [own]
+    ends = own_ends(model)
     if tokenizer.eos_token_id not in ends:
         model.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends] if ends else tokenizer.eos_token_id
 

@@ -252,9 +252,13 @@ def _closing(tokenizer, prompt: Messages, enable_thinking: bool | None) -> str:
 
 def end_tokens(model, tokenizer) -> frozenset[int]:
     """Return the token ids that end a response: the tokenizer's EOS and those of the model's generation settings."""
+    return frozenset({tokenizer.eos_token_id, *own_ends(model)})
+
+
+def own_ends(model) -> list[int]:
+    """Return the token ids that end a response by the model's generation settings alone."""
     own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [] if own is None else [own]
-    return frozenset({tokenizer.eos_token_id, *own})
+    return own if isinstance(own, list) else [] if own is None else [own]
 
 
 def _without_end(tokenizer, text: str) -> str:

@@ -11,7 +11,6 @@ folder of its own, by its path, and each queued experiment one by its name below
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -21,6 +20,7 @@ from anchora.run.declared import DeclaredInputs, stage_name
 from anchora.run.dvc_process import process_status
 from anchora.run.errors import UserError
 from anchora.run.files import first_process
+from anchora.run.locks import is_taken, take
 
 SCRATCH = Path(".scratch")
 BY_HAND = "by-hand-"  # the folder of a script that runs without DVC ends in its process id: it goes on from nothing
@@ -61,21 +61,16 @@ def use_scratch(declared: DeclaredInputs | None) -> None:
 
 
 def hold(folder: Path) -> None:
-    """Lock ``folder`` to the end of this process, for machines whose projects lie at the same path. Raises UserError if it is taken."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if lock(folder) is None:
-        raise UserError(f"ANCHORA_SCRATCH: another run works in {folder}: give each machine a folder of its own")
+    """Lock ``folder`` to the end of this process, for machines whose projects lie at the same path.
 
-
-def lock(folder: Path) -> int | None:
-    """Lock ``folder`` and return the descriptor that holds the lock until it is closed; None where another process has it."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    Raises UserError if it is taken, and if it cannot be locked.
+    """
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        descriptor = take(folder / LOCK)
+    except UserError as error:
+        raise UserError(f"ANCHORA_SCRATCH: {error}") from None
+    if descriptor is None:
+        raise UserError(f"ANCHORA_SCRATCH: another run works in {folder}: give each machine a folder of its own")
 
 
 def clear_scratch() -> None:
@@ -95,9 +90,4 @@ def in_use(folder: Path) -> bool:
     """Return whether a process that lives works in ``folder``: by the id in its name, or by its lock, which a dead one gave back."""
     if folder.name.startswith(BY_HAND):
         return process_status(int(folder.name.removeprefix(BY_HAND))) is not None
-    if not (folder / LOCK).is_file():
-        return False
-    descriptor = lock(folder)
-    if descriptor is not None:
-        os.close(descriptor)
-    return descriptor is None
+    return (folder / LOCK).is_file() and is_taken(folder / LOCK)

@@ -67,8 +67,9 @@ def trainer_settings(
 def keep_best_settings(checkpoints: Checkpoints, batch_size: int) -> dict:
     """Return what more of TrainingArguments ends a training with the weights of least loss on ``eval_dataset``.
 
-    It is measured before the first update, after each tenth of the updates, and after the last one. transformers writes a
-    checkpoint wherever that loss is a new least one, and loads the last of these at the end.
+    It is measured after each tenth of the updates, and after the last one. transformers writes a checkpoint wherever that loss is
+    a new least one, and loads the last of these at the end. What is measured before the first update is only drawn: the weights of
+    then are never among those that are kept.
     """
     return {
         "eval_strategy": "steps",
@@ -134,13 +135,18 @@ class CheckpointCallback(TrainerCallback):
         self.checkpoints, self.stop_requested, self.locations_of_step, self.track = checkpoints, stop_requested, locations_of_step, track
         self.last_line_at, self.stopping = time.monotonic(), False
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.best_global_step:  # the path in a checkpoint is that of its day: the disk may be mounted elsewhere now
+            state.best_model_checkpoint = str(self.checkpoints.folder / f"checkpoint-{state.best_global_step}")
+
     def on_step_end(self, args, state, control, **kwargs):
         self.stopping = any_process(self.stop_requested())
         control.should_save = state.global_step < state.max_steps and (self.checkpoints.due() or self.stopping)
 
     def on_save(self, args, state, control, **kwargs):
         wait_for_all()  # each has written its part
-        if state.is_world_process_zero:
+        # Not behind the last update: from there, transformers would train once more where an epoch is not whole.
+        if state.is_world_process_zero and state.global_step < state.max_steps:
             self.checkpoints.mark_complete(state.global_step, state.best_global_step)
         if self.stopping:
             raise KeyboardInterrupt
