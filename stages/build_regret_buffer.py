@@ -23,10 +23,10 @@ import numpy as np
 
 from anchora.model.adapters import policy_from_folder
 from anchora.model.capabilities import check_head
-from anchora.model.loading import load_policy
+from anchora.model.loading import end_tokens, load_policy
 from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
-from anchora.model.prompts import encode_response, end_tokens, token_texts
+from anchora.model.prompts import encode_response, token_texts
 from anchora.model.thinking import thought_before
 from anchora.regret.batches import layout_for
 from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer

@@ -25,11 +25,10 @@ from trl import SFTConfig, SFTTrainer
 from anchora.model.adapters import base_name
 from anchora.model.capabilities import check_head, check_lora
 from anchora.model.layers import compile_layers
-from anchora.model.loading import check_positions, load_causal_lm, save_policy
+from anchora.model.loading import check_positions, end_tokens, load_causal_lm, save_policy
 from anchora.model.lora import add_lora, as_plain_model, save_adapter
 from anchora.model.machine import autocast, device, training_dtype, use_machine
 from anchora.model.pins import Pretrained, from_pin
-from anchora.model.prompts import end_tokens
 from anchora.model.seeds import derived_seed
 from anchora.run.errors import UserError
 from anchora.run.files import read_json, read_jsonl, write_json

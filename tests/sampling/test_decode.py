@@ -24,8 +24,8 @@ from transformers import (
     MixtralForCausalLM,
 )
 
+from anchora.model.loading import end_tokens
 from anchora.model.lora import add_lora
-from anchora.model.prompts import end_tokens
 from anchora.run.errors import UserError
 from anchora.sampling import cache as caching
 from anchora.sampling import decode as decoding

@@ -19,7 +19,6 @@ from anchora.model.machine import device, return_large_blocks
 from anchora.model.params import CausalLMParams, ComputeParams, PolicyParams
 from anchora.model.pins import Pretrained, adapter_error, model_name
 from anchora.model.positions import max_positions, max_steady_positions
-from anchora.model.prompts import own_ends
 from anchora.run.errors import UserError
 from anchora.run.files import first_process, new_folder, read_json
 
@@ -158,6 +157,17 @@ def end_where_trained(model, tokenizer) -> None:
     ends = own_ends(model)
     if tokenizer.eos_token_id not in ends:
         model.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends] if ends else tokenizer.eos_token_id
+
+
+def end_tokens(model, tokenizer) -> frozenset[int]:
+    """Return the token ids that end a response: the tokenizer's EOS and those of the model's generation settings."""
+    return frozenset({tokenizer.eos_token_id, *own_ends(model)})
+
+
+def own_ends(model) -> list[int]:
+    """Return the token ids that end a response by the model's generation settings alone."""
+    own = model.generation_config.eos_token_id
+    return own if isinstance(own, list) else [] if own is None else [own]
 
 
 def load_policy(pretrained: Pretrained, params: PolicyParams, dtype: torch.dtype | None = None) -> tuple[Any, Any]:

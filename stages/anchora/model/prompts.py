@@ -250,17 +250,6 @@ def _closing(tokenizer, prompt: Messages, enable_thinking: bool | None) -> str:
     return text.rpartition("Yes.")[2]
 
 
-def end_tokens(model, tokenizer) -> frozenset[int]:
-    """Return the token ids that end a response: the tokenizer's EOS and those of the model's generation settings."""
-    return frozenset({tokenizer.eos_token_id, *own_ends(model)})
-
-
-def own_ends(model) -> list[int]:
-    """Return the token ids that end a response by the model's generation settings alone."""
-    own = model.generation_config.eos_token_id
-    return own if isinstance(own, list) else [] if own is None else [own]
-
-
 def _without_end(tokenizer, text: str) -> str:
     """Return an answer without the end-of-sequence tokens written at its end, and the white space behind each; any other as it is."""
     end = getattr(tokenizer, "eos_token", None)

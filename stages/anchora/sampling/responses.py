@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
+from anchora.model.loading import end_tokens
 from anchora.model.processes import map_across_processes
-from anchora.model.prompts import end_tokens
 from anchora.model.seeds import derived_seed
 from anchora.model.thinking import begins_thinking, split_thinking
 from anchora.run.errors import UserError

@@ -23,10 +23,10 @@ import torch
 from anchora.model.adapters import WEIGHTS, read_adapter_config, tokenizer_source
 from anchora.model.batches import Batch, Row
 from anchora.model.capabilities import can_share_prompts
+from anchora.model.loading import end_tokens
 from anchora.model.logps import hidden_states, map_logits, response_values
 from anchora.model.pins import Pretrained
 from anchora.model.processes import rank_and_world_size
-from anchora.model.prompts import end_tokens
 from anchora.model.seeds import derived_seed
 from anchora.run.declared import stage_name
 from anchora.run.errors import UserError
