@@ -11,7 +11,9 @@ Where the verifiers are not at hand, uncertainty and threshold are those of the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,7 @@ def main() -> None:
         raise UserError(f"{path}: no exported policy is there (no uncertainty.json); run `dvc repro export`, or name one by --model")
 
     shipped = read_json(path / "uncertainty.json")
-    params = params.model_copy(update=shipped["settings"] | {"sampler": "transformers"})  # an engine takes longer to start than one answer
+    params = with_shipped(params, shipped["settings"])
     scale = Scale.load(path / "uncertainty.json", params.samples_per_prompt)
     model, tokenizer = load_policy(policy_from_folder(path, params.output_dir), params)
     verifiers = verifiers_at_hand(params, shipped["verifiers"])
@@ -55,13 +57,20 @@ def main() -> None:
     length, room = len(encode_prompt(tokenizer, prompt, params.prompt_template, params.enable_thinking)), params.room()
     if length > room:
         raise UserError(f"the prompt has {length} tokens; {path} was exported for at most {room} (max_length - max_new_tokens)")
-    measured = measure(
-        model, tokenizer, [{"prompt": prompt}], verifiers, params,
-        seed=derived_seed(params.seed, "ask"), samples=params.samples_per_prompt,
-    )  # fmt: skip
+    with contextlib.redirect_stdout(sys.stderr):  # the answer alone goes to stdout
+        measured = measure(
+            model, tokenizer, [{"prompt": prompt}], verifiers, params,
+            seed=derived_seed(params.seed, "ask"), samples=params.samples_per_prompt,
+        )  # fmt: skip
     parts = {name: values for name, values in scale.raw_parts(measured).items() if name in scale.parts}
     answer = {"response": measured.greedy[0].text, **judgement(parts, scale, shipped)}
     say(json.dumps(answer, ensure_ascii=False) if args.json else in_words(answer))
+
+
+def with_shipped(params: MeasureParams, settings: dict) -> MeasureParams:
+    """Return ``params`` with an export's ``settings``; exports without ``enable_thinking`` were made when no template was told it."""
+    update = {"enable_thinking": None} | settings | {"sampler": "transformers"}  # an engine takes longer to start than one answer
+    return params.model_copy(update=update)
 
 
 def verifiers_at_hand(params: MeasureParams, exported: list[str]) -> list[RewardModel]:

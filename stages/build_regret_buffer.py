@@ -26,8 +26,8 @@ from anchora.model.capabilities import check_head
 from anchora.model.loading import end_tokens, load_policy
 from anchora.model.logps import response_logps
 from anchora.model.machine import autocast, training_dtype, use_machine
-from anchora.model.prompts import encode_response, token_texts
-from anchora.model.thinking import thought_before
+from anchora.model.prompts import encode_response, opens_thought, token_texts
+from anchora.model.thinking import thought_before, without_thinking
 from anchora.regret.batches import layout_for
 from anchora.regret.buffer import Anchor, Buffer, Case, Chosen, Known, buffer_line, read_buffer, responses_of, write_buffer
 from anchora.regret.cases import Candidate, candidate, select, selection_rules
@@ -102,7 +102,9 @@ def scored_known(responses: Sequence[dict], prompts: Sequence[ScoredPrompt], tok
     ``responses`` are prepare_data's rows: ``id`` of a prompt, ``response`` and ``from``, reference or preferred.
     """
     by_id = {prompt["id"]: prompt for prompt in prompts}
-    rows = [{**row, "ids": encode_response(tokenizer, row["response"])} for row in responses if row["id"] in by_id]
+    rows = [row for row in responses if row["id"] in by_id]
+    begun = {row["id"]: opens_thought(tokenizer, by_id[row["id"]]["prompt_ids"]) for row in rows}
+    rows = [{**row, "ids": encode_response(tokenizer, without_thinking(row["response"], begun[row["id"]]))} for row in rows]
     rows = [row for row in rows if len(by_id[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
     if not rows:
         return []

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
+import yaml
 
 from anchora.evaluation.abstention import guarantee
 from anchora.evaluation.model_card import model_card
@@ -73,13 +73,22 @@ def main() -> None:
 
 
 def licence_of(pin: dict) -> str | None:
-    """Return the licence that a pinned model's own card names in its header; of a hub model's, where it is in the hub's cache."""
+    """Return the licence that a pinned model's own card names in its header; of a hub model's, where it is in the hub's cache.
+
+    A header may name several, as a list; one that is no YAML names none.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(pin["repo"], "README.md", revision=pin["revision"]) if "repo" in pin else f"{pin['path']}/README.md"
     if not isinstance(found, str) or not Path(found).is_file():
         return None
     header = re.match(r"---\n(.*?)\n---", Path(found).read_text(encoding="utf-8", errors="replace"), re.S)
-    named = re.search(r"^license: *['\"]?([\w.+-]+)", header[1], re.M) if header else None
-    return named[1] if named else None
+    try:
+        fields = yaml.safe_load(header[1]) if header else None
+    except yaml.YAMLError:
+        return None
+    named = fields.get("license") if isinstance(fields, dict) else None
+    return ", ".join(map(str, named if isinstance(named, list) else [named])) if named else None
 
 
 def fill(page: str, parts: dict[str, str]) -> str:

@@ -30,7 +30,7 @@ from anchora.model.lora import add_lora, as_plain_model, save_adapter
 from anchora.model.machine import autocast, device, training_dtype, use_machine
 from anchora.model.pins import Pretrained, from_pin
 from anchora.model.seeds import derived_seed
-from anchora.run.errors import UserError
+from anchora.run.errors import UserError, located
 from anchora.run.files import read_json, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
@@ -123,14 +123,14 @@ def encode_rows(tokenizer, rows: list[dict], params: SftParams, ends: Set[int] =
     """
     encoded, dropped, turn_count = [], 0, 0
     for row in rows:
-        try:
+        with located(row["source"]):
             turns = answered_turns(tokenizer, row, params.prompt_template, params.enable_thinking, params.assistant_loss == "all")
-        except UserError as error:
-            raise UserError(f"{row['source']}: {error}") from None
-        fitting = [turn for turn in turns if len(turn.prompt) + len(turn.answer) <= params.max_length]
+        lengths = [len(turn.prompt) + len(turn.answer) for turn in turns]
+        fitting = [turn for turn, length in zip(turns, lengths, strict=True) if length <= params.max_length]
         if len(fitting) < len(turns) and params.overlong_prompts == "error":
+            longer = next(length for length in lengths if length > params.max_length)
             raise UserError(
-                f"{row['source']}: field 'prompt' and its completion: {len(turns[-1].prompt) + len(turns[-1].answer)} tokens, more than "
+                f"{row['source']}: field 'prompt' and its completion: {longer} tokens, more than "
                 f"max_length = {params.max_length}; raise max_length, or set overlong_prompts to drop"
             )
         dropped += len(turns) - len(fitting)

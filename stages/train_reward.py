@@ -27,7 +27,7 @@ from anchora.data.splits import question_id, split_share
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_pin_file
 from anchora.model.seeds import derived_seed
-from anchora.run.errors import UserError
+from anchora.run.errors import UserError, located
 from anchora.run.files import first_process, new_file, new_folder, read_jsonl, write_json
 from anchora.run.logs import log_params, say
 from anchora.run.params import read_params
@@ -135,7 +135,8 @@ def encode_pairs(rows: list[dict], tokenizer, limit: int, template: str) -> data
     """
     encoded = []
     for row in rows:
-        first, second = (encode_pair(tokenizer, row["prompt"], row[side], limit, template) for side in ("response_a", "response_b"))
+        with located(row["source"]):
+            first, second = (encode_pair(tokenizer, row["prompt"], row[side], limit, template) for side in ("response_a", "response_b"))
         prefers_a = row["label"] > 0.5
         encoded.append(
             {
@@ -232,7 +233,7 @@ class SoftRewardTrainer(RewardTrainer):
 def held_out_report(model, tokenizer, rows: list[dict], params: TrainRewardParams) -> dict:
     """Measure a verifier on pairs that it was not trained on: accuracy, and ECE and Brier score of its P(A preferred)."""
     pairs = [(row["prompt"], row[side]) for side in ("response_a", "response_b") for row in rows]
-    scores = score_pairs(model, tokenizer, pairs, params)
+    scores = score_pairs(model, tokenizer, pairs, params, [row["source"] for row in rows] * 2)
     difference = scores[: len(rows)] - scores[len(rows) :]
     label = np.array([row["label"] for row in rows])
     right = (difference > 0) == (label > 0.5)

@@ -3,9 +3,11 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import trl
 from adapter_policies import after_sft
 from conftest import ROOT, params_as
 from harness_tasks import CHOICES, LABELLED, QUESTIONS, write_task
@@ -72,6 +74,20 @@ def test_a_chat_template_of_its_own_is_used_and_its_date_is_fixed(policy):
     tokenizer.chat_template = "{{ strftime_now('%Y') }} {{ messages[0]['content'] }}"
     lm = as_harness_model(policy[0], tokenizer, PARAMS, batch_size=4)
     assert lm.apply_chat_template([{"role": "user", "content": "hello"}]) == f"{FIXED_DAY.year} hello"
+
+
+QWEN3 = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "thinks", "end"),
+    [(None, True, "</think>"), (True, True, "</think>"), (False, True, None), (None, False, None), (True, False, "</think>")],
+)
+def test_thoughts_are_no_part_of_answers_unless_the_policy_is_told_not_to_think(policy, wanted, thinks, end):
+    """Null leaves it to the template, and Qwen3's thinks. The harness strips the beginning of every answer where it looks for thoughts."""
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = QWEN3.read_text(encoding="utf-8") if thinks else tokenizer.chat_template
+    assert as_harness_model(policy[0], tokenizer, params_as(HarnessParams, enable_thinking=wanted), batch_size=4).think_end_token == end
 
 
 def test_an_answer_is_the_policys_own_greedy_one(policy, lm):

@@ -125,8 +125,13 @@ def test_the_model_card_counts_the_data_and_names_the_licence_that_is_known(tmp_
     assert report.licence_of(base) is None
     card = model_card(NOTHING_SHOWN, base, {"format": "merged"}, SPLITS, None)
     assert "Fine-tuned on 2,400 examples. 2,135 pairs trained the verifiers, 1,465 others the judge" in card
-    assert f"The files at hand of `{tmp_path}` name no licence. That of the training data is not known" in card
+    assert f"No licence was found in the files at hand of `{tmp_path}`. That of the training data is not known" in card
     (tmp_path / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
     card = model_card(NOTHING_SHOWN, base, {"format": "merged"}, SPLITS, report.licence_of(base))
     assert f"The card of `{tmp_path}` names `apache-2.0`." in card
+    (tmp_path / "README.md").write_text("---\nlicense:\n- mit\n- 'apache-2.0'\n---\n")
+    assert report.licence_of(base) == "mit, apache-2.0"
+    for nothing in ("license: [", "license:", "- license", ""):
+        (tmp_path / "README.md").write_text(f"---\n{nothing}\n---\n")
+        assert report.licence_of(base) is None
     assert report.licence_of({"repo": "owner/not-in-the-cache", "revision": "0" * 40}) is None

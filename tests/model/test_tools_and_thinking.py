@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import trl
 
-from anchora.model.prompts import encode_answer, encode_conversation, encode_prompt, message_text
-from anchora.model.thinking import begins_thinking, split_thinking, with_thinking
+from anchora.model.prompts import encode_answer, encode_conversation, encode_prompt, message_text, opens_thought
+from anchora.model.thinking import begins_thinking, is_unfinished, split_thinking, with_thinking, without_thinking
 from anchora.run.errors import UserError
 from anchora.training.conversations import answered_turns, fold_turns
 from anchora.verifiers.pairs import encode_pair
@@ -126,6 +126,58 @@ def test_a_thought_is_trained_on_where_the_template_has_its_place(family, name, 
     assert tokenizer.decode(ids) == written and ids.count(tokenizer.eos_token_id) == 1
     begun = begins_thinking(tokenizer.decode(encode_prompt(tokenizer, [USER], "", wanted)[-12:]))
     assert split_thinking(written.removesuffix("<|im_end|>"), begun)[1] == ANSWER["content"]
+
+
+CLOSED = "\n</think>\n\n"
+QWEN_CALL = "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "written"),
+    [
+        ("deepseek_r1_distill", ANSWER, "It is 4 degrees."),
+        ("qwen3_5_think", CALL, QWEN_CALL),  # writes an empty thought before answers
+        ("nemotron_3_nano", CALL, QWEN_CALL + "\n"),  # writes <think></think>
+        (
+            "deepseekv3_training", CALL, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
+            '{"city": "Oslo"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        ),  # writes no thought
+    ],
+)  # fmt: skip
+def test_an_answer_without_a_thought_closes_the_one_that_its_prompt_opens(family, name, answer, written):
+    tokenizer = family(name)
+    assert opens_thought(tokenizer, encode_prompt(tokenizer, [USER], ""))
+    text = tokenizer.decode(encode_answer(tokenizer, [USER], answer, ""))
+    assert text == CLOSED + written + "<|im_end|>"
+    assert split_thinking(text.removesuffix("<|im_end|>"), begun=True) == ("", written)
+
+
+def test_a_text_template_that_opens_a_thought_has_it_closed_too(policy):
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = None
+    texts = [
+        tokenizer.decode(encode_answer(tokenizer, [USER], answer, "Q: {prompt}\n<think>\n"), skip_special_tokens=True)
+        for answer in (ANSWER, THOUGHT)
+    ]
+    assert [split_thinking(text, begun=True) for text in texts] == [("", ANSWER["content"]), ("The tool says 4.", ANSWER["content"])]
+
+
+def test_a_call_that_a_thinking_template_leaves_out_is_one_line(family):
+    with pytest.raises(UserError, match="^the model's chat template leaves out the calls of tools of the prompt 'Weather in Oslo\\?'"):
+        encode_answer(family("deepseek_r1_distill"), [USER], CALL, "")
+
+
+def test_an_answer_that_closes_the_thought_itself_stays_as_it_is():
+    assert without_thinking("2 and 2.</think>4", begun=True) == "2 and 2.</think>4"
+    assert without_thinking("4", begun=False) == "4"
+
+
+@pytest.mark.parametrize(
+    ("text", "begun", "unfinished"),
+    [("It is", True, True), ("<think>It is", False, True), ("It is", False, False), ("It is</think>", True, False), ("", True, True)],
+)
+def test_a_thought_without_an_end_is_known(text, begun, unfinished):
+    assert is_unfinished(text, begun) == unfinished
 
 
 def test_thoughts_of_earlier_answers_are_trained_on_where_they_were_thought(family):

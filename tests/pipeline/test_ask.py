@@ -17,6 +17,7 @@ import evaluate
 from anchora.evaluation.answer_params import AnswerParams
 from anchora.evaluation.policy_answers import calibration_answers
 from anchora.run.files import write_json
+from anchora.uncertainty.params import MeasureParams
 from anchora.uncertainty.scale import Scale
 
 
@@ -60,6 +61,14 @@ def test_any_two_policies_are_compared_and_the_runs_own_figures_stay(ran):
     assert evaluation["alpaca_eval"]["win_rate"] == evaluation["mt_bench"]["win_rate"] == 0.5
     assert abs(evaluation["drift"]["kl_sequence"]) < 1e-6
     assert (ran / "metrics" / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("shipped", "expected"), [({}, None), ({"enable_thinking": True}, True)])
+def test_an_export_without_enable_thinking_is_asked_without_it(shipped, expected):
+    """Exports before that parameter were made so, whatever params.yaml says by now."""
+    params = params_as(MeasureParams, enable_thinking=False, sampler="vllm")
+    asked = ask.with_shipped(params, {"max_new_tokens": 7, **shipped})
+    assert (asked.enable_thinking, asked.max_new_tokens, asked.sampler) == (expected, 7, "transformers")
 
 
 def test_without_verifiers_the_scale_is_that_of_the_other_signals():

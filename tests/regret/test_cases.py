@@ -51,6 +51,18 @@ def test_which_prompts_become_cases_and_which_way_round():
     assert counts["from_uncertainty_alone"] == 1 and counts["from_low_score"] == 1 and counts["no_worse_sample"] == 1
 
 
+def test_a_blank_response_is_never_chosen():
+    """As a stop string inside a thought leaves it, whatever it scores: neither over greedy nor, where it is greedy, over a sample."""
+    rows = [
+        prompt("next best", 0.1, response("#### 1", 0.0), response(" \n", 3.0), response("#### 2", 2.0)),
+        prompt("only blank ones", 0.1, response("#### 1", 0.0), response("", 3.0)),
+        prompt("blank greedy", 0.9, response("", 2.0), response("#### 2", 0.0)),
+    ]
+    cases, anchors, counts = select(rows, {}, rules(), 0)
+    assert [(case["id"], case["chosen"]["text"], case["regret"]) for case in cases] == [("next best", "#### 2", 2.0)]
+    assert not anchors and counts["no_better_response"] == 2
+
+
 def test_how_often_samples_do_as_well_as_chosen():
     """Not worse than chosen, at 2, by more than 0.5: the sample itself and one at 1.6, two of three. (2 + 1) / (3 + 2) = 0.6.
 

@@ -30,7 +30,7 @@ FAMILIES = {
     "gemma": ("<eos>", ["<end_of_turn>"], "<end_of_turn>"),
     "gemma3": ("<end_of_turn>", [], "<end_of_turn>"),
     "cohere": ("<|END_OF_TURN_TOKEN|>", [], "<|END_OF_TURN_TOKEN|>"),
-    "deepseekv3": ("<|end_of_sentence|>", [], None),  # it lets the answer to come begin with a thought, and no other
+    "deepseekv3": ("<|end_of_sentence|>", [], None),  # its prompts open a thought, and no answer that was given has one
     "glm4moe": ("<|user|>", [], None),  # it writes that no thought was kept into every answer that was given
     "phi3": ("<|endoftext|>", [], None),  # it closes answers by <|end|>, which here ends no response
 }
@@ -55,7 +55,9 @@ def test_every_answer_is_trained_on_with_its_end(policy, family):
     end, _, closes = FAMILIES[family]
     examples = fold_turns(answered_turns(tokenizer, ROW, "", None, every=True), ends)
     if closes is None:
-        assert [trained_text(tokenizer, example) for example in examples] == [f"It is 4.{end}", f"8 eggs{end}", f"16{end}"]
+        closing = "\n</think>\n\n" if family == "deepseekv3" else ""
+        expected = [f"{closing}{answer}{end}" for answer in ("It is 4.", "8 eggs", "16")]
+        assert [trained_text(tokenizer, example) for example in examples] == expected
     else:
         assert [trained_text(tokenizer, example) for example in examples] == [f"It is 4.{closes}8 eggs{closes}16{end}"]
     (last,) = fold_turns(answered_turns(tokenizer, ROW, "", None, every=False), ends)
@@ -150,3 +152,14 @@ def test_answers_too_far_back_are_dropped_and_the_earlier_ones_stay(policy, has_
     assert (trained_text(tokenizer, example).count(tokenizer.eos_token), dropped) == (2, 1)
     with pytest.raises(UserError, match=r"^data.json:3: field 'prompt' and its completion: \d+ tokens, more than"):
         sft.encode_rows(tokenizer, [row], params.model_copy(update={"max_length": room, "overlong_prompts": "error"}))
+
+
+def test_the_length_that_is_told_is_that_of_the_first_answer_that_does_not_fit(policy):
+    """An earlier answer's thoughts, which the template drops later, can make it the longest."""
+    tokenizer = of_family(policy[1], "qwen3")[0]
+    thoughtful = {"role": "assistant", "content": "4", "reasoning_content": "one and one and " * 40}
+    row = {"prompt": [TALK[0], thoughtful, TALK[0]], "completion": "4", "source": "data.json:3"}
+    first, last = (len(turn.prompt + turn.answer) for turn in answered_turns(tokenizer, row, "", None, every=True))
+    assert last < first
+    with pytest.raises(UserError, match=f"^data.json:3: field 'prompt' and its completion: {first} tokens, more than max_length = {last};"):
+        sft.encode_rows(tokenizer, [row], params_as(SftParams, assistant_loss="all", max_length=last, overlong_prompts="error"))

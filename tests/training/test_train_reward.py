@@ -64,7 +64,7 @@ def test_accuracy_and_ece_of_differences_by_hand():
 def test_a_real_pretrained_encoder_takes_a_training_step():
     torch.manual_seed(0)
     model, tokenizer = load_verifier(from_folder(minilm()), scoring_params(), new_head=True)
-    rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
+    rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0, "source": "x"}]
     pairs = [(PROMPT, "There are 3 eggs."), (PROMPT, "No.")]
     before = score_pairs(model, tokenizer, pairs, scoring_params())
     collate = train_reward.PairCollator(tokenizer, model)
@@ -82,7 +82,7 @@ def test_a_decoder_is_trained_on_what_it_will_read(tmp_path):
     torch.manual_seed(0)
     model, tokenizer = load_verifier(from_folder(ROOT / "models" / "base" / "policy"), scoring_params(), new_head=True)
     tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
-    rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0}]
+    rows = [{"prompt": PROMPT, "response_a": "There are 3 eggs.", "response_b": "No.", "label": 1.0, "source": "x"}]
     (row,) = train_reward.encode_pairs(rows, tokenizer, 128, "")
     for side, answer in (("chosen_ids", "There are 3 eggs."), ("rejected_ids", "No.")):
         assert row[side] == tokenizer.apply_chat_template([*PROMPT, {"role": "assistant", "content": answer}])["input_ids"]
@@ -255,3 +255,16 @@ def test_a_training_that_is_killed_behind_its_last_update_makes_none_more(contra
     assert whole_curve[-1]["step"] == 15 and min(losses) == losses[-1] and (tmp_path / "checkpoint-15").is_dir()
     curve, model = trained(learning, tmp_path, monkeypatch, reward_epochs=1.5)
     assert curve == whole_curve and same_weights(model, whole)
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_what_a_verifiers_template_refuses_names_the_row(held_out):
+    model, tokenizer = load_verifier(from_folder(ROOT / "models" / "base" / "policy"), scoring_params(), new_head=True)
+    tokenizer.chat_template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}.{% endfor %}"
+    rows = [{"prompt": PROMPT, "response_a": "3", "response_b": "No.", "label": 1.0, "source": "data.json:1"}]
+    rows += [rows[0] | {"prompt": [{"role": "system", "content": "Be brief."}, *PROMPT], "source": "data.json:2"}]
+    with pytest.raises(UserError, match="^data.json:2: the model's chat template refuses the turns system, user, assistant"):
+        if held_out:
+            train_reward.held_out_report(model, tokenizer, rows, scoring_params())
+        else:
+            train_reward.encode_pairs(rows, tokenizer, 128, "")

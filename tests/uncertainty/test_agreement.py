@@ -19,6 +19,13 @@ def test_agreement_is_of_answers_where_both_have_one_and_else_of_words():
     assert mean_disagreement(["1"], "last") == 0
 
 
+@pytest.mark.parametrize("reading", ["last", "anchored", "math"])
+def test_blank_responses_agree_with_none(reading):
+    """Thoughts without an end leave them: they would be a policy that is sure."""
+    assert agreement("", "", reading) == agreement(" ", "\n", reading) == agreement("", "It is 7.", reading) == 0
+    assert sample_disagreement("", ["", "It is 7."], reading) == mean_disagreement(["", ""], reading) == 1
+
+
 def test_sample_disagreement_by_hand():
     """Of six samples three give 7, two give other numbers, and one none: its words "no idea" share none with "It is 7."."""
     assert sample_disagreement("It is 7.", SAMPLES, "last") == pytest.approx(1 - 3 / 6)

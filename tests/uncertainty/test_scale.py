@@ -1,5 +1,6 @@
 """The scale of uncertainty: parts, their combination, and what is read again of it, by hand."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,19 @@ def test_agreement_is_of_as_many_samples_wherever_it_is_measured(policy):
         for greedy, samples in zip(measured.greedy, measured.samples, strict=True)
     ]
     assert measured.sample_agreement.tolist() == expected and len(measured.samples[0]) == 5
+
+
+@pytest.mark.parametrize(("template", "blank"), [("Q: {prompt}\n<think>\n", True), ("Q: {prompt}\nA: ", False)])
+def test_thoughts_without_an_end_are_counted_on_the_terminal(policy, capsys, template, blank):
+    """Of 2 prompts with a greedy response and 3 samples each, by a policy that closes no thought."""
+    params = params_as(MeasureParams, samples_per_prompt=3, max_new_tokens=8, uncertainty_dropout_rate=0.0, prompt_template=template)
+    tokenizer = copy.deepcopy(policy[1])
+    tokenizer.chat_template = None
+    rows = [{"prompt": [{"role": "user", "content": f"Work out {number} + 4."}]} for number in range(2)]
+    measured = measure(policy[0], tokenizer, rows, [], params, seed=1, samples=3)
+    said = "8 of 8 responses (100.0%) are blank: their thought did not end; raise max_new_tokens (now 8)"
+    assert (said in capsys.readouterr().out) == blank
+    assert (measured.sample_agreement == 1).all() or not blank
 
 
 def test_a_restricted_scale_is_that_of_the_other_parts_alone():

@@ -23,17 +23,19 @@ def as_harness_model(model, tokenizer, params: ThinkingParams, batch_size: int) 
     """Hand a loaded policy to the harness, which renders prompts as the policy was trained on them.
 
     The chat template says where a text begins, so that the tokenizer adds nothing to it: of itself the harness lets it, which would
-    double a BOS token or end a prompt by EOS. Where ``enable_thinking`` is true, thoughts are no part of an answer.
+    double a BOS token or end a prompt by EOS. Thoughts are no part of an answer where ``enable_thinking`` is true, or null and
+    the chat template knows them: Qwen3's thinks unless it is told not to. Elsewhere the harness would strip what answers begin with.
     """
     from lm_eval.models.huggingface import HFLM
 
     own = tokenizer.chat_template
     tokenizer.chat_template = dated_chat_template(tokenizer) if own else chat_template_of(tokenizer, params.prompt_template)
+    thinks = ENDS in tokenizer.chat_template if params.enable_thinking is None else params.enable_thinking
     limits = [limit for limit in (max_positions(model), max_steady_positions(model)) if limit]
     options = {} if params.enable_thinking is None else {"enable_thinking": params.enable_thinking}
     return HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=min(limits, default=None), add_bos_token=False,
-        chat_template_args=options, think_end_token=ENDS if params.enable_thinking else None,
+        chat_template_args=options, think_end_token=ENDS if thinks else None,
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def data_text(splits: dict[str, int]) -> str:
 
 def licence_text(licence: str | None, base: str) -> str:
     """Say what is known of licences: what the base's card names. Of the data's nothing is."""
-    known = f"The card of `{base}` names `{licence}`" if licence else f"The files at hand of `{base}` name no licence"
+    known = f"The card of `{base}` names `{licence}`" if licence else f"No licence was found in the files at hand of `{base}`"
     return f"{known}. That of the training data is not known to the pipeline: state both before this model is passed on."
 
 

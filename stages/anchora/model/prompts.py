@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from anchora.model.thinking import begins_thinking, with_thinking
+from anchora.model.thinking import BEGINS, begins_thinking, split_thinking, with_thinking, without_thinking
 from anchora.run.errors import UserError, first_line, is_lack_of_memory
 
 # Prompts must not change overnight, so that a chat template which tells the date tells Llama 3's own default, in the format it asks
@@ -17,6 +17,7 @@ DATE_CODES = ("%-d", "%-m", "%-H", "%-I", "%-M", "%-S", "%-j", *(f"%{letter}" fo
 FIXED_DATE = "{% macro strftime_now(format) %}{{ format"
 FIXED_DATE += "".join(f"|replace({code!r}, {FIXED_DAY.strftime(code)!r})" for code in DATE_CODES)
 FIXED_DATE += " }}{% endmacro %}"
+THINKING_TOKENS = 12  # at a prompt's end, in which a tag that opens a thought stands however it is cut
 # {"role": "user" | "assistant" | "system" | "tool", "content": text}, the user's turn last, or a tool's; an assistant's may have
 # "tool_calls" and "reasoning_content", and the first message holds the "tools" that may be called, as apply_chat_template takes them.
 Messages = list[dict[str, Any]]
@@ -147,7 +148,12 @@ def dated_chat_template(tokenizer, tools: list | None = None) -> str:
     return FIXED_DATE + chat_template if "strftime_now" in chat_template else chat_template
 
 
-def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> list[int]:
+def opens_thought(tokenizer, prompt: list[int]) -> bool:
+    """Return whether the end of a prompt, token ids, opens a thought."""
+    return begins_thinking(tokenizer.decode(prompt[-THINKING_TOKENS:]))
+
+
+def _by_text_template(tokenizer, messages: Messages, template: str) -> str:
     parts = []
     if any(without(messages) != messages for without in TOOLS.values()):
         raise UserError(f"the prompt {_asked(messages)!r} has tools, which are read by a chat template alone, and the model has none")
@@ -158,7 +164,11 @@ def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> li
             parts.append(message["content"] + (tokenizer.eos_token or "\n"))
         else:
             parts.append(message["content"] + "\n")
-    ids = list(tokenizer("".join(parts))["input_ids"])
+    return "".join(parts)
+
+
+def _encode_by_text_template(tokenizer, messages: Messages, template: str) -> list[int]:
+    ids = list(tokenizer(_by_text_template(tokenizer, messages, template))["input_ids"])
     if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text they are given
         ids.pop()
     return ids
@@ -222,26 +232,32 @@ def encode_answer(tokenizer, prompt: Messages, answer: dict, template: str, enab
     """Return the token ids of an assistant's message as the response to ``prompt``, its end-of-sequence token included.
 
     Calls of tools, and what was thought, stand as the chat template writes them behind that prompt. A thought that it does not write
-    there stands in ``<think>`` tags, which the prompt itself may open; with ``enable_thinking`` false it is left out. Raises UserError
-    for calls that cannot be told from the prompt.
+    there stands in ``<think>`` tags, which the prompt itself may open; with ``enable_thinking`` false it is left out. Where the prompt
+    opens a thought and the answer has none, it is closed first. Raises UserError for calls that cannot be told from the prompt.
     """
     thought = None if enable_thinking is False else answer.get("reasoning_content")
     answer = {**_without_key([answer], "reasoning_content")[0], **({"reasoning_content": thought} if thought else {})}
+    has_chat_template = bool(getattr(tokenizer, "chat_template", None))
+    if not has_chat_template:
+        _by_text_template(tokenizer, [*prompt, answer], template)  # refuses calls
+    head = _rendered(tokenizer, prompt, True, enable_thinking) if has_chat_template else _by_text_template(tokenizer, prompt, template)
+    begun = begins_thinking(head)
     if not thought and "tool_calls" not in answer:
-        return encode_response(tokenizer, answer["content"])
-    if not getattr(tokenizer, "chat_template", None):
-        _encode_by_text_template(tokenizer, [*prompt, answer], template)  # refuses calls
-        return encode_response(tokenizer, with_thinking(str(thought), answer["content"]))
-    head = _rendered(tokenizer, prompt, True, enable_thinking)
-    whole = _rendered(tokenizer, [*prompt, answer], False, enable_thinking)
+        return encode_response(tokenizer, without_thinking(answer["content"], begun))
+    if not has_chat_template:
+        return encode_response(tokenizer, with_thinking(str(thought), answer["content"], begun))
+    whole, closing = _rendered(tokenizer, [*prompt, answer], False, enable_thinking), _closing(tokenizer, prompt, enable_thinking)
     if whole.startswith(head) and (not thought or thought in whole[len(head) :]):
-        return encode_response(tokenizer, whole[len(head) :].removesuffix(_closing(tokenizer, prompt, enable_thinking)))
+        return encode_response(tokenizer, whole[len(head) :].removesuffix(closing))
+    unopened = head.rstrip().removesuffix(BEGINS)
+    if begun and not thought and whole.startswith(unopened):  # the template opens thoughts in prompts alone
+        return encode_response(tokenizer, without_thinking(split_thinking(whole[len(unopened) :].removesuffix(closing))[1], begun))
     if "tool_calls" in answer:
         raise UserError(
             f"the model's chat template writes a call of tools behind the prompt {_asked(prompt)!r} so that prompt and answer cannot be "
             "told apart; take such rows out, or take a model whose template begins with the prompt"
         )
-    return encode_response(tokenizer, with_thinking(str(thought), answer["content"], begins_thinking(head)))
+    return encode_response(tokenizer, with_thinking(str(thought), answer["content"], begun))
 
 
 def _closing(tokenizer, prompt: Messages, enable_thinking: bool | None) -> str:

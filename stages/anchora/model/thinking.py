@@ -30,6 +30,19 @@ def with_thinking(thought: str, answer: str, begun: bool = False) -> str:
     return f"{'' if begun else BEGINS + chr(10)}{thought}\n{ENDS}\n\n{answer}"
 
 
+def without_thinking(answer: str, begun: bool) -> str:
+    """Return an answer that nothing was thought before; where the prompt's end has ``begun`` a thought, behind the tag that closes it.
+
+    An answer that has that tag itself stays as it is.
+    """
+    return with_thinking("", answer, begun) if begun and ENDS not in answer else answer
+
+
+def is_unfinished(text: str, begun: bool = False) -> bool:
+    """Return whether a response has begun to think, as ``split_thinking`` reads it, and never ended."""
+    return ENDS not in text and split_thinking(text, begun)[0] is not None
+
+
 def begins_thinking(prompt: str) -> bool:
     """Tell whether the rendered end of a prompt opens a thought, as the chat templates of models that always think do."""
     return prompt.rstrip().endswith(BEGINS)

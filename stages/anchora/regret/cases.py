@@ -138,13 +138,15 @@ def best_over_greedy(
 ) -> tuple[Preference | None, str]:
     """Prefer the candidate of highest gain that may be chosen to the greedy response; or None, and the reason.
 
-    ``gains``, (candidates,), are over the greedy response.
+    ``gains``, (candidates,), are over the greedy response. A blank candidate, as a thought without an end leaves it, is never chosen.
     """
     reason = "no_better_response"
     for index in np.argsort(-gains, kind="stable"):
         if gains[index] <= params.chosen_margin:
             break
         chosen = candidates[index]
+        if not chosen["text"].strip():
+            continue
         if chosen["entropy_rank"] > params.chosen_uncertainty_cap:
             reason = "chosen_too_uncertain"
         elif same_in_substance(chosen["text"], greedy["text"], params.answer_reading):
@@ -159,9 +161,11 @@ def greedy_over_sample(greedy: ScoredResponse, samples: Sequence[ScoredResponse]
 
     Where greedy decoding is right, its worse mode is still what sampling meets. The first sample that is
     worse, not the worst, because it is drawn as users draw it: what is unlikely anyway need not be pushed
-    down.
+    down. A blank greedy response is never chosen.
     """
     params = rules.params
+    if not greedy["text"].strip():
+        return None, "no_better_response"
     if greedy["entropy_rank"] > params.chosen_uncertainty_cap:
         return None, "chosen_too_uncertain"
     chosen, reason = candidate(greedy, "greedy"), "no_worse_sample"

@@ -44,6 +44,15 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
+def located(location: str | None) -> Iterator[None]:
+    """Put ``location``, the file and row that is read, before each UserError of a ``with`` block; None leaves it as it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{location}: {error}" if location else str(error)) from None
+
+
+@contextmanager
 def refused(reason: str) -> Iterator[None]:
     """Turn whatever other people's code raises in a ``with`` block into a UserError: ``reason``, with the error for its ``{error}``.
 

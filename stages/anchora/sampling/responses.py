@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from anchora.model.loading import end_tokens
 from anchora.model.processes import map_across_processes
+from anchora.model.prompts import opens_thought
 from anchora.model.seeds import derived_seed
-from anchora.model.thinking import begins_thinking, split_thinking
+from anchora.model.thinking import split_thinking
 from anchora.run.errors import UserError
 from anchora.sampling.decode import Draw, decode
 
 STOP_STEPS = 8  # tokens between two looks for stop strings
-THINKING_TOKENS = 12  # at a prompt's end, in which a tag that opens a thought stands however it is cut
 
 
 @dataclass(frozen=True)
@@ -203,5 +203,5 @@ def ended_response(
     else:
         finished = length > 0 and ids[length - 1] in eos_ids
         text = tokenizer.decode(ids[: length - finished], skip_special_tokens=True)
-    text = split_thinking(text, begins_thinking(tokenizer.decode(prompt[-THINKING_TOKENS:])))[1]
+    text = split_thinking(text, opens_thought(tokenizer, prompt))[1]
     return ids[:length], text, finished

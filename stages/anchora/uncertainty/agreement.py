@@ -14,8 +14,10 @@ def agreement(first: str, second: str, reading: str) -> float:
     """Return the agreement of two responses in [0, 1].
 
     Where both give an answer, as ``READINGS[reading]`` reads it, 1 for the same one and 0 for others. Otherwise the share of words
-    in common, in order (difflib's ratio).
+    in common, in order (difflib's ratio). Two blank ones say nothing, so that they do not agree: 0.
     """
+    if not first.strip() and not second.strip():
+        return 0.0
     same = READINGS[reading].agree(first, second)
     if same is not None:
         return float(same)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from anchora.correctness.references import correctness
-from anchora.model.prompts import encode_prompt
+from anchora.model.prompts import encode_prompt, opens_thought
 from anchora.model.seeds import derived_seed
-from anchora.run.errors import UserError
+from anchora.model.thinking import is_unfinished
+from anchora.run.errors import UserError, located
 from anchora.run.files import read_jsonl
 from anchora.run.logs import say
 from anchora.sampling.responses import Request, Response
@@ -45,10 +46,8 @@ def within_length(tokenizer, rows: list[dict], params: MeasureParams) -> list[di
     """
     kept, room = [], params.room()
     for row in rows:
-        try:
+        with located(row["source"]):
             length = len(encode_prompt(tokenizer, row["prompt"], params.prompt_template, params.enable_thinking))
-        except UserError as error:
-            raise UserError(f"{row['source']}: {error}") from None
         if length <= room:
             kept.append(row)
         elif params.overlong_prompts == "error":
@@ -69,12 +68,13 @@ def measure(
 ) -> Measured:  # fmt: skip
     """Draw a greedy response and ``samples`` samples for each row's ``prompt``, seeded by ``seed``, and let ``members`` score all of them.
 
-    Scoring functions read the rows' ``columns``.
+    Scoring functions read the rows' ``columns``. Prints how many responses are blank because they never stopped thinking.
     """
     prompts = [row["prompt"] for row in rows]
     prompt_ids = [encode_prompt(tokenizer, prompt, params.prompt_template, params.enable_thinking) for prompt in prompts]
     request = Request("responses", prompt_ids, samples, params.temperature, params.top_p, greedy_first=True)
     (responses,) = sample_responses(model, tokenizer, [request], params, derived_seed(seed, "responses"))
+    _say_unfinished(tokenizer, prompt_ids, responses, params)
     greedy, sampled = [first for first, *_ in responses], [others for _, *others in responses]
     mc_dropout = _mc_dropout(model, tokenizer, prompt_ids, greedy, params, derived_seed(seed, "dropout"))
     pairs = [(prompt, response.text) for prompt, response in zip(prompts, greedy, strict=True)]
@@ -91,6 +91,21 @@ def measure(
         sample_scores=scores[:, len(prompts) :].reshape(len(scores), len(prompts), samples),
         reward_models=count_reward_models(members),
     )
+
+
+def _say_unfinished(tokenizer, prompt_ids: list[list[int]], responses: list[list[Response]], params: MeasureParams) -> None:
+    blank = [
+        is_unfinished(tokenizer.decode(response.ids, skip_special_tokens=True), opens_thought(tokenizer, prompt))
+        for prompt, of_prompt in zip(prompt_ids, responses, strict=True)
+        for response in of_prompt
+        if not response.text.strip()
+    ]
+    if any(blank):
+        count, total = sum(blank), sum(map(len, responses))
+        say(
+            f"{count} of {total} responses ({count / total:.1%}) are blank: their thought did not end; raise max_new_tokens "
+            f"(now {params.max_new_tokens}), and take care that no stop string stands in thoughts"
+        )
 
 
 def _mc_dropout(model, tokenizer, prompt_ids, greedy: list[Response], params: MeasureParams, seed: int) -> list[float] | None:

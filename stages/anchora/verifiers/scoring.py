@@ -6,6 +6,7 @@ each prompt, and every verifier has its own scale.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from anchora.model.machine import device
 from anchora.model.params import PromptParams, ScoringParams
 from anchora.model.pins import Pretrained, model_name
 from anchora.model.processes import map_across_processes
-from anchora.run.errors import UserError
+from anchora.run.errors import UserError, located
 from anchora.verifiers.heads import heads_to_take, keep_head_in_float32
 from anchora.verifiers.pairs import Pair, encode_pair, max_pair_length, pad_inputs
 
@@ -84,10 +85,15 @@ def choose_pad_token(tokenizer, model, new_head: bool) -> None:
 
 
 @torch.no_grad()
-def score_pairs(model, tokenizer, pairs: list[Pair], params: ScoringParams) -> np.ndarray:
-    """Return the verifier's raw score of each pair, (pairs,) float64, by batches of at most ``scoring_batch_tokens`` tokens."""
-    limit = max_pair_length(model, params.max_length)
-    rows = [encode_pair(tokenizer, prompt, response, limit, params.prompt_template) for prompt, response in pairs]
+def score_pairs(model, tokenizer, pairs: list[Pair], params: ScoringParams, locations: Sequence[str] = ()) -> np.ndarray:
+    """Return the verifier's raw score of each pair, (pairs,) float64, by batches of at most ``scoring_batch_tokens`` tokens.
+
+    ``locations`` name the pairs' rows in the data for errors.
+    """
+    limit, rows = max_pair_length(model, params.max_length), []
+    for (prompt, response), location in zip(pairs, locations or [None] * len(pairs), strict=True):
+        with located(location):
+            rows.append(encode_pair(tokenizer, prompt, response, limit, params.prompt_template))
     scores = np.zeros(len(pairs))
     batches = token_budget_batches([(1, len(row)) for row in rows], params.scoring_batch_tokens)
 
