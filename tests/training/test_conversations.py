@@ -54,14 +54,14 @@ def test_every_answer_is_trained_on_with_its_end(policy, family):
     tokenizer, ends = of_family(policy[1], family)
     end, _, closes = FAMILIES[family]
     examples = fold_turns(answered_turns(tokenizer, ROW, "", None, every=True), ends)
+    closing = "\n</think>\n\n" if family == "deepseekv3" else ""
     if closes is None:
-        closing = "\n</think>\n\n" if family == "deepseekv3" else ""
         expected = [f"{closing}{answer}{end}" for answer in ("It is 4.", "8 eggs", "16")]
         assert [trained_text(tokenizer, example) for example in examples] == expected
     else:
         assert [trained_text(tokenizer, example) for example in examples] == [f"It is 4.{closes}8 eggs{closes}16{end}"]
     (last,) = fold_turns(answered_turns(tokenizer, ROW, "", None, every=False), ends)
-    assert last["input_ids"] == examples[-1]["input_ids"] and trained_text(tokenizer, last) == f"16{end}"
+    assert last["input_ids"] == examples[-1]["input_ids"] and trained_text(tokenizer, last) == f"{closing}16{end}"
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "llama3", "gemma3", "cohere"])

@@ -85,7 +85,7 @@ def choose_pad_token(tokenizer, model, new_head: bool) -> None:
 
 
 @torch.no_grad()
-def score_pairs(model, tokenizer, pairs: list[Pair], params: ScoringParams, locations: Sequence[str] = ()) -> np.ndarray:
+def score_pairs(model, tokenizer, pairs: list[Pair], params: ScoringParams, locations: Sequence[str | None] = ()) -> np.ndarray:
     """Return the verifier's raw score of each pair, (pairs,) float64, by batches of at most ``scoring_batch_tokens`` tokens.
 
     ``locations`` name the pairs' rows in the data for errors.
