@@ -159,7 +159,7 @@ def test_the_harness_adds_no_second_beginning(policy):
     from tokenizers.processors import TemplateProcessing
 
     from anchora.evaluation.harness_runs import as_harness_model
-    from anchora.model.params import PolicyParams
+    from anchora.model.params import ThinkingParams
 
     model, _ = policy
     tokenizer = AutoTokenizer.from_pretrained(BASE)
@@ -168,7 +168,7 @@ def test_the_harness_adds_no_second_beginning(policy):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)])
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}"
     assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id  # by itself it adds one
-    lm = as_harness_model(model, tokenizer, params_as(PolicyParams), 1)
+    lm = as_harness_model(model, tokenizer, params_as(ThinkingParams), 1)
     ids = lm.tok_encode(lm.apply_chat_template(ASKED))
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids == encode_prompt(tokenizer, ASKED, "")
