@@ -1,4 +1,4 @@
-"""Give a stage a GPU of its own and start it: `python stages/with_gpu.py stages/sft.py`, as stages/with_python.sh does.
+"""Give a stage a GPU of its own, or as many as vLLM wants, and start it: `python stages/with_gpu.py stages/sft.py`.
 
 CUDA reads CUDA_VISIBLE_DEVICES once, and bitsandbytes asks CUDA while it is imported: the choice is made here, before any of that.
 A GPU belongs to the process that holds the lock of its file (anchora/run/locks.py), through exec and however the process ends.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anchora.run.dvc_process import exit_when_gone, find_dvc_process
 from anchora.run.errors import UserError
-from anchora.run.locks import take
+from anchora.run.locks import give_back, take
 from anchora.run.signals import EXIT_CODE_STOPPED
 
 LOCKS = Path("/tmp/anchora-gpus")  # one place for all users and projects of a machine, whatever TMPDIR says
@@ -27,7 +27,7 @@ def main() -> None:
     if wants_gpu(command) and (devices := allowed_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), listed_devices())):
         stage = Path(command[0]).stem
         try:
-            os.environ["CUDA_VISIBLE_DEVICES"] = take_one(devices, stage)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(take_gpus(devices, gpus_wanted(), stage))
         except UserError as error:
             sys.exit(f"{stage}: error: {error}")
     os.execv(sys.executable, [sys.executable, *command])
@@ -43,6 +43,13 @@ def wants_gpu(command: list[str]) -> bool:
         return False
     on_cpu = re.search(r"^device: *['\"]?cpu\b", params.read_text(encoding="utf-8"), re.M)
     return "use_machine(" in script.read_text(encoding="utf-8") and not on_cpu
+
+
+def gpus_wanted() -> int:
+    """Return how many GPUs a stage takes: one, or as many as vLLM splits the policy over."""
+    params = Path("params.yaml").read_text(encoding="utf-8")
+    parallel = re.search(r"^vllm_tensor_parallel: *(\d+)", params, re.M)
+    return int(parallel[1]) if parallel and re.search(r"^sampler: *['\"]?vllm\b", params, re.M) else 1
 
 
 def listed_devices() -> list[str]:
@@ -72,34 +79,58 @@ def allowed_devices(visible: str | None, listed: list[str]) -> dict[str, str]:
     return devices
 
 
-def take_one(devices: dict[str, str], stage: str) -> str:
-    """Lock the first of ``devices`` that is free, to the end of this process, and return its name; wait with one line while none is."""
+def take_gpus(devices: dict[str, str], count: int, stage: str) -> list[str]:
+    """Lock the first ``count`` of ``devices`` that are free, to the end of this process, and return their names.
+
+    Where too few are free it takes none, and waits with one line. Raises UserError where there are not as many at all.
+    """
+    if len(devices) < count:
+        raise UserError(f"vllm_tensor_parallel: {count}, but {len(devices)} GPUs are there, or allowed by CUDA_VISIBLE_DEVICES: lower it")
     waiting = False
-    while True:
-        for name, uuid in devices.items():
-            if lock(LOCKS / uuid.replace("/", "-")):
-                return name
+    while (names := take_free(devices, count)) is None:
         if not waiting:
             waiting = True
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: os._exit(EXIT_CODE_STOPPED))
             if dvc_pid := find_dvc_process():
                 exit_when_gone(dvc_pid)
-            print(f"{stage}: waits for a GPU: {len(devices)} of {len(devices)} are taken by other stages", flush=True)
+            wanted = "a GPU" if count == 1 else f"{count} GPUs"
+            print(f"{stage}: waits for {wanted}: too few of {len(devices)} are free", flush=True)
         time.sleep(0.5)
+    return names
 
 
-def lock(file: Path) -> bool:
-    """Lock ``file`` for this process, and return whether it was free. Raises UserError where it cannot be locked."""
+def take_free(devices: dict[str, str], count: int) -> list[str] | None:
+    """Lock the first ``count`` of ``devices`` that are free and return their names; None, and none locked, where there are fewer.
+
+    It ends at the first taken one that leaves too few: of two stages that want all GPUs, one else held what the other waits for.
+    """
+    taken: dict[str, int] = {}
+    spare = len(devices) - count
+    for name, uuid in devices.items():
+        if (descriptor := lock(LOCKS / uuid.replace("/", "-"))) is None:
+            spare -= 1
+        else:
+            taken[name] = descriptor
+        if spare < 0 or len(taken) == count:
+            break
+    if len(taken) == count:
+        return list(taken)
+    for descriptor in taken.values():
+        give_back(descriptor)
+    return None
+
+
+def lock(file: Path) -> int | None:
+    """Lock ``file`` for this process, and return what holds it; None where it is taken. Raises UserError where it cannot be locked."""
     umask = os.umask(0)  # other users lock the same files
     try:
         descriptor = take(file, folder_mode=0o1777)
     finally:
         os.umask(umask)
-    if descriptor is None:
-        return False
-    os.set_inheritable(descriptor, True)  # else exec closes it, which gives the lock back
-    return True
+    if descriptor is not None:
+        os.set_inheritable(descriptor, True)  # else exec closes it, which gives the lock back
+    return descriptor
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_each_gets_its_own_and_a_third_waits_for_one_that_is_killed(machine):
     first, second = machine.start("a"), machine.start("b")
     assert sorted([machine.gpu("a"), machine.gpu("b")]) == UUIDS
     third = machine.start("c")
-    assert machine.said(third) == "train: waits for a GPU: 2 of 2 are taken by other stages\n"
+    assert machine.said(third) == "train: waits for a GPU: too few of 2 are free\n"
     assert not machine.runs("c")
     os.kill(first.pid, signal.SIGKILL)
     assert machine.gpu("c") == machine.gpu("a")
@@ -101,7 +101,7 @@ def test_a_wait_that_is_stopped(machine):
     machine.start("a", CUDA_VISIBLE_DEVICES="1")
     assert machine.gpu("a") == "1"
     waiting = machine.start("b", CUDA_VISIBLE_DEVICES="1")
-    assert "1 of 1" in machine.said(waiting)
+    assert "waits for a GPU: too few of 1" in machine.said(waiting)
     waiting.terminate()
     assert waiting.wait(10) == 130 and not machine.runs("b")
 
@@ -112,7 +112,25 @@ def test_only_gpus_that_the_user_allows_are_taken_under_any_of_their_names(machi
     machine.start("b")
     assert machine.gpu("b") == UUIDS[0]  # the other one is taken, by its index
     waiting = machine.start("c", CUDA_VISIBLE_DEVICES=UUIDS[0][:8])
-    assert "1 of 1" in machine.said(waiting)
+    assert "waits for a GPU: too few of 1" in machine.said(waiting)
+
+
+def test_as_many_as_vllm_splits_the_policy_over_all_or_none(machine):
+    (machine.folder / "params.yaml").write_text("device: auto\n")
+    machine.start("a")
+    taken = machine.gpu("a")
+    (machine.folder / "params.yaml").write_text("sampler: vllm\nvllm_tensor_parallel: 2\n")
+    waiting = machine.start("b")
+    assert machine.said(waiting) == "train: waits for 2 GPUs: too few of 2 are free\n"
+    (machine.folder / "params.yaml").write_text("sampler: transformers\nvllm_tensor_parallel: 2\n")
+    machine.start("c")
+    assert {taken, machine.gpu("c")} == set(UUIDS)  # while b waits it holds none
+    for process in (machine.started[0], machine.started[2]):
+        process.communicate()
+    assert machine.gpu("b") == ",".join(UUIDS)
+    (machine.folder / "params.yaml").write_text("sampler: vllm\nvllm_tensor_parallel: 3\n")
+    said, _ = machine.start("d").communicate(timeout=30)
+    assert said.startswith("train: error: vllm_tensor_parallel: 3, but 2 GPU")
 
 
 def test_who_needs_none_waits_for_none(machine):

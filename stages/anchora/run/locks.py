@@ -35,6 +35,12 @@ def take(file: Path, folder_mode: int = 0o777) -> int | None:
     return descriptor
 
 
+def give_back(descriptor: int) -> None:
+    """Give back the lock that ``take`` returned as ``descriptor``."""
+    _held.remove(descriptor)
+    os.close(descriptor)
+
+
 def is_taken(file: Path) -> bool:
     """Return whether a process, this one included, holds ``file``, which exists; true where that cannot be told."""
     if _held_here(file) is not None:
