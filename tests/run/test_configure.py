@@ -12,7 +12,7 @@ from conftest import ROOT, environment, params_file
 
 from anchora.model.params import AdapterParams, ComputeParams, PromptParams
 from anchora.run.errors import UserError
-from anchora.run.params import read_params, validate
+from anchora.run.params import GONE, read_params, validate
 from anchora.training.params import LoraParams, TrainingParams
 from anchora.uncertainty.params import MeasureParams
 from anchora.update.params import UpdatePolicyParams
@@ -48,6 +48,13 @@ def test_what_is_wrong_is_looked_for_in_the_file_that_has_it():
             ugrr_pipeline.check(good | before, {"seed": 1} | overlay, "my.yaml")
     with pytest.raises(UserError, match=r"^params\.yaml with my\.yaml: kl_budget: -1 is not allowed"):
         ugrr_pipeline.check(good, {"kl_budget": -1}, "my.yaml")
+
+
+@pytest.mark.parametrize("key", GONE)
+def test_a_parameter_that_is_gone_says_what_took_its_place(here, key):
+    assert key not in params_file()
+    with pytest.raises(UserError, match=f"^my.yaml: {key}: no such parameter any more: .*"):
+        ugrr_pipeline.check(params_file(), {key: 0}, "my.yaml")
 
 
 def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(here):

@@ -21,6 +21,16 @@ from anchora.run.errors import UserError
 from anchora.run.files import read_yaml
 
 MISSING = "missing; add it (docs/parameters.md has every parameter with its default)"
+FITTED = "weights of the uncertainty's parts are fitted on the calibration split; take it out"
+GONE = {  # parameters of earlier versions, and what a file that still has them should say
+    "beta_mode": "it is gate now, with pair for uncertainty and none for constant",
+    "beta_scaling": "the update always scales by beta (inverse); take it out",
+    "importance_correction": "replay: uniform draws every case equally often; take it out",
+    "replay_alpha": "replay: regret draws by rank to the power of -0.25, replay: uniform by none; take it out",
+    "weight_mc_dropout": FITTED,
+    "weight_token_entropy": FITTED,
+    "weight_verifier_disagreement": FITTED,
+}
 
 
 def _inside(path: str) -> str:
@@ -100,6 +110,8 @@ def refuse_unknown(values: dict, where: str, dag: str = "dvc.yaml") -> None:
     known = {"launcher"}.union(*(parameter_keys(stage) for stage in declared))
     for key in values:
         if key not in known:
+            if key in GONE:
+                raise UserError(f"{where}: {key}: no such parameter any more: {GONE[key]}")
             near = difflib.get_close_matches(str(key), known, n=1)
             raise UserError(f"{where}: {key}: no such parameter; " + (f"did you mean {near[0]}?" if near else "params.yaml lists all"))
 
