@@ -6,6 +6,7 @@ from email.utils import formatdate
 
 import judge_server
 import pytest
+from conftest import wait_for
 from judge_server import CANARY, question, settings
 
 from anchora.run import errors, logs
@@ -189,7 +190,12 @@ def test_long_waits_end_with_the_retries_and_with_another_failure(server, monkey
     with pytest.raises(UserError, match="HTTP 429: quota"):
         judge_client.ask_all([question()], settings(server, judge_retries=2))
     assert len(server.requests) == 3
-    monkeypatch.setattr(judge_client.RateLimit, "pause", pause)
+
+    def pause_once_both_are_sent(limit, seconds):  # else the other question may wait, too
+        wait_for(lambda: len(server.requests) == 5, 30)
+        return pause(limit, seconds)
+
+    monkeypatch.setattr(judge_client.RateLimit, "pause", pause_once_both_are_sent)
     server.failures, begun = [wait, 401], time.monotonic()
     with pytest.raises(UserError, match="HTTP 401"):  # the question that waits for 300 s is given up
         judge_client.ask_all([question(0), question(1)], settings(server, judge_parallel_requests=2, judge_requests_per_minute=120))
