@@ -35,6 +35,7 @@ TEXT ?= data/own
 benchmark: .venv/test.installed
 	@python tests/benchmarks/benchmark.py --text $(TEXT)
 	@python tests/benchmarks/adapters.py
+	@python tests/benchmarks/cold_run.py
 
 # Studies, which write to metrics/studies. ARGS: which seeds and arms, as each script's head says; all of them without.
 study: .venv/test.installed

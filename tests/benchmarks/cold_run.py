@@ -1,0 +1,68 @@
+"""A cold run of the demo, side by side with an earlier commit: processor time, and the peak memory of its largest process.
+
+    python tests/benchmarks/cold_run.py [--repeat 3] [--out metrics/benchmark.json]
+
+Each side is a copy of the project without DVC's cache, in which `dvc repro` runs every stage; the sides take turns, and medians are
+kept. Processor time is user and system time of all processes. The wall clock, which other work on the machine stretches, stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from adapters import BEFORE, ROOT, make_project, ratio
+
+
+def cold_run(folder: Path) -> dict[str, float]:
+    """Run the whole DAG of a project that has no cache: seconds of processor and wall time, and the largest process's peak in MiB."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
+    begun = time.monotonic()
+    with open(folder / "run.log", "w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{folder.name}: dvc repro: {(folder / 'run.log').read_text()[-2000:]}")
+    return {
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "wall_seconds": time.monotonic() - begun,
+        "peak_mib": usage.ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "benchmark.json")
+    args = parser.parse_args()
+    runs: dict[str, list[dict[str, float]]] = {"before": [], "now": []}
+    for number in range(args.repeat):
+        for side, commit in (("before", BEFORE), ("now", None)):
+            with tempfile.TemporaryDirectory() as folder:
+                runs[side].append(cold_run(make_project(Path(folder) / side, commit)))
+            print(
+                f"{number + 1}/{args.repeat} {side}: " + ", ".join(f"{key} {value:,.0f}" for key, value in runs[side][-1].items()),
+                flush=True,
+            )
+    found: dict = {side: {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]} for side, rows in runs.items()}
+    for key in ("processor_seconds", "peak_mib"):
+        found[f"{key}_ratio"] = ratio(found["now"][key], found["before"][key])
+    found |= {"repetitions": args.repeat, "date": str(datetime.date.today())}
+    everything = json.loads(args.out.read_text()) if args.out.is_file() else {"benchmark": {}}
+    everything["benchmark"].setdefault("cpu", {})["cold_run"] = found
+    args.out.write_text(json.dumps(everything, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
