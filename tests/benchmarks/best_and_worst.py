@@ -18,9 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
 from anchora.model.adapters import policy_from_folder
-from anchora.model.loading import load_policy
+from anchora.model.loading import end_tokens, load_policy
 from anchora.model.machine import autocast, training_dtype, use_machine
-from anchora.model.prompts import end_tokens
 from anchora.regret.buffer import Buffer, Case, read_buffer, write_buffer
 from anchora.regret.cases import (
     Preference,

@@ -175,7 +175,10 @@ def contradicted():
     torch.manual_seed(0)
     model, tokenizer = load_verifier(from_folder(ROOT / "models" / "base" / "encoder"), scoring_params(), new_head=True)
     params = params_as(TrainRewardParams, batch_size=2, grad_accum_steps=1, reward_epochs=2, reward_learning_rate=0.001, device="cpu")
-    rows = [{"prompt": question(n), "response_a": f"{n} eggs.", "response_b": "No.", "label": 1.0} for n in range(20)]
+    rows = [
+        {"prompt": question(n), "response_a": f"{n} eggs.", "response_b": "No.", "label": 1.0, "source": f"pairs.jsonl:{n}"}
+        for n in range(20)
+    ]
     pairs, opposite = (train_reward.encode_pairs([{**row, "label": label} for row in rows], tokenizer, 64, "") for label in (1.0, 0.0))
     return model, tokenizer, pairs, opposite, params
 
