@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmark_json import add_results
+
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "87cf470"
 RANK, VOCABULARY = 16, 49_152
@@ -212,13 +214,17 @@ def measure_stages(projects: dict[str, Path], repeat: int, variants: list[str]) 
     return summary, outs
 
 
+def dvc_environment() -> dict[str, str]:
+    """Return the environment in which DVC runs stages: this interpreter's programs first on PATH, and no hub."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+
+
 def repro(folder: Path, changes: dict) -> int:
     """Let DVC run the second round's update with ``changes``; return the bytes that its cache gained."""
     set_params(folder, PARAMS | {"rl_iterations": 1} | changes)
     before = folder_bytes(folder / ".dvc" / "cache")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", "update_policy@1"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=dvc_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{folder.name}: dvc repro: {(done.stdout + done.stderr)[-3000:]}")
     return folder_bytes(folder / ".dvc" / "cache") - before
@@ -291,9 +297,7 @@ def main() -> None:
             results |= {"cache_ratio": ratio(added["adapter"], added["before"]), "cache_bytes": added}
             results["cache_ratio_merged"] = ratio(added["merged"], added["before"])
     results["date"] = str(datetime.date.today())
-    everything = json.loads(args.out.read_text()) if args.out.is_file() else {"benchmark": {}}
-    everything["benchmark"].setdefault("cpu", {}).setdefault("adapters", {}).update(results)
-    args.out.write_text(json.dumps(everything, indent=2) + "\n")
+    add_results(args.out, "cpu", results, part="adapters")
     print(json.dumps({name: value for name, value in results.items() if "ratio" in name}, indent=2))
 
 

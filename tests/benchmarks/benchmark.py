@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT / "stages"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
+from benchmark_json import add_results  # noqa: E402
 from ours import reference_ours, sampling_before, sampling_ours, scoring_dropout, scoring_plain, sft_ours, update_ours  # noqa: E402
 from theirs import reference_trl, sampling_plain, update_trl  # noqa: E402
 from workload import matrix_product, on_gpu, real_pairs  # noqa: E402
@@ -118,9 +119,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     results = compare(args) | {"machine": machine(), "date": str(datetime.date.today()), "torch": torch.__version__}
-    everything = json.loads(args.out.read_text()) if args.out.is_file() else {"benchmark": {}}
-    everything["benchmark"].setdefault("cuda" if on_gpu() else "cpu", {}).update(results)  # other scripts' figures stay
-    args.out.write_text(json.dumps(everything, indent=2) + "\n")
+    add_results(args.out, "cuda" if on_gpu() else "cpu", results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "stages"), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
+from benchmark_json import add_results  # noqa: E402
 from memory import CARD, CONTEXT, MISTRAL_7B, Shape, read_preset  # noqa: E402
 from workload import Memory, on_gpu  # noqa: E402
 
@@ -241,10 +241,7 @@ def main() -> None:
     results = measure(params, TINY if args.tiny else MISTRAL_7B, args.steps)
     results["machine"] = torch.cuda.get_device_name() if on_gpu() else "cpu"
     results |= {"date": str(datetime.date.today()), "torch": torch.__version__}
-    everything = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    kind = "card_16gb_tiny" if args.tiny else "card_16gb"
-    everything.setdefault("benchmark", {}).setdefault("cuda" if on_gpu() else "cpu", {})[kind] = results
-    args.out.write_text(json.dumps(everything, indent=2) + "\n")
+    add_results(args.out, "cuda" if on_gpu() else "cpu", {"card_16gb_tiny" if args.tiny else "card_16gb": results})
 
 
 if __name__ == "__main__":

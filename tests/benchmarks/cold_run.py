@@ -19,16 +19,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from adapters import BEFORE, ROOT, make_project, ratio
+from adapters import BEFORE, ROOT, dvc_environment, make_project, ratio
+from benchmark_json import add_results
 
 
 def cold_run(folder: Path) -> dict[str, float]:
     """Run the whole DAG of a project that has no cache: seconds of processor and wall time, and the largest process's peak in MiB."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
     begun = time.monotonic()
     with open(folder / "run.log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=dvc_environment(), stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -58,9 +57,7 @@ def main() -> None:
     for key in ("processor_seconds", "peak_mib"):
         found[f"{key}_ratio"] = ratio(found["now"][key], found["before"][key])
     found |= {"repetitions": args.repeat, "date": str(datetime.date.today())}
-    everything = json.loads(args.out.read_text()) if args.out.is_file() else {"benchmark": {}}
-    everything["benchmark"].setdefault("cpu", {})["cold_run"] = found
-    args.out.write_text(json.dumps(everything, indent=2) + "\n")
+    add_results(args.out, "cpu", {"cold_run": found})
     print(json.dumps(found, indent=2))
 
 
