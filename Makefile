@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test types test-long test-kills test-engine benchmark study wrong-pairs worlds abstention findings real real-study lock audit
+.PHONY: run test types test-long test-kills test-oldest test-engine benchmark study wrong-pairs worlds abstention findings real real-study lock audit
 
 run: .venv/run.installed
 	@python ugrr_pipeline.py evaluate
@@ -26,6 +26,10 @@ KILLS ?= 50
 test-kills: .venv/test.installed
 	@python tests/kill_anything.py --kills $(KILLS)
 
+# With the oldest versions that requirements.txt allows, in an environment of their own.
+test-oldest: .venv-oldest/installed
+	@PATH="$(CURDIR)/.venv-oldest/bin:$$PATH" python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 # vLLM as the sampler, on a CPU, in an environment of its own (4 GB): it wants an older transformers than .venv has.
 test-engine: .venv-engine/installed
 	@PATH="$(CURDIR)/.venv-engine/bin:$$PATH" python -m pytest tests/sampling/test_vllm.py
@@ -36,6 +40,7 @@ benchmark: .venv/test.installed
 	@python tests/benchmarks/benchmark.py --text $(TEXT)
 	@python tests/benchmarks/adapters.py
 	@python tests/benchmarks/cold_run.py
+	@python tests/benchmarks/growth.py
 
 # Studies, which write to metrics/studies. ARGS: which seeds and arms, as each script's head says; all of them without.
 study: .venv/test.installed
@@ -96,6 +101,14 @@ FASTCHAT = fschat==0.2.36
 	@python -m pip install --quiet -r requirements-test.txt
 	@python -m pip install --quiet --no-deps $(FASTCHAT)
 	@touch $@ .venv/run.installed
+
+.venv-oldest/installed: requirements.txt requirements-test.txt
+	@echo "installing the oldest versions into .venv-oldest ..."
+	@$(PYTHON) -m venv .venv-oldest
+	@sed -nE 's/^([a-z]+)>=([0-9.]+),.*/\1==\2/p' requirements.txt > .venv-oldest/oldest.txt
+	@.venv-oldest/bin/python -m pip install --quiet -r requirements-test.txt -c .venv-oldest/oldest.txt
+	@.venv-oldest/bin/python -m pip install --quiet --no-deps $(FASTCHAT)
+	@touch $@
 
 # The wheels of the last three are CUDA builds, which break the import of transformers beside torch's CPU build; text needs none of them.
 .venv-engine/installed: requirements.txt requirements-engine.txt

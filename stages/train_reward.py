@@ -66,7 +66,7 @@ def main() -> None:
     pretrained = from_pin_file(Path(params.output_dir) / "pins" / f"{args.pin}.json")
     model, tokenizer = load_verifier(pretrained, params, new_head=True)
     limit = max_pair_length(model, params.max_length)
-    before = held_out_report(model, tokenizer, held_out, params)
+    accuracy_before = held_out_report(model, tokenizer, held_out, params)["accuracy"]
     training, stopping = split_stopping(training)
     pairs, stopping_pairs = (encode_pairs(rows, tokenizer, limit, params.prompt_template) for rows in (training, stopping))
     curve = fine_tune(model, tokenizer, pairs, stopping_pairs, [row["source"] for row in training], seed, params)
@@ -74,7 +74,7 @@ def main() -> None:
 
     truncated = float(np.mean([len(ids) >= limit for side in ("chosen_ids", "rejected_ids") for ids in pairs[side]]))
     report = held_out_report(model, tokenizer, held_out, params)
-    report |= {"accuracy_before": before["accuracy"], "inputs_cut": round(truncated, 4)}
+    report |= {"accuracy_before": accuracy_before, "inputs_cut": round(truncated, 4)}
     write_json(f"metrics/reward/{args.member}.json", {"judge": report} if args.member == "judge" else {"reward": {args.member: report}})
     write_curve(args.member, curve)
     say(f"verifier {args.member}: held-out accuracy {report['accuracy']:.3f} on {report['pairs']} pairs")
@@ -99,13 +99,12 @@ def write_no_judge(folder: Path) -> None:
 def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) -> tuple[list[dict], list[dict]]:
     """Read the pairs that this member is trained on, its own share if it is one of the ensemble, and those that measure it.
 
-    Pairs are split by question, not by row. Raises UserError where one of the two is empty.
+    Raises UserError where one of the two is empty.
     """
     rows = read_jsonl(f"data/prepared/{args.data}.jsonl")
-    held_out = [row for row in rows if split_share(question_id(row), "held out") < params.heldout_share]
-    training = [row for row in rows if split_share(question_id(row), "held out") >= params.heldout_share]
+    held_out, training = split_by_question(rows, "held out", params.heldout_share)
     if args.data == "preferences":
-        training = [row for row in training if split_share(question_id(row), f"member {seed}") < params.member_share]
+        training, _ = split_by_question(training, f"member {seed}", params.member_share)
     if not held_out or not training:
         raise UserError(
             f"data/prepared/{args.data}.jsonl: {len(rows)} pairs leave {len(training)} to train member {args.member} on and "
@@ -117,9 +116,17 @@ def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) 
 
 def split_stopping(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """Return the pairs to train on, and those that say which weights are kept; of very few pairs all of them are both."""
-    stopping = [row for row in rows if split_share(question_id(row), "stopping") < STOPPING_SHARE]
-    training = [row for row in rows if split_share(question_id(row), "stopping") >= STOPPING_SHARE]
+    stopping, training = split_by_question(rows, "stopping", STOPPING_SHARE)
     return (training, stopping) if training and stopping else (rows, rows)
+
+
+def split_by_question(rows: list[dict], name: str, share: float) -> tuple[list[dict], list[dict]]:
+    """Return the rows within ``share`` of the split of that name, and the other rows; those of one question stay together."""
+    within: list[dict] = []
+    beyond: list[dict] = []
+    for row in rows:
+        (within if split_share(question_id(row), name) < share else beyond).append(row)
+    return within, beyond
 
 
 def write_curve(member: str, curve: list[dict]) -> None:

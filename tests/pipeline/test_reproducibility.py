@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import dvc, environment, small_project, stages_run
+from conftest import copy_of, dvc, environment, small_project, stages_run
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +27,16 @@ def test_a_forced_rerun_elsewhere_leaves_the_lock_as_it_was(ran, tmp_path):
     stages = ["prepare_data", "sft", "train_reward@0", "score_uncertainty@0", "build_regret_buffer@0", "update_policy@0"]
     assert stages_run(dvc(folder, "repro", "--force", "--single-item", *stages, **ELSEWHERE)) == set(stages)
     assert (folder / "dvc.lock").read_text() == lock
+
+
+def test_a_tracker_changes_no_out(ran, tmp_path):
+    """What a tracker writes has times in it, and stays in log_dir."""
+    folder = copy_of(ran, tmp_path / "tracked", trackers=["tensorboard", "dvclive"])
+    stages = ["sft", "train_reward@0", "update_policy@0", "evaluate"]
+    assert stages_run(dvc(folder, "repro", "--single-item", *stages)) == set(stages)
+    assert outs((folder / "dvc.lock").read_text()) == outs((ran / "dvc.lock").read_text())
+    for tracker in ("tensorboard", "dvclive"):
+        assert len(list((folder / "logs" / "trackers" / tracker).iterdir())) == len(stages)
 
 
 @pytest.mark.long
@@ -55,13 +65,16 @@ def test_two_workers_give_what_one_after_another_gives(ran, tmp_path):
             time.sleep(2)
         for name, ref in refs.items():
             lock = subprocess.run(["git", "show", f"{ref}:dvc.lock"], cwd=folder, capture_output=True, text=True, check=True).stdout
-            outs = {out["path"]: out["md5"] for entry in yaml.safe_load(lock)["stages"].values() for out in entry["outs"]}
-            results.setdefault(name, []).append(outs)
+            results.setdefault(name, []).append(outs(lock))
         assert not list((folder / ".scratch").glob("*/*"))
         assert {path.name for path in (folder / "logs").iterdir() if path.is_dir()} >= {"first", "second"}
         dvc(folder, "queue", "stop", "--kill", check=False)
     assert results["first"][0] == results["first"][1] and results["second"][0] == results["second"][1]
     assert results["first"][0] != results["second"][0]
+
+
+def outs(lock: str) -> dict[str, str]:
+    return {out["path"]: out["md5"] for entry in yaml.safe_load(lock)["stages"].values() for out in entry["outs"]}
 
 
 def git_experiments(folder: Path) -> dict[str, str]:

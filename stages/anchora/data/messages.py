@@ -52,7 +52,9 @@ def _message(message, field: str, location: str) -> dict:
         raise UserError(f"{location}: field {field!r}: a message of role {role!r} needs text as its content, found {content!r:.40}")
     found: dict = {"role": ROLES[role], "content": content}
     if found["role"] == "assistant":
-        found = apart(found, next((message[key] for key in ("reasoning_content", "thinking") if message.get(key)), None), field, location)
+        found = split_thought(
+            found, next((message[key] for key in ("reasoning_content", "thinking") if message.get(key)), None), field, location
+        )
         return found if calls is None else {**found, "tool_calls": _calls(calls, field, location)}
     for key in ("tool_calls", "function_call", "reasoning_content", "thinking"):
         if not says_nothing(message.get(key)):
@@ -62,7 +64,7 @@ def _message(message, field: str, location: str) -> dict:
     return found
 
 
-def apart(answer: dict, thought, field: str, location: str) -> dict:
+def split_thought(answer: dict, thought, field: str, location: str) -> dict:
     """Return an assistant's message with what it thought as ``reasoning_content``: ``thought``, or what its text begins with in tags."""
     if thought is None and ENDS in answer["content"]:
         thought, content = split_thinking(answer["content"])

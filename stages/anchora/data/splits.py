@@ -22,19 +22,19 @@ def prompt_id(prompt: Messages) -> str:
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def asked(prompt: Messages) -> Messages:
+def without_system(prompt: Messages) -> Messages:
     """Return a prompt without its system messages and the tools it names: a question stays the same one whatever is said before it."""
     return [{key: value for key, value in message.items() if key != "tools"} for message in prompt if message["role"] != "system"]
 
 
 def question_id(row: dict) -> str:
     """Hash what a row's prompt asks."""
-    return prompt_id(asked(row["prompt"]))
+    return prompt_id(without_system(row["prompt"]))
 
 
 def question_ids(row: dict) -> set[str]:
     """Return the ids of all that a row asks: at each of the user's turns, that turn alone and the conversation up to it."""
-    messages = asked(row["prompt"])
+    messages = without_system(row["prompt"])
     ends = [end for end, message in enumerate(messages, start=1) if message["role"] == "user"]
     return {question_id(row)}.union(*({prompt_id(messages[end - 1 : end]), prompt_id(messages[:end])} for end in ends))
 

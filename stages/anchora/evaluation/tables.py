@@ -30,8 +30,8 @@ def comparison_rows(evaluation: dict) -> list[Row]:
         _row("exact match, greedy", gsm8k, "exact_match", "difference", gsm8k["p_value"]),
         _row("accuracy of samples", gsm8k, "sampled_accuracy", "sampled_difference", gsm8k["sampled_p_value"]),
     ]
-    for name, metrics in evaluation.items():
-        if name != "harness" and "win_rate" in metrics:
+    for name, metrics in _own_sets(evaluation).items():
+        if "win_rate" in metrics:
             title = TITLES.get(name, name.replace("_", " "))
             low, high = metrics["win_rate_low"], metrics["win_rate_high"]
             cells = ("0.500", f"{metrics['win_rate']:.3f}", f"{metrics['win_rate'] - 0.5:+.3f}", interval_text(low, high))
@@ -48,6 +48,11 @@ def comparison_rows(evaluation: dict) -> list[Row]:
             lower = "" if figures["higher_is_better"] else ", lower is better"
             rows.append(_row(f"{task}, {metric}{lower}", figures, "score", "difference", figures["p_value"]))
     return rows
+
+
+def _own_sets(evaluation: dict) -> dict[str, dict]:
+    """Return the figures without those of lm-evaluation-harness, whose tasks may have any name, ``win_rate`` too."""
+    return {name: metrics for name, metrics in evaluation.items() if name != "harness"}
 
 
 def interval_text(low: float | None, high: float | None, form: str = "{:.3f}") -> str:
@@ -77,8 +82,8 @@ def notes(evaluation: dict) -> list[str]:
         if not row.shown
     ]
     sentences = [f"No difference is shown in: {'; '.join(not_shown)}."] if not_shown else []
-    for name, metrics in evaluation.items():
-        if name != "harness" and metrics.get("malformed"):
+    for name, metrics in _own_sets(evaluation).items():
+        if metrics.get("malformed"):
             sentences.append(
                 f"{TITLES.get(name, name)}: {metrics['malformed']} of {metrics['replies']} replies of the judge {metrics['judge']} "
                 f"could not be read and are left out, such as: {metrics['malformed_example']}"

@@ -89,8 +89,8 @@ def _rendered(
     for part, without in parts.items():
         if without(messages) != messages and _is_same(render, without(messages), text):
             raise UserError(
-                f"the model's chat template leaves out {part} of the prompt {_asked(messages)!r}; take a model whose template has them, or "
-                "take such rows out"
+                f"the model's chat template leaves out {part} of the prompt {_question(messages)!r}; take a model whose template has them, "
+                "or take such rows out"
             )
     return text
 
@@ -107,8 +107,8 @@ def _attempted(render: Callable[[Messages], str], messages: Messages) -> str:
             return _attempted(render, as_json)
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
-            f"the model's chat template refuses the turns {roles} of the prompt {_asked(messages)!r}: {first_line(error)}; take such rows "
-            "out, mend the template in the model's tokenizer files, or take a model whose template knows them"
+            f"the model's chat template refuses the turns {roles} of the prompt {_question(messages)!r}: {first_line(error)}; take such "
+            "rows out, mend the template in the model's tokenizer files, or take a model whose template knows them"
         ) from None
 
 
@@ -132,7 +132,7 @@ def _with_json_arguments(message: dict) -> dict:
     return {**message, "tool_calls": calls}
 
 
-def _asked(messages: Messages) -> str:
+def _question(messages: Messages) -> str:
     return next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")[:60]
 
 
@@ -156,7 +156,7 @@ def opens_thought(tokenizer, prompt: list[int]) -> bool:
 def _by_text_template(tokenizer, messages: Messages, template: str) -> str:
     parts = []
     if any(without(messages) != messages for without in TOOLS.values()):
-        raise UserError(f"the prompt {_asked(messages)!r} has tools, which are read by a chat template alone, and the model has none")
+        raise UserError(f"the prompt {_question(messages)!r} has tools, which are read by a chat template alone, and the model has none")
     for message in _without_ends(tokenizer, messages):
         if message["role"] == "user":
             parts.append(template.replace("{prompt}", message["content"]))
@@ -254,7 +254,7 @@ def encode_answer(tokenizer, prompt: Messages, answer: dict, template: str, enab
         return encode_response(tokenizer, without_thinking(split_thinking(whole[len(unopened) :].removesuffix(closing))[1], begun))
     if "tool_calls" in answer:
         raise UserError(
-            f"the model's chat template writes a call of tools behind the prompt {_asked(prompt)!r} so that prompt and answer cannot be "
+            f"the model's chat template writes a call of tools behind the prompt {_question(prompt)!r} so that prompt and answer cannot be "
             "told apart; take such rows out, or take a model whose template begins with the prompt"
         )
     return encode_response(tokenizer, with_thinking(str(thought), answer["content"], begun))

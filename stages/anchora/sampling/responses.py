@@ -64,7 +64,7 @@ class Request:
         """Return how many responses each prompt gets."""
         return self.samples + self.greedy_first
 
-    def apart(self) -> list[Request]:
+    def by_temperature(self) -> list[Request]:
         """Return the requests that draw the same with one temperature each: the greedy responses, then the samples."""
         if not self.greedy_first:
             return [self]

@@ -15,7 +15,7 @@ def sample_responses(model, tokenizer, requests: Sequence[Request], params: Samp
     ``model`` is a policy as ``load_policy`` returns it. Raises UserError where its logits are not finite, and for what vLLM cannot take.
     """
     if params.sampler == "vllm":
-        apart = [request.apart() for request in requests]  # vLLM draws all responses to a prompt at one temperature
+        apart = [request.by_temperature() for request in requests]  # vLLM draws all responses to a prompt at one temperature
         drawn = iter(sample_by_vllm(model, tokenizer, [part for parts in apart for part in parts], params, seed))
         return [[sum(of_prompt, []) for of_prompt in zip(*(next(drawn) for _ in parts), strict=True)] for parts in apart]
     return [

@@ -25,7 +25,7 @@ def answered_turns(tokenizer, row: dict, template: str, enable_thinking: bool | 
     beside = {key: row[key] for key in ("tool_calls", "reasoning_content") if key in row}
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"], **beside}]
     last = len(messages) - 1
-    starts = [at for at in range(last) if messages[at]["role"] == "assistant" and asks(messages[:at])] if every else []
+    starts = [at for at in range(last) if messages[at]["role"] == "assistant" and has_user_turn(messages[:at])] if every else []
     return [
         Turn(
             encode_prompt(tokenizer, messages[:at], template, enable_thinking),
@@ -35,7 +35,7 @@ def answered_turns(tokenizer, row: dict, template: str, enable_thinking: bool | 
     ]
 
 
-def asks(messages: Messages) -> bool:
+def has_user_turn(messages: Messages) -> bool:
     return any(message["role"] == "user" for message in messages)
 
 

@@ -1,0 +1,144 @@
+"""How time and memory of each stage grow with the data: the demo's world with 1, 4 and 16 times as many problems in every file.
+
+    python tests/benchmarks/growth.py [--problems 100] [--times 1 4 16] [--out metrics/benchmark.json]
+
+Each size is a copy of the project with one round, in which the stages run one after another, as dvc.yaml has their commands. Seconds
+are processor time (user and system), which other work on the machine hardly moves; memory is the peak of the stage's largest process.
+Writes benchmark.cpu.growth, and growth.svg beside --out. A stage that is worse than linear is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from adapters import ROOT, dvc_environment, make_project, set_params
+from benchmark_json import add_results
+
+sys.path.insert(0, str(ROOT / "data" / "demo"))
+import world
+import write_data
+
+SEED = 91  # of the problems; data/demo/write_data.py has another one
+WORSE = 1.25  # times what linear growth would take, from the second size to the last: beyond rounding and what starting costs
+# The counts that do not follow the data by themselves. All that is known to be random, or trained for long, is cut short.
+SETTINGS = {
+    "rounds": [{"k": 0, "after": "sft"}], "samples_per_prompt": 4, "evaluation_samples": 2, "uncertainty_dropout_samples": 4,
+    "sft_epochs": 0.5, "reward_epochs": 0.1, "verifier_accuracy_floor": 0.0, "verifiers": [0], "rl_iterations": 10,
+    "alpaca_eval_path": "data/no_data_of_this_kind.jsonl", "mt_bench_path": "data/no_data_of_this_kind.jsonl",
+}  # fmt: skip
+
+STAGES = """import json, networkx
+from dvc.repo import Repo
+stages = networkx.topological_sort(Repo().index.graph.reverse())
+print(json.dumps([(stage.name, stage.cmd) for stage in stages if getattr(stage, "name", None)]))"""
+
+
+def write_problems(folder: Path, problems: int) -> dict[str, str]:
+    """Write as many problems into each of the files that the stages go through; return their parameters."""
+    rng, seen = random.Random(SEED), set[str]()
+
+    def drawn() -> list[world.Problem]:
+        return [world.draw_fresh(rng, seen) for _ in range(problems)]
+
+    files = {
+        "sft_data_path": [{"prompt": one.question, "completion": world.solution(one.careful)} for one in drawn()],
+        "regret_prompts_path": [{"prompt": one.question} for one in drawn()],
+        "calibration_path": write_data.gsm8k_rows(rng, seen, problems),
+        "gsm8k_path": write_data.gsm8k_rows(rng, seen, problems),
+    }
+    (folder / "data/own").mkdir(parents=True, exist_ok=True)
+    for name, rows in files.items():
+        (folder / f"data/own/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {name: f"data/own/{name}.jsonl" for name in files}
+
+
+def commands(folder: Path) -> list[tuple[str, str]]:
+    """Return names and commands of the stages in an order in which they can run; what is not asked for here is left out."""
+    done = subprocess.run([sys.executable, "-c", STAGES], cwd=folder, env=dvc_environment(), capture_output=True, text=True, check=True)
+    return [(name, command) for name, command in json.loads(done.stdout) if not name.startswith("harness")]
+
+
+def costs(folder: Path) -> dict[str, tuple[float, float]]:
+    """Run the stages of a project; return each one's seconds of processor time and its peak memory in MiB."""
+    found = {}
+    for name, command in commands(folder):
+        with open(folder / "run.log", "w") as log:
+            process = subprocess.Popen(command, shell=True, cwd=folder, env=dvc_environment(), stdout=log, stderr=log)
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{name}: {(folder / 'run.log').read_text()[-2000:]}")
+        found[name] = (usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return found
+
+
+def growth(measured: list[dict[str, tuple[float, float]]], sizes: list[int]) -> dict[str, dict]:
+    """Return each stage's seconds and memory by size, what one more problem costs from the first size to the last, and its exponent.
+
+    ``linear_ratio`` is the time of the last size over that of a straight line through the first two: above 1 it is worse than linear.
+    """
+    found = {}
+    for name in measured[0]:
+        seconds, memory = ([one[name][part] for one in measured] for part in (0, 1))
+        slope = (seconds[1] - seconds[0]) / (sizes[1] - sizes[0])
+        expected = seconds[0] + max(slope, 0.0) * (sizes[-1] - sizes[0])
+        found[name] = {
+            "seconds": [round(value, 1) for value in seconds],
+            "peak_mib": [round(value) for value in memory],
+            "linear_ratio": round(seconds[-1] / expected, 2),
+            "kib_a_problem": round(1024 * (memory[-1] - memory[0]) / (sizes[-1] - sizes[0]), 1),
+        }
+    return found
+
+
+def draw(found: dict[str, dict], sizes: list[int], path: Path) -> None:
+    """Draw seconds and memory against the problems of a file, on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "growth"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    for axis, key, title in zip(axes, ("seconds", "peak_mib"), ("processor time, seconds", "peak memory, MiB"), strict=True):
+        for name, row in found.items():
+            axis.loglog(sizes, row[key], marker="o", markersize=3, linewidth=1, label=name)
+        axis.set(xlabel="problems in each file", title=title, xticks=sizes, xticklabels=sizes)
+        axis.minorticks_off()
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16], help="at least two sizes")
+    parser.add_argument("--out", type=Path, default=ROOT / "metrics" / "benchmark.json")
+    args = parser.parse_args()
+    sizes, measured = [args.problems * times for times in args.times], []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = make_project(Path(name) / "project", None)
+            set_params(folder, SETTINGS | write_problems(folder, size))
+            measured.append(costs(folder))
+        print(f"{size} problems: {sum(seconds for seconds, _ in measured[-1].values()):,.0f} s of processor time", flush=True)
+    found = growth(measured, sizes)
+    for name, row in found.items():
+        print(f"{name:<24}{row['seconds']!s:<26}{row['peak_mib']!s:<22}{row['linear_ratio']:>6}{row['kib_a_problem']:>10}")
+    for name in [name for name, row in found.items() if row["linear_ratio"] > WORSE]:
+        print(f"{name}: worse than linear")
+    add_results(args.out, "cpu", {"growth": {"problems": sizes, "stages": found, "date": str(datetime.date.today())}})
+    draw(found, sizes, args.out.with_name("growth.svg"))
+
+
+if __name__ == "__main__":
+    main()

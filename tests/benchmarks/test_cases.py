@@ -1,0 +1,58 @@
+"""Which step of a wrong answer left the worked solution, on answers whose slip is known."""
+
+import pytest
+from cases import grouped, kind, report, steps
+
+SOLUTION = "14 * 25 = 350. 368 - 350 = 18.\n#### 18"
+
+
+@pytest.mark.parametrize(
+    "response, wrong",
+    [
+        ("14 * 25 = 350. 368 - 350 = 8. #### 8", "arithmetic"),
+        ("14 * 25 = 350. 360 - 350 = 10. #### 10", "other numbers"),
+        ("14 * 25 = 350. 350 + 368 = 718. #### 718", "another operation"),
+        ("14 * 25 = 350. #### 350", "too few steps"),
+        ("14 * 25 = 350. 368 - 350 = 18. 18 + 1 = 19. #### 19", "too many steps"),
+        ("14 * 25 = 350. 368 - 350 = 18. #### 81", "no slip in a step"),
+        ("18", "too few steps"),
+        ("25 * 14 = 350. 368 - 350 = 8. #### 8", "arithmetic"),
+        ("14 * 25 = 350. 350 - 368 = -18. #### -18", "other numbers"),
+        ("14 % 0 = 3. #### 3", "another operation"),
+    ],
+)
+def test_the_first_slip_is_named(response, wrong):
+    assert kind(response, SOLUTION) == wrong
+
+
+def test_a_division_by_nothing_is_a_slip():
+    assert kind("9 % 0 = 3", "9 % 0 = 0") == "arithmetic"
+
+
+def test_a_solution_without_equations_has_nothing_to_compare():
+    assert kind("3 + 4 = 7", "#### 7") == "no steps to compare"
+
+
+def test_steps_are_read_from_every_form():
+    assert steps("10*c = 111 - 11 = 100\nc = 100 / 10 = 10") == [(111, "-", 11, 100), (100, "/", 10, 10)]
+    assert steps("crab: 7 * 10 = 70\n70 + -8=62") == [(7, "*", 10, 70), (70, "+", -8, 62)]
+    assert steps("28 % 21 = 7\ngcd 7") == [(28, "%", 21, 7)]
+
+
+def row(before: bool, after: bool, baseline: str, policy: str) -> dict:
+    asked = [{"role": "user", "content": "How much is left?"}]
+    known = {"prompt": asked, "reference": SOLUTION, "baseline_uncertainty": 0.25, "policy_uncertainty": 0.75}
+    return {**known, "baseline_correct": before, "policy_correct": after, "baseline": baseline, "policy": policy}
+
+
+def test_rows_are_grouped_by_what_changed_and_counted():
+    short, slip = "14 * 25 = 350. #### 350", "14 * 25 = 350. 368 - 350 = 8. #### 8"
+    rows = [row(False, True, short, SOLUTION), row(True, False, SOLUTION, slip), row(False, False, short, slip), row(True, True, "", "")]
+    groups = grouped(rows)
+    assert {name: [one["kind"] for one in rows] for name, rows in groups.items()} == {
+        "newly right": ["too few steps"], "newly wrong": ["arithmetic"], "both wrong": ["arithmetic"],
+    }  # fmt: skip
+    text = report(groups, threshold=0.5, shown=20, seed=0).splitlines()
+    assert text[1].split() == ["all", "1", "1", "1"]
+    assert next(line for line in text if line.startswith("arithmetic")).split() == ["arithmetic", "0", "1", "1"]
+    assert sum("withheld" in line for line in text) == 2
