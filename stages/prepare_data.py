@@ -27,7 +27,7 @@ from pathlib import Path
 from anchora.data import formats
 from anchora.data.columns import kept_columns
 from anchora.data.reading import read_rows
-from anchora.data.splits import flip_side, prompt_id, question_id, question_ids, split_share, unique_rows
+from anchora.data.splits import flip_side, prompt_id, question_id, question_ids, share_of_questions, split_share, unique_rows
 from anchora.run.errors import UserError
 from anchora.run.files import write_json, write_jsonl
 from anchora.run.logs import log_params, say
@@ -65,11 +65,7 @@ class Splits:
 
     def take_share(self, split: str, purpose: str, share: float) -> list[dict]:
         """Remove the rows whose prompt falls into the share kept for a purpose from a split, and return them."""
-        taken: list[dict] = []
-        left: list[dict] = []
-        for row in self.rows[split]:
-            (taken if split_share(question_id(row), purpose) < share else left).append(row)
-        self.rows[split] = left
+        taken, self.rows[split] = share_of_questions(self.rows[split], purpose, share)
         return taken
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import EvalPrediction
 from trl import RewardConfig, RewardTrainer
 
-from anchora.data.splits import question_id, split_share
+from anchora.data.splits import share_of_questions
 from anchora.model.machine import use_machine
 from anchora.model.pins import from_pin_file
 from anchora.model.seeds import derived_seed
@@ -102,9 +102,9 @@ def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) 
     Raises UserError where one of the two is empty.
     """
     rows = read_jsonl(f"data/prepared/{args.data}.jsonl")
-    held_out, training = split_by_question(rows, "held out", params.heldout_share)
+    held_out, training = share_of_questions(rows, "held out", params.heldout_share)
     if args.data == "preferences":
-        training, _ = split_by_question(training, f"member {seed}", params.member_share)
+        training, _ = share_of_questions(training, f"member {seed}", params.member_share)
     if not held_out or not training:
         raise UserError(
             f"data/prepared/{args.data}.jsonl: {len(rows)} pairs leave {len(training)} to train member {args.member} on and "
@@ -116,17 +116,8 @@ def split_pairs(args: argparse.Namespace, seed: int, params: TrainRewardParams) 
 
 def split_stopping(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     """Return the pairs to train on, and those that say which weights are kept; of very few pairs all of them are both."""
-    stopping, training = split_by_question(rows, "stopping", STOPPING_SHARE)
+    stopping, training = share_of_questions(rows, "stopping", STOPPING_SHARE)
     return (training, stopping) if training and stopping else (rows, rows)
-
-
-def split_by_question(rows: list[dict], name: str, share: float) -> tuple[list[dict], list[dict]]:
-    """Return the rows within ``share`` of the split of that name, and the other rows; those of one question stay together."""
-    within: list[dict] = []
-    beyond: list[dict] = []
-    for row in rows:
-        (within if split_share(question_id(row), name) < share else beyond).append(row)
-    return within, beyond
 
 
 def write_curve(member: str, curve: list[dict]) -> None:

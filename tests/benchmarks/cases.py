@@ -1,11 +1,15 @@
 """Why answers changed between the SFT policy and the final one: each wrong answer by the first step that leaves the worked solution.
 
+For runs whose references are worked solutions in equations, as the demo's and those of `make real`.
+
     python tests/benchmarks/cases.py                                     # after `make run`
     python tests/benchmarks/cases.py --models .real/project/models       # after `make real`
 
 Reads evaluation/gsm8k.jsonl and the threshold of abstention from ugrr_final/uncertainty.json below --models. Prints the wrong answers by
 kind, all that are newly wrong, and --newly-right of those that are newly right, drawn by --seed. A response's steps are its equations
-of two numbers, such as ``12 * 3 = 36``; the worked solution's are those of the problem's reference.
+of two whole numbers, such as ``12 * 3 = 36``; the worked solution's are those of the problem's reference. Longer sums, decimals and
+numbers like 1,200 or $36 are not read, and steps are compared in their order: a solution that goes another right way, and then slips,
+counts by where it first leaves this one.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-STEP = re.compile(r"(-?\d+)(?: ([-+*/%]) |([-+*/%]))(-?\d+) ?= ?(-?\d+)")
+STEP = re.compile(r"(?<![-+*/%x] )(?<![-+*/%.,\d])(-?\d+)(?: ([-+*/%]) |([-+*/%]))(-?\d+) ?= ?(-?\d+)(?![.,]?\d)")
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "%": operator.mod}
 GROUPS = {(False, True): "newly right", (True, False): "newly wrong", (False, False): "both wrong"}
 WRONG = ("too few steps", "too many steps", "another operation", "other numbers", "arithmetic", "no slip in a step", "no steps to compare")
@@ -36,12 +40,12 @@ def kind(response: str, solution: str) -> str:
     ours, theirs = steps(response), steps(solution)
     if not theirs:
         return "no steps to compare"
-    for (left, sign, right, result), (true_left, true_sign, true_right, _) in zip(ours, theirs, strict=False):
+    for (left, sign, right, result), (true_left, true_sign, true_right, true_result) in zip(ours, theirs, strict=False):
         if sign != true_sign:
             return "another operation"
         if (left, right) != (true_left, true_right) and (sign not in "+*" or (right, left) != (true_left, true_right)):
             return "other numbers"
-        if not computed_right(left, sign, right, result):
+        if result != true_result and not computed_right(left, sign, right, result):
             return "arithmetic"
     if len(ours) != len(theirs):
         return "too few steps" if len(ours) < len(theirs) else "too many steps"

@@ -33,15 +33,25 @@ def test_a_solution_without_equations_has_nothing_to_compare():
     assert kind("3 + 4 = 7", "#### 7") == "no steps to compare"
 
 
-def test_steps_are_read_from_every_form():
+def test_steps_are_read_from_the_forms_of_make_real():
     assert steps("10*c = 111 - 11 = 100\nc = 100 / 10 = 10") == [(111, "-", 11, 100), (100, "/", 10, 10)]
     assert steps("crab: 7 * 10 = 70\n70 + -8=62") == [(7, "*", 10, 70), (70, "+", -8, 62)]
     assert steps("28 % 21 = 7\ngcd 7") == [(28, "%", 21, 7)]
+    assert (
+        steps("5 + 9 + 1 = 15, 5+9+1=15, 3.5 + 2 = 5.5, 3 / 2 = 1.5, 1,200 + 300 = 1,500, 244 x 3/4 = 183") == []
+    )  # of two whole numbers each, or not read
+    assert steps("-5 - 3 = -8") == [(-5, "-", 3, -8)]
+
+
+def test_a_step_as_the_solution_has_it_is_no_slip():
+    """Sums in the text of some references are cut, as gsm_symbolic has it."""
+    assert kind("3 / 4 = 183. 244 - 183 = 60", "3 / 4 = 183. 244 - 183 = 61") == "arithmetic"
+    assert kind("3 / 4 = 183. 244 - 183 = 61", "3 / 4 = 183. 244 - 183 = 61") == "no slip in a step"
 
 
 def row(before: bool, after: bool, baseline: str, policy: str) -> dict:
-    asked = [{"role": "user", "content": "How much is left?"}]
-    known = {"prompt": asked, "reference": SOLUTION, "baseline_uncertainty": 0.25, "policy_uncertainty": 0.75}
+    prompt = [{"role": "user", "content": "How much is left?"}]
+    known = {"prompt": prompt, "reference": SOLUTION, "baseline_uncertainty": 0.25, "policy_uncertainty": 0.75}
     return {**known, "baseline_correct": before, "policy_correct": after, "baseline": baseline, "policy": policy}
 
 

@@ -58,7 +58,7 @@ def test_few_wins_or_equal_differences_are_not_shown(rows, shown):
     evaluation = {**NOTHING_SHOWN, "gsm8k": gsm8k, "alpaca_eval": metrics}
     by_name = {row.cells[0]: row for row in comparison_rows(evaluation)}
     for name in ("accuracy of samples", "win rate, AlpacaEval"):
-        assert (by_name[name].apart, by_name[name].shown, by_name[name].cells[4]) == (True, shown, "no spread")
+        assert (by_name[name].interval_shows, by_name[name].shown, by_name[name].cells[4]) == (True, shown, "no spread")
         assert (f"{name} (p = {min(1, 2 / 2**rows):.2g})" in comparison(evaluation)) == (not shown)
     cells = {row[0]: row[-2:] for row in report.comparison_cells(evaluation)}
     assert cells["accuracy of samples"][1] == ("yes" if shown else "no")

@@ -57,7 +57,7 @@ def project(ran, tmp_path) -> Project:
 def add_format(project: Project) -> None:
     project.insert(
         "stages/anchora/data/formats.py",
-        '    if row.get("instruction") is not None:\n        answer = apart(',
+        '    if row.get("instruction") is not None:\n        answer = split_thought(',
         '    if row.get("ask") is not None:\n'
         '        prompt, completion = _prompt(row["ask"], "ask", row, location), _text(row, "reply", location)\n'
         '        return {"prompt": prompt, "completion": completion, "source": location}\n',

@@ -29,8 +29,7 @@ def test_a_forced_rerun_elsewhere_leaves_the_lock_as_it_was(ran, tmp_path):
     assert (folder / "dvc.lock").read_text() == lock
 
 
-def test_a_tracker_changes_no_out(ran, tmp_path):
-    """What a tracker writes has times in it, and stays in log_dir."""
+def test_tensorboard_and_dvclive_change_no_out(ran, tmp_path):
     folder = copy_of(ran, tmp_path / "tracked", trackers=["tensorboard", "dvclive"])
     stages = ["sft", "train_reward@0", "update_policy@0", "evaluate"]
     assert stages_run(dvc(folder, "repro", "--single-item", *stages)) == set(stages)

@@ -1,6 +1,6 @@
 """A real language model on problems that no one here wrote: SmolLM2-135M-Instruct on reasoning-gym's arithmetic, through the whole DAG.
 
-    make real                                # some two hours on two cores; stopped at any time, it goes on where it was
+    make real                                # some ninety minutes on two quiet cores; stopped at any time, it goes on where it was
     python tests/real/make_real.py --prepare       # lays everything out, and runs nothing
     python tests/real/make_real.py --small         # a few problems, to see that everything runs
 

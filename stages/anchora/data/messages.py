@@ -65,7 +65,10 @@ def _message(message, field: str, location: str) -> dict:
 
 
 def split_thought(answer: dict, thought, field: str, location: str) -> dict:
-    """Return an assistant's message with what it thought as ``reasoning_content``: ``thought``, or what its text begins with in tags."""
+    """Return an assistant's message with what it thought as ``reasoning_content``: ``thought``, or what its text begins with in tags.
+
+    Raises UserError for a thought that is no text.
+    """
     if thought is None and ENDS in answer["content"]:
         thought, content = split_thinking(answer["content"])
         answer = {**answer, "content": content}

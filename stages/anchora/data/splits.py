@@ -48,6 +48,15 @@ def split_share(key: str, purpose: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def share_of_questions(rows: list[dict], purpose: str, share: float) -> tuple[list[dict], list[dict]]:
+    """Return the rows that fall into the share kept for a purpose, and the others; rows of one question stay together."""
+    kept: list[dict] = []
+    others: list[dict] = []
+    for row in rows:
+        (kept if split_share(question_id(row), purpose) < share else others).append(row)
+    return kept, others
+
+
 def unique_rows(rows: list[dict], *fields: str) -> tuple[list[dict], int]:
     """Return the rows without repeats of ``id`` and ``fields``, the first of each kept, and the number of repeats."""
     seen, kept = set(), []

@@ -15,12 +15,12 @@ class Row(NamedTuple):
 
     cells: tuple[str, str, str, str, str]
     p_value: float | None  # of an exact test of the difference, where there is one
-    apart: bool  # the interval leaves out what would be no difference
+    interval_shows: bool  # the interval leaves out what would be no difference
 
     @property
     def shown(self) -> bool:
         """Whether the data show a difference: by the interval, and by the exact test, for an interval of few rows is too narrow."""
-        return self.apart and self.p_value is not None and self.p_value < 1 - CONFIDENCE
+        return self.interval_shows and self.p_value is not None and self.p_value < 1 - CONFIDENCE
 
 
 def comparison_rows(evaluation: dict) -> list[Row]:
@@ -77,7 +77,7 @@ def headline(gsm8k: dict, baseline: str = "SFT", policy: str = "UGRR") -> str:
 def notes(evaluation: dict) -> list[str]:
     """Say in a sentence each what shows no difference, and how many replies of a judge behind an API could not be read."""
     not_shown = [
-        f"{row.cells[0]} (p = {row.p_value:.2g})" if row.apart and row.p_value is not None else row.cells[0]
+        f"{row.cells[0]} (p = {row.p_value:.2g})" if row.interval_shows and row.p_value is not None else row.cells[0]
         for row in comparison_rows(evaluation)[1:]
         if not row.shown
     ]
