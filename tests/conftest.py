@@ -123,6 +123,11 @@ def run_once(tmp_path_factory, name: str, make: Callable[[Path], Path]) -> Path:
     return Path(shutil.copytree(shared / name, base / f"own_{name}", symlinks=True)) if shared != base else shared / name
 
 
+def out_hashes(lock: str) -> dict[str, str]:
+    """The hash of every out by its path, of the text of a dvc.lock."""
+    return {out["path"]: out["md5"] for entry in yaml.safe_load(lock)["stages"].values() for out in entry["outs"]}
+
+
 def small_project(target: Path) -> Path:
     """A copy of the project with the smoke preset, but two verifiers, two rounds and prompts enough for both."""
     more = {

@@ -23,9 +23,9 @@ UNANNOTATED = "broken"
 MT_CATEGORIES = ("math", "reasoning", "extraction", "stem")
 
 
-def sft_rows(rng: random.Random, seen: set[str]) -> list[dict]:
+def sft_rows(rng: random.Random, seen: set[str], count: int) -> list[dict]:
     rows = []
-    for _ in range(SFT):
+    for _ in range(count):
         problem = world.draw_fresh(rng, seen)
         careful = rng.random() < world.SFT_QUALITY[problem.family] + world.THEME_SHIFT[problem.theme]
         steps = problem.careful if careful else problem.sloppy
@@ -33,10 +33,10 @@ def sft_rows(rng: random.Random, seen: set[str]) -> list[dict]:
     return rows
 
 
-def preference_rows(rng: random.Random, seen: set[str]) -> list[dict]:
+def preference_rows(rng: random.Random, seen: set[str], count: int) -> list[dict]:
     """A right and a wrong solution in either order; the label follows the right one, most of the time."""
     rows = []
-    for _ in range(PREFERENCES):
+    for _ in range(count):
         problem = world.draw_fresh(rng, seen, without=UNANNOTATED)
         right, wrong = world.solution(problem.careful), world.wrong_solution(rng, problem, SLIP_SHARE)
         label = rng.randint(0, 1)
@@ -45,6 +45,10 @@ def preference_rows(rng: random.Random, seen: set[str]) -> list[dict]:
             label = 1 - label
         rows.append({"prompt": problem.question, "response_a": a, "response_b": b, "label": label})
     return rows
+
+
+def prompt_rows(rng: random.Random, seen: set[str], count: int) -> list[dict]:
+    return [{"prompt": world.draw_fresh(rng, seen).question} for _ in range(count)]
 
 
 def gsm8k_rows(rng: random.Random, seen: set[str], count: int) -> list[dict]:
@@ -81,12 +85,12 @@ def main() -> None:
 
     rng, seen, out = random.Random(args.seed), set(), Path(args.out)
     lists = {
-        "sft.json": sft_rows(rng, seen),
-        "preferences.json": preference_rows(rng, seen),
+        "sft.json": sft_rows(rng, seen, SFT),
+        "preferences.json": preference_rows(rng, seen, PREFERENCES),
         "alpaca_eval.json": alpaca_rows(rng, seen),
     }
     lines = {
-        "regret_prompts.jsonl": [{"prompt": world.draw_fresh(rng, seen).question} for _ in range(REGRET)],
+        "regret_prompts.jsonl": prompt_rows(rng, seen, REGRET),
         "calibration.jsonl": gsm8k_rows(rng, seen, CALIBRATION),
         "gsm8k.jsonl": gsm8k_rows(rng, seen, GSM8K),
         "mt_bench.jsonl": mt_bench_rows(rng, seen),

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 from benchmark_json import add_results
+from measured_process import run_measured
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "87cf470"
@@ -71,18 +72,11 @@ def measured(folder: Path, stage: str) -> dict:
     clock, script = folder / "step_clock.jsonl", STAGES[stage]
     clock.unlink(missing_ok=True)
     environment = {**os.environ, "STEP_CLOCK": str(clock), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
-    with open(folder / "stage.log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--stage", *script], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{folder.name}: {stage}: {(folder / 'stage.log').read_text()[-2000:]}")
+    usage = run_measured(stage, [sys.executable, __file__, "--stage", *script], folder, environment)
     walls, cpus, peaks = zip(*map(json.loads, clock.read_text().splitlines()), strict=True)
     per_step = [TOKENS[stage] / statistics.median(b - a for a, b in zip(times, times[1:], strict=False)) for times in (cpus, walls)]
     return {
-        "peak_mib": usage.ru_maxrss / 1024,
+        "peak_mib": usage.peak_mib,
         "peak_in_steps_mib": peaks[-1],
         "tokens_per_cpu_second": per_step[0],
         "tokens_per_second": per_step[1],

@@ -90,7 +90,7 @@ def report(groups: dict[str, list[dict]], threshold: float | None, shown: int, s
 
 
 def one_line(text: str) -> str:
-    return " / ".join(text.split("\n"))
+    return text.replace("\n", " / ")
 
 
 def main() -> None:

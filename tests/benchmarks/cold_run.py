@@ -11,32 +11,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from adapters import BEFORE, ROOT, dvc_environment, make_project, ratio
 from benchmark_json import add_results
-
-
-def cold_run(folder: Path) -> dict[str, float]:
-    """Run the whole DAG of a project that has no cache: seconds of processor and wall time, and the largest process's peak in MiB."""
-    begun = time.monotonic()
-    with open(folder / "run.log", "w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=dvc_environment(), stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{folder.name}: dvc repro: {(folder / 'run.log').read_text()[-2000:]}")
-    return {
-        "processor_seconds": usage.ru_utime + usage.ru_stime,
-        "wall_seconds": time.monotonic() - begun,
-        "peak_mib": usage.ru_maxrss / 1024,
-    }
+from measured_process import run_measured
 
 
 def main() -> None:
@@ -48,7 +30,8 @@ def main() -> None:
     for number in range(args.repeat):
         for side, commit in (("before", BEFORE), ("now", None)):
             with tempfile.TemporaryDirectory() as folder:
-                runs[side].append(cold_run(make_project(Path(folder) / side, commit)))
+                project = make_project(Path(folder) / side, commit)
+                runs[side].append(run_measured("dvc repro", [sys.executable, "-m", "dvc", "repro"], project, dvc_environment())._asdict())
             print(
                 f"{number + 1}/{args.repeat} {side}: " + ", ".join(f"{key} {value:,.0f}" for key, value in runs[side][-1].items()),
                 flush=True,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import random
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from pathlib import Path
 
 from adapters import ROOT, dvc_environment, make_project, set_params
 from benchmark_json import add_results
+from measured_process import run_measured
+from svg import save, two_plots
 
 sys.path.insert(0, str(ROOT / "data" / "demo"))
-import world
 import write_data
 
 SEED = 91  # of the problems; data/demo/write_data.py has another one
@@ -45,14 +45,10 @@ print(json.dumps([(stage.name, stage.cmd) for stage in stages if getattr(stage, 
 def write_problems(folder: Path, problems: int) -> dict[str, str]:
     """Write as many problems into each of the files that the stages go through; return their parameters."""
     rng, seen = random.Random(SEED), set[str]()
-
-    def drawn() -> list[world.Problem]:
-        return [world.draw_fresh(rng, seen) for _ in range(problems)]
-
     files = {
-        "preference_data_path": preferences(rng, seen, problems),
-        "sft_data_path": [{"prompt": one.question, "completion": world.solution(one.careful)} for one in drawn()],
-        "regret_prompts_path": [{"prompt": one.question} for one in drawn()],
+        "preference_data_path": write_data.preference_rows(rng, seen, problems),
+        "sft_data_path": write_data.sft_rows(rng, seen, problems),
+        "regret_prompts_path": write_data.prompt_rows(rng, seen, problems),
         "calibration_path": write_data.gsm8k_rows(rng, seen, problems),
         "gsm8k_path": write_data.gsm8k_rows(rng, seen, problems),
     }
@@ -62,33 +58,18 @@ def write_problems(folder: Path, problems: int) -> dict[str, str]:
     return {name: f"data/own/{name}.jsonl" for name in files}
 
 
-def preferences(rng: random.Random, seen: set[str], count: int) -> list[dict]:
-    """Return as many pairs of a right solution and a wrong one."""
-    rows = []
-    for _ in range(count):
-        problem = world.draw_fresh(rng, seen)
-        wrong = world.wrong_solution(rng, problem, write_data.SLIP_SHARE)
-        rows.append({"prompt": problem.question, "response_a": world.solution(problem.careful), "response_b": wrong, "label": 1})
-    return rows
-
-
 def commands(folder: Path) -> list[tuple[str, str]]:
     """Return names and commands of the stages in an order in which they can run."""
     done = subprocess.run([sys.executable, "-c", STAGES], cwd=folder, env=dvc_environment(), capture_output=True, text=True, check=True)
-    return [(name, command) for name, command in json.loads(done.stdout)]
+    return [tuple(stage) for stage in json.loads(done.stdout)]
 
 
 def costs(folder: Path) -> dict[str, tuple[float, float]]:
     """Run the stages of a project; return each one's seconds of processor time and its peak memory in MiB."""
     found = {}
     for name, command in commands(folder):
-        with open(folder / "run.log", "w") as log:
-            process = subprocess.Popen(command, shell=True, cwd=folder, env=dvc_environment(), stdout=log, stderr=log)
-            _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            sys.exit(f"{name}: {(folder / 'run.log').read_text()[-2000:]}")
-        found[name] = (usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        usage = run_measured(name, ["sh", "-c", command], folder, dvc_environment())
+        found[name] = (usage.processor_seconds, usage.peak_mib)
     return found
 
 
@@ -120,21 +101,13 @@ def on_line(size: int, sizes: list[int], values: list[float]) -> float:
 
 def draw(found: dict[str, dict], sizes: list[int], path: Path) -> None:
     """Draw seconds and memory against the problems of a file, on logarithmic axes."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "growth"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    _, figure, axes = two_plots("growth", (10, 4))
     for axis, key, title in zip(axes, ("seconds", "peak_mib"), ("processor time, seconds", "peak memory, MiB"), strict=True):
         for name, row in found.items():
             axis.loglog(sizes, row[key], marker="o", markersize=3, linewidth=1, label=name)
         axis.set(xlabel="problems in each file", title=title, xticks=sizes, xticklabels=sizes)
         axis.minorticks_off()
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, axes, path)
 
 
 def main() -> None:

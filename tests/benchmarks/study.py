@@ -29,6 +29,8 @@ import yaml
 from scipy.stats import ttest_1samp, ttest_rel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
+from svg import save, two_plots
+
 from anchora.update.params import UpdatePolicyParams
 
 OURS = "ugrr"
@@ -255,13 +257,7 @@ def against_constants(found: dict[str, dict[int, dict]]) -> dict:
 
 def draw(study: dict, path: str) -> None:
     """Gain against KL, greedy and sampled: every seed as a dot, every arm's mean as a larger one."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "study"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharex=True)
+    pyplot, figure, axes = two_plots("study", (12, 5), sharex=True)
     colours = pyplot.get_cmap("tab20").colors
     for axis, key, title in zip(axes, ("gain", "sampled_gain"), ("exact match, greedy", "accuracy of samples"), strict=True):
         for number, (arm, entry) in enumerate(study.items()):
@@ -270,9 +266,7 @@ def draw(study: dict, path: str) -> None:
             axis.scatter(entry["mean_kl"], entry[f"mean_{key}"], s=90, color=colour, marker="*" if arm == OURS else "o", label=arm)
         axis.set(xlabel="drift, KL to the SFT policy (nats a sequence)", ylabel="gain over SFT", title=title)
         axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, axes, path)
 
 
 def main() -> None:

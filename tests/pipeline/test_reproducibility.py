@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import copy_of, dvc, environment, small_project, stages_run
+from conftest import copy_of, dvc, environment, out_hashes, small_project, stages_run
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +32,7 @@ def test_tensorboard_and_dvclive_change_no_out(ran, tmp_path):
     folder = copy_of(ran, tmp_path / "tracked", trackers=["tensorboard", "dvclive"])
     stages = ["sft", "train_reward@0", "update_policy@0", "evaluate"]
     assert stages_run(dvc(folder, "repro", "--single-item", *stages)) == set(stages)
-    assert outs((folder / "dvc.lock").read_text()) == outs((ran / "dvc.lock").read_text())
+    assert out_hashes((folder / "dvc.lock").read_text()) == out_hashes((ran / "dvc.lock").read_text())
     for tracker in ("tensorboard", "dvclive"):
         assert len(list((folder / "logs" / "trackers" / tracker).iterdir())) == len(stages)
 
@@ -64,16 +63,12 @@ def test_two_workers_give_what_one_after_another_gives(ran, tmp_path):
             time.sleep(2)
         for name, ref in refs.items():
             lock = subprocess.run(["git", "show", f"{ref}:dvc.lock"], cwd=folder, capture_output=True, text=True, check=True).stdout
-            results.setdefault(name, []).append(outs(lock))
+            results.setdefault(name, []).append(out_hashes(lock))
         assert not list((folder / ".scratch").glob("*/*"))
         assert {path.name for path in (folder / "logs").iterdir() if path.is_dir()} >= {"first", "second"}
         dvc(folder, "queue", "stop", "--kill", check=False)
     assert results["first"][0] == results["first"][1] and results["second"][0] == results["second"][1]
     assert results["first"][0] != results["second"][0]
-
-
-def outs(lock: str) -> dict[str, str]:
-    return {out["path"]: out["md5"] for entry in yaml.safe_load(lock)["stages"].values() for out in entry["outs"]}
 
 
 def git_experiments(folder: Path) -> dict[str, str]:
