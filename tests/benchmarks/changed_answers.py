@@ -2,8 +2,8 @@
 
 For runs whose references are worked solutions in equations, as the demo's and those of `make real`.
 
-    python tests/benchmarks/cases.py                                     # after `make run`
-    python tests/benchmarks/cases.py --models .real/project/models       # after `make real`
+    python tests/benchmarks/changed_answers.py                                     # after `make run`
+    python tests/benchmarks/changed_answers.py --models .real/project/models       # after `make real`
 
 Reads evaluation/gsm8k.jsonl and the threshold of abstention from ugrr_final/uncertainty.json below --models. Prints the wrong answers by
 kind, all that are newly wrong, and --newly-right of those that are newly right, drawn by --seed. A response's steps are its equations

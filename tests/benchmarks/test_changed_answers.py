@@ -1,7 +1,7 @@
 """Which step of a wrong answer left the worked solution, on answers whose slip is known."""
 
 import pytest
-from cases import grouped, kind, report, steps
+from changed_answers import grouped, kind, report, steps
 
 SOLUTION = "14 * 25 = 350. 368 - 350 = 18.\n#### 18"
 
