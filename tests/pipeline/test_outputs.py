@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import copy_of, environment
+from conftest import copy_of, dvc, environment, stages_run, tracked_files
 from transformers import AutoTokenizer
 
 from anchora.run.files import read_jsonl
@@ -53,6 +53,23 @@ def test_every_key_of_the_design_is_written(ran):
         assert {"accuracy", "ece", "brier", "pairs"} <= set(metrics(ran, f"reward/{member}.json")["reward"][member])
     assert {"accuracy", "ece", "brier", "pairs"} <= set(metrics(ran, "reward/judge.json")["judge"])
     assert {"gain", "gain_low", "exact_match", "sampled_accuracy", "win_rate", "auroc", "kl"} <= set(metrics(ran, "summary.json"))
+
+
+def test_what_stages_leave_behind_comes_back_from_the_cache(ran, tmp_path):
+    """So that a queued experiment, a clone and another machine find what a stage wrote without running it again."""
+    folder = copy_of(ran, tmp_path / "elsewhere")
+    written = left_behind(folder)
+    for path in written:
+        (folder / path).unlink()
+    dvc(folder, "checkout")
+    assert left_behind(folder) == written
+    assert stages_run(dvc(folder, "repro")) == set()
+
+
+def left_behind(folder):
+    """The files of a project that stages wrote, but for metrics, which git keeps."""
+    below = [path for name in ("models", "data") for path in (folder / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)) for path in below} - set(tracked_files())
 
 
 def test_no_prompt_is_in_two_splits(ran):
