@@ -49,6 +49,7 @@ from anchora.update.state import RoundState
 from anchora.update.step import OptimizerBatch, ResponseLogps, update
 
 WARMUP_SHARE = 0.1
+LESS_LIKELY = -0.05  # nats; batches differ by about as much
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def main() -> None:
     metrics["anchors"] = len(anchors)
     write_json(f"metrics/update/round{args.round}.json", {"update": {f"round{args.round}": metrics}})
     say(f"round {args.round}: {metrics['steps']} updates kept, forward KL {metrics['kl_forward']:.3f} nats a sequence")
+    if advice := advice_on(curve, kept_step, params):
+        say(f"round {args.round}: {advice}")
 
 
 def split_anchors(buffer: Buffer, params: UpdatePolicyParams) -> tuple[list[Anchor], list[Anchor]]:
@@ -240,6 +243,18 @@ def kept_figures(curve: pd.DataFrame, kept_step: int) -> dict:
     loss = curve.loc[(curve["step"] > kept_step - 10) & (curve["step"] <= kept_step), "loss"].mean()
     figures = {"loss": loss, **{name: last[name] for name in ("kl_forward", "chosen_logp_change", "rejected_logp_change")}}
     return {"steps": kept_step, **{name: None if pd.isna(value) else float(value) for name, value in figures.items()}}
+
+
+def advice_on(curve: pd.DataFrame, kept_step: int, params: UpdatePolicyParams) -> str | None:
+    """Return what to try where the chosen responses became less likely than under the SFT policy, over the ten steps up to the kept one."""
+    kept = curve[(curve["step"] > max(0, kept_step - 10)) & (curve["step"] <= kept_step)]
+    chosen, rejected = kept["chosen_logp_change"].mean(), kept["rejected_logp_change"].mean()
+    if not chosen < LESS_LIKELY:  # nan where the policy that came in is kept
+        return None
+    return (
+        f"over the last ten steps the log-probs of chosen responses are {-chosen:.2f} nats below the SFT policy's, those of rejected ones "
+        f"{rejected:+.2f}: little is learnt from the chosen ones; try a larger chosen_nll_weight than {params.chosen_nll_weight:g}"
+    )
 
 
 def write_curves(number: int, curve: pd.DataFrame, pairs: Pairs) -> None:

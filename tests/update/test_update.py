@@ -6,6 +6,7 @@ import math
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -167,6 +168,16 @@ def test_past_the_budget_the_last_snapshot_inside_it_is_kept(policy, buffer):
     figures = update_policy.kept_figures(curve, kept)
     assert figures["kl_forward"] == pytest.approx(0, abs=1e-6) and figures["loss"] is None
     assert torch.equal(weights(model), weights(policy[0]))
+
+
+def test_chosen_responses_that_become_less_likely_are_told():
+    """Of 14 steps 12 are kept: the mean of steps 3 to 12 is -0.75 for the chosen and -1.5 for the rejected. Row 0 came in."""
+    change = [math.nan, *(-number / 10 for number in range(1, 15))]
+    curve = pd.DataFrame({"step": range(15), "chosen_logp_change": change, "rejected_logp_change": [2 * value for value in change]})
+    told = update_policy.advice_on(curve, 12, settings(chosen_nll_weight=1.0))
+    assert "0.75 nats below the SFT policy's" in told and "-1.50" in told and "a larger chosen_nll_weight than 1" in told
+    assert update_policy.advice_on(curve.assign(chosen_logp_change=-change[1] * 0.4), 12, settings()) is None
+    assert update_policy.advice_on(curve, 0, settings()) is None
 
 
 def test_the_batch_gate_gives_every_pair_the_means_of_its_step(buffer):
