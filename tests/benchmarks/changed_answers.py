@@ -6,10 +6,10 @@ For runs whose references are worked solutions in equations, as the demo's and t
     python tests/benchmarks/changed_answers.py --models .real/project/models       # after `make real`
 
 Reads evaluation/gsm8k.jsonl and the threshold of abstention from ugrr_final/uncertainty.json below --models. Prints the wrong answers by
-kind, all that are newly wrong, and --newly-right of those that are newly right, drawn by --seed. A response's steps are its equations
-of two whole numbers, such as ``12 * 3 = 36``; the worked solution's are those of the problem's reference. Longer sums, decimals and
-numbers like 1,200 or $36 are not read, and steps are compared in their order: a solution that goes another right way, and then slips,
-counts by where it first leaves this one.
+kind, how many right answers have a false equation, all that are newly wrong, and --newly-right of those that are newly right, drawn by
+--seed. A response's steps are its equations of two whole numbers, such as ``12 * 3 = 36``; the worked solution's are those of the
+problem's reference. Longer sums, decimals and numbers like 1,200 or $36 are not read, and steps are compared in their order: a solution
+that goes another right way, and then slips, counts by where it first leaves this one.
 """
 
 from __future__ import annotations
@@ -67,6 +67,20 @@ def grouped(rows: Sequence[dict]) -> dict[str, list[dict]]:
     return groups
 
 
+def has_false_equation(response: str, solution: str) -> bool:
+    """Return whether one of a response's steps is computed wrong, and is not so in the worked solution as well."""
+    return any(step not in steps(solution) and not computed_right(*step) for step in steps(response))
+
+
+def lucky(rows: Sequence[dict]) -> list[str]:
+    """Return a line for each policy: how many of its right answers have a false equation among their steps."""
+    lines = []
+    for name, side in (("SFT", "baseline"), ("final", "policy")):
+        right = [has_false_equation(row[side], row["reference"]) for row in rows if row[f"{side}_correct"]]
+        lines.append(f"{name} policy: {sum(right)} of {len(right)} right answers have a false equation")
+    return lines
+
+
 def report(groups: dict[str, list[dict]], threshold: float | None, shown: int, seed: int) -> str:
     """Return the counts as a table and the cases in full, one kind after another."""
     counts = {name: Counter(row["kind"] for row in rows) for name, rows in groups.items()}
@@ -101,6 +115,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [json.loads(line) for line in (args.models / "evaluation/gsm8k.jsonl").read_text(encoding="utf-8").splitlines()]
     threshold = json.loads((args.models / "ugrr_final/uncertainty.json").read_text(encoding="utf-8"))["threshold"]
+    print("\n".join(lucky(rows)) + "\n")
     print(report(grouped(rows), threshold, args.newly_right, args.seed))
 
 

@@ -1,7 +1,7 @@
 """Which step of a wrong answer left the worked solution, on answers whose slip is known."""
 
 import pytest
-from changed_answers import grouped, kind, report, steps
+from changed_answers import grouped, has_false_equation, kind, lucky, report, steps
 
 SOLUTION = "14 * 25 = 350. 368 - 350 = 18.\n#### 18"
 
@@ -66,3 +66,24 @@ def test_rows_are_grouped_by_what_changed_and_counted():
     assert text[1].split() == ["all", "1", "1", "1"]
     assert next(line for line in text if line.startswith("arithmetic")).split() == ["arithmetic", "0", "1", "1"]
     assert sum("withheld" in line for line in text) == 2
+
+
+@pytest.mark.parametrize(
+    ("response", "false"),
+    [
+        ("20 % 12 = 8. 12 % 8 = 4. #### 4", False),
+        ("20 % 12 = 4. #### 4", True),  # the right divisor by a wrong remainder
+        ("4 % 0 = 4. #### 4", True),
+        ("3 / 4 = 183. #### 183", False),  # as the solution has it, in whose text a sum is cut
+        ("#### 4", False),
+    ],
+)
+def test_a_false_equation_is_one_that_the_solution_has_not(response, false):
+    assert has_false_equation(response, "3 / 4 = 183. #### 183") == false
+
+
+def test_right_answers_with_a_false_equation_are_counted():
+    slip = "14 * 25 = 340. #### 18"
+    rows = [row(True, True, slip, SOLUTION), row(True, False, "#### 18", slip), row(False, True, slip, slip)]
+    told = "1 of 2 right answers have a false equation"
+    assert lucky(rows) == [f"SFT policy: {told}", f"final policy: {told}"]
