@@ -49,7 +49,7 @@ from anchora.update.state import RoundState
 from anchora.update.step import OptimizerBatch, ResponseLogps, update
 
 WARMUP_SHARE = 0.1
-LESS_LIKELY = -0.05  # nats; batches differ by about as much
+LESS_LIKELY = -0.05  # nats; what is nearer to 0 is not worth a word
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,19 @@ def kept_figures(curve: pd.DataFrame, kept_step: int) -> dict:
     Row 0 of the curve is the policy that came in; a round that keeps it has no loss.
     """
     last = curve[curve["step"] == kept_step].iloc[0]
-    loss = curve.loc[(curve["step"] > kept_step - 10) & (curve["step"] <= kept_step), "loss"].mean()
+    loss = ten_steps(curve, kept_step)["loss"].mean()
     figures = {"loss": loss, **{name: last[name] for name in ("kl_forward", "chosen_logp_change", "rejected_logp_change")}}
     return {"steps": kept_step, **{name: None if pd.isna(value) else float(value) for name, value in figures.items()}}
 
 
+def ten_steps(curve: pd.DataFrame, kept_step: int) -> pd.DataFrame:
+    """Return the rows of the ten steps up to the kept one; none where the policy that came in is kept."""
+    return curve[(curve["step"] > max(0, kept_step - 10)) & (curve["step"] <= kept_step)]
+
+
 def advice_on(curve: pd.DataFrame, kept_step: int, params: UpdatePolicyParams) -> str | None:
     """Return what to try where the chosen responses became less likely than under the SFT policy, over the ten steps up to the kept one."""
-    kept = curve[(curve["step"] > max(0, kept_step - 10)) & (curve["step"] <= kept_step)]
+    kept = ten_steps(curve, kept_step)
     chosen, rejected = kept["chosen_logp_change"].mean(), kept["rejected_logp_change"].mean()
     if not chosen < LESS_LIKELY:  # nan where the policy that came in is kept
         return None

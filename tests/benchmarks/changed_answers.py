@@ -25,6 +25,7 @@ from pathlib import Path
 
 STEP = re.compile(r"(?<![-+*/%x] )(?<![-+*/%.,\d])(-?\d+)(?: ([-+*/%]) |([-+*/%]))(-?\d+) ?= ?(-?\d+)(?![.,]?\d)")
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "%": operator.mod}
+SIDES = {"SFT": "baseline", "final": "policy"}  # as a row's keys name them
 GROUPS = {(False, True): "newly right", (True, False): "newly wrong", (False, False): "both wrong"}
 WRONG = ("too few steps", "too many steps", "another operation", "other numbers", "arithmetic", "no slip in a step", "no steps to compare")
 
@@ -69,13 +70,14 @@ def grouped(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
 def has_false_equation(response: str, solution: str) -> bool:
     """Return whether one of a response's steps is computed wrong, and is not so in the worked solution as well."""
-    return any(step not in steps(solution) and not computed_right(*step) for step in steps(response))
+    known = steps(solution)
+    return any(step not in known and not computed_right(*step) for step in steps(response))
 
 
 def lucky(rows: Sequence[dict]) -> list[str]:
     """Return a line for each policy: how many of its right answers have a false equation among their steps."""
     lines = []
-    for name, side in (("SFT", "baseline"), ("final", "policy")):
+    for name, side in SIDES.items():
         right = [has_false_equation(row[side], row["reference"]) for row in rows if row[f"{side}_correct"]]
         lines.append(f"{name} policy: {sum(right)} of {len(right)} right answers have a false equation")
     return lines
@@ -96,9 +98,7 @@ def report(groups: dict[str, list[dict]], threshold: float | None, shown: int, s
         for row in sorted(rows, key=lambda row: WRONG.index(row["kind"])):
             withheld = "" if threshold is None else ", withheld" if row["policy_uncertainty"] > threshold else ", given"
             lines += [f"{row['kind']}: {row['prompt'][-1]['content']}"]
-            lines += [
-                f"    {side:<9} {one_line(row[key])}" for side, key in (("solution", "reference"), ("SFT", "baseline"), ("final", "policy"))
-            ]
+            lines += [f"    {side:<9} {one_line(row[key])}" for side, key in (("solution", "reference"), *SIDES.items())]
             lines += [f"    uncertainty {row['baseline_uncertainty']:.2f} before, {row['policy_uncertainty']:.2f} after{withheld}"]
     return "\n".join(lines)
 
