@@ -5,11 +5,13 @@ For runs whose references are worked solutions in equations, as the demo's and t
     python tests/benchmarks/changed_answers.py                                     # after `make run`
     python tests/benchmarks/changed_answers.py --models .real/project/models       # after `make real`
 
-Reads evaluation/gsm8k.jsonl and the threshold of abstention from ugrr_final/uncertainty.json below --models. Prints the wrong answers by
-kind, how many right answers have a false equation, all that are newly wrong, and --newly-right of those that are newly right, drawn by
---seed. A response's steps are its equations of two whole numbers, such as ``12 * 3 = 36``; the worked solution's are those of the
-problem's reference. Longer sums, decimals and numbers like 1,200 or $36 are not read, and steps are compared in their order: a solution
-that goes another right way, and then slips, counts by where it first leaves this one.
+Reads evaluation/gsm8k.jsonl and the threshold of abstention from ugrr_final/uncertainty.json below --models. Prints how many right
+answers have a false equation, an exact test of those without one, the wrong answers by kind, all that are newly wrong, and --newly-right
+of those that are newly right, drawn by --seed.
+
+A response's steps are its equations of two whole numbers, such as ``12 * 3 = 36``; the worked solution's are those of the problem's
+reference. Longer sums, decimals and numbers like 1,200 or $36 are not read, and steps are compared in their order: a solution that goes
+another right way, and then slips, counts by where it first leaves this one.
 """
 
 from __future__ import annotations
@@ -19,9 +21,13 @@ import json
 import operator
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stages"))
+from anchora.evaluation.statistics import mcnemar_p
 
 STEP = re.compile(r"(?<![-+*/%x] )(?<![-+*/%.,\d])(-?\d+)(?: ([-+*/%]) |([-+*/%]))(-?\d+) ?= ?(-?\d+)(?![.,]?\d)")
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "%": operator.mod}
@@ -74,13 +80,18 @@ def has_false_equation(response: str, solution: str) -> bool:
     return any(step not in known and not computed_right(*step) for step in steps(response))
 
 
-def lucky(rows: Sequence[dict]) -> list[str]:
-    """Return a line for each policy: how many of its right answers have a false equation among their steps."""
-    lines = []
+def soundness(rows: Sequence[dict]) -> list[str]:
+    """Return a line for each policy, how many of its right answers have a false equation, and one that compares those without any."""
+    sound, lines = {}, []
     for name, side in SIDES.items():
-        right = [has_false_equation(row[side], row["reference"]) for row in rows if row[f"{side}_correct"]]
-        lines.append(f"{name} policy: {sum(right)} of {len(right)} right answers have a false equation")
-    return lines
+        false = [has_false_equation(row[side], row["reference"]) for row in rows]
+        right = [row[f"{side}_correct"] for row in rows]
+        sound[name] = [known and not slip for known, slip in zip(right, false, strict=True)]
+        lines.append(f"{name} policy: {sum(right) - sum(sound[name])} of {sum(right)} right answers have a false equation")
+    pairs = Counter(zip(*sound.values(), strict=True))
+    newly, no_longer = pairs[False, True], pairs[True, False]
+    changed = f"{newly} newly, {no_longer} no longer, p = {mcnemar_p(newly, no_longer):.2g}"
+    return [*lines, f"right without one: {sum(sound['SFT'])} and {sum(sound['final'])} of {len(rows)} problems; {changed}"]
 
 
 def report(groups: dict[str, list[dict]], threshold: float | None, shown: int, seed: int) -> str:
@@ -115,7 +126,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [json.loads(line) for line in (args.models / "evaluation/gsm8k.jsonl").read_text(encoding="utf-8").splitlines()]
     threshold = json.loads((args.models / "ugrr_final/uncertainty.json").read_text(encoding="utf-8"))["threshold"]
-    print("\n".join(lucky(rows)) + "\n")
+    print("\n".join(soundness(rows)) + "\n")
     print(report(grouped(rows), threshold, args.newly_right, args.seed))
 
 

@@ -156,6 +156,7 @@ def outcome(evaluation: dict) -> dict[str, float]:
         "sampled_gain": gsm8k["sampled_difference"],
         "kl": evaluation["drift"]["kl_sequence"],
         "newly_wrong": gsm8k["newly_wrong"] / gsm8k["examples"],
+        "p_value": gsm8k["p_value"],
     }
 
 
@@ -196,13 +197,17 @@ def collect(names: dict[str, dict[int, str]]) -> dict[str, dict[int, dict]]:
 
 
 COLUMNS = ("gain", "sampled_gain", "kl", "newly_wrong")
+LATER = ("p_value",)  # of the gain in exact match; earlier studies' files are without it
 
 
 def outcomes_of(path: str) -> dict[str, dict[int, dict]]:
     """Outcome of every arm and seed of a study's file."""
     arms = json.loads(Path(path).read_text())["study"]["arms"]
     return {
-        arm: {seed: {key: entry[f"{key}_by_seed"][place] for key in COLUMNS} for place, seed in enumerate(entry["seeds"])}
+        arm: {
+            seed: {key: entry[f"{key}_by_seed"][place] for key in (*COLUMNS, *LATER) if f"{key}_by_seed" in entry}
+            for place, seed in enumerate(entry["seeds"])
+        }
         for arm, entry in arms.items()
     }
 
@@ -214,6 +219,7 @@ def summary(found: dict[str, dict[int, dict]]) -> dict:
         order = sorted(seeds)
         column = {key: [round(seeds[seed][key], 6) for seed in order] for key in COLUMNS}
         entry = {"seeds": order, **{f"{key}_by_seed": values for key, values in column.items()}}
+        entry |= {f"{key}_by_seed": [seeds[seed][key] for seed in order] for key in LATER if all(key in seeds[seed] for seed in order)}
         entry |= {f"mean_{key}": round(float(np.mean(values)), 6) for key, values in column.items() if key != "newly_wrong"}
         entry["newly_wrong"] = round(float(np.mean(column["newly_wrong"])), 6)
         shared = [seed for seed in order if seed in found[OURS]]

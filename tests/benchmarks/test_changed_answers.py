@@ -1,7 +1,7 @@
 """Which step of a wrong answer left the worked solution, on answers whose slip is known."""
 
 import pytest
-from changed_answers import grouped, has_false_equation, kind, lucky, report, steps
+from changed_answers import grouped, has_false_equation, kind, report, soundness, steps
 
 SOLUTION = "14 * 25 = 350. 368 - 350 = 18.\n#### 18"
 
@@ -82,8 +82,17 @@ def test_a_false_equation_is_one_that_the_solution_has_not(response, false):
     assert has_false_equation(response, "3 / 4 = 183. #### 183") == false
 
 
-def test_right_answers_with_a_false_equation_are_counted():
+def test_right_answers_without_a_false_equation_are_compared():
+    """Of six problems one is right by luck on both sides; four are soundly right at the end alone: p = 2 / 2^4, by a fair coin."""
     slip = "14 * 25 = 340. #### 18"
-    rows = [row(True, True, slip, SOLUTION), row(True, False, "#### 18", slip), row(False, True, slip, slip)]
-    told = "1 of 2 right answers have a false equation"
-    assert lucky(rows) == [f"SFT policy: {told}", f"final policy: {told}"]
+    rows = [row(True, True, slip, slip), row(True, True, "#### 18", "#### 18"), *[row(False, True, "#### 1", SOLUTION)] * 4]
+    assert soundness(rows) == [
+        "SFT policy: 1 of 2 right answers have a false equation",
+        "final policy: 1 of 6 right answers have a false equation",
+        "right without one: 1 and 5 of 6 problems; 4 newly, 0 no longer, p = 0.12",
+    ]
+
+
+def test_a_false_equation_in_a_wrong_answer_is_not_counted():
+    rows = [row(False, True, "14 * 25 = 340. #### 340", SOLUTION), row(True, False, SOLUTION, "#### 1")]
+    assert soundness(rows)[-1] == "right without one: 1 and 1 of 2 problems; 1 newly, 1 no longer, p = 1"

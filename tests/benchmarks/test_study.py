@@ -31,8 +31,9 @@ def test_one_constant_gate_makes_no_line():
     assert against_constants(found) == {}
 
 
-def test_a_study_is_read_back_as_it_was_found(tmp_path):
+@pytest.mark.parametrize("later", [{}, {"p_value": 2.9e-05}], ids=["of an earlier study", "with p-values"])
+def test_a_study_is_read_back_as_it_was_found(tmp_path, later):
     """Pooled with another file, the seeds of an arm are those of both."""
-    found = {"ugrr": {seed: {**outcome(seed / 8, 0.25), "newly_wrong": 0.01} for seed in (7, 3)}}
+    found = {"ugrr": {seed: {**outcome(seed / 8, 0.25), "newly_wrong": 0.01, **later} for seed in (7, 3)}}
     (tmp_path / "study.json").write_text(json.dumps({"study": {"arms": summary(found)}}))
     assert outcomes_of(str(tmp_path / "study.json")) == found
