@@ -37,11 +37,12 @@ AUTHOR = ["-c", "user.name=make real", "-c", "user.email=make@real"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the data; that of the run is in params.yaml")
+    parser.add_argument("--evaluation-seed", type=int, help="of the evaluation problems, where they are to be others than those of --seed")
     parser.add_argument("--small", action="store_true", help="a few problems of each file, in .real/small")
     parser.add_argument("--prepare", action="store_true", help="lay everything out, and run nothing")
     args = parser.parse_args()
     project = HOME / ("small" if args.small else "project")
-    lay_out(project, args.seed, args.small)
+    lay_out(project, args.seed, args.evaluation_seed, args.small)
     if args.prepare:
         print(f"laid out in {project.relative_to(ROOT)}")
         return
@@ -52,12 +53,14 @@ def main() -> None:
     sys.exit(code)
 
 
-def lay_out(project: Path, seed: int, small: bool) -> None:
+def lay_out(project: Path, seed: int, evaluation_seed: int | None, small: bool) -> None:
     """Bring the copy of the project up to date: its files, the base model, the data, and the parameters; commit them there."""
     copy_files(project)
     beside = Path(__file__).parent
     call([sys.executable, str(beside / "base_model.py"), "--out", str(HOME / "smollm2")], ROOT)
     data = [sys.executable, str(beside / "problems.py"), "--out", "data/own/real", "--seed", str(seed)]
+    if evaluation_seed is not None:
+        data += ["--evaluation-seed", str(evaluation_seed)]
     call(data + ["--small"] * small, project)
     call([sys.executable, "ugrr_pipeline.py", "configure", "--reset"], project)
     for preset in [*PRESETS, *["tests/real/small.yaml"] * small]:

@@ -19,8 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import cycle
 from pathlib import Path
 
 # Of each family, how hard its problems are, and how many of twelve problems are its.
@@ -45,10 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the folder for the four files")
     parser.add_argument("--seed", type=int, default=0, help="another seed has no item in common with this one's")
+    parser.add_argument("--evaluation-seed", type=int, help="take the evaluation problems from this seed, without those of the other files")
     parser.add_argument("--small", action="store_true", help=f"{SMALL} problems a file")
     args = parser.parse_args()
     sizes = dict.fromkeys(SIZES, SMALL) if args.small else SIZES
-    write_files(args.out, draw(sizes, args.seed))
+    files = draw(sizes, args.seed)
+    if args.evaluation_seed is not None:
+        files["evaluation"] = not_among(files, draw(sizes, args.evaluation_seed), sizes["evaluation"])
+    write_files(args.out, files)
 
 
 def draw(sizes: dict[str, int], seed: int) -> dict[str, list[dict]]:
@@ -64,6 +70,21 @@ def draw(sizes: dict[str, int], seed: int) -> dict[str, list[dict]]:
             seen.add(problem["question"])
             files[name].append(problem)
     return files
+
+
+def not_among(files: dict[str, list[dict]], others: dict[str, list[dict]], size: int) -> list[dict]:
+    """Return ``size`` problems of the files of another seed whose questions are in none of ``files``, families taking turns.
+
+    For figures that nothing was chosen by: the evaluation problems of the seed itself may have been looked at. Stops where a family has
+    too few.
+    """
+    known = {problem["question"] for file in files.values() for problem in file}
+    new = {problem["question"]: problem for file in others.values() for problem in file if problem["question"] not in known}
+    sources = {family: iter([one for one in new.values() if one["family"] == family]) for family in FAMILIES}
+    found = [next(sources[family], None) for family, _ in zip(cycle(turns()), range(size), strict=False)]
+    if None in found:
+        sys.exit("problems: the other seed asks too few questions that this one does not; take a third one")
+    return [problem for problem in found if problem]
 
 
 def turns() -> list[str]:

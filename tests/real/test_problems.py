@@ -60,6 +60,20 @@ def test_a_question_that_comes_again_is_passed_over(monkeypatch):
     assert len(set(again)) < 60
 
 
+def test_evaluation_problems_of_another_seed_are_asked_nowhere_else(drawn):
+    """Small sums and divisors come again in every seed, and are left out; the shares of families stay."""
+    found = problems.not_among(drawn, problems.draw(SIZES, seed=1), 36)
+    questions = {problem["question"] for problem in found}
+    assert len(questions) == 36
+    assert not questions & {problem["question"] for file in drawn.values() for problem in file}
+    assert [problem["family"] for problem in found] == [problem["family"] for problem in drawn["evaluation"]]
+
+
+def test_a_seed_with_nothing_new_is_told(drawn):
+    with pytest.raises(SystemExit, match="take a third one"):
+        problems.not_among(drawn, drawn, 36)
+
+
 def test_every_family_has_its_share_of_every_file(drawn):
     shares = {family: share for family, (_, share) in problems.FAMILIES.items()}
     for file in drawn.values():
