@@ -84,10 +84,10 @@ def main() -> None:
     splits.leave_out_repeats("calibration", "calibration_duplicates")
     rows["examples"] = take_examples(rows["calibration"], params)
 
-    splits.leave_out_repeats("sft", "sft_duplicates", "completion", "tool_calls")
-    splits.leave_out_repeats("preferences", "preference_duplicates", "response_a", "response_b")
-    splits.leave_out_repeats("prompts", "regret_duplicates")
+    splits.leave_out_repeats("sft", "sft_duplicates", "completion", "tool_calls", "reasoning_content")
     splits.leave_out("preferences", "preferences_without_preference", prefers_neither)
+    splits.leave_out_repeats("preferences", "preference_duplicates", "response_a", "response_b", "label")
+    splits.leave_out_repeats("prompts", "regret_duplicates")
 
     splits.give_way("prompts", to=["evaluation", "calibration", "examples"], reason="regret_held_out")
     for split in ("sft", "preferences"):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from anchora.data import formats
 from anchora.data.reading import read_rows
+from anchora.data.splits import prompt_id
+from anchora.model.prompts import NOT_LEARNT
 from anchora.run.errors import UserError
 
 USER = [{"role": "user", "content": "2 + 2?"}]
@@ -82,6 +84,25 @@ def test_a_system_column_comes_first_in_every_format():
     assert formats.sft_row(own, "a:1")["prompt"] == [system, *USER]
 
 
+def test_one_question_in_several_columns_is_read_alike_in_every_format():
+    """The instruction goes before a prompt that stands beside it; tables fill columns of other rows with empty lists."""
+    row = {"instruction": "2 + 2?", "input": "", "prompt": "### Instruction: 2 + 2?", "messages": [], "conversations": None}
+    for convert, answer in (
+        (formats.sft_row, {"output": "4"}), (formats.preference_row, {"chosen": "4", "rejected": "5"}), (formats.prompt_row, {}),
+    ):  # fmt: skip
+        assert convert(row | answer, "a:1")["prompt"] == USER
+    orca = {"system": "", "question": "2 + 2?", "chosen": "4", "rejected": "5"}
+    assert formats.preference_row(orca, "a:1")["prompt"] == USER
+
+
+def test_an_earlier_answer_that_is_not_to_be_learnt_is_read_and_marked():
+    talk = [*USER, {"role": "assistant", "content": "5", "weight": 0}, *USER, {"role": "assistant", "content": "4", "weight": 1}]
+    row = formats.sft_row({"messages": talk}, "a:1")
+    assert row["completion"] == "4" and row["prompt"][1] == {"role": "assistant", "content": "5", NOT_LEARNT: True}
+    plain = formats.sft_row({"messages": [{key: message[key] for key in ("role", "content")} for message in talk]}, "a:1")
+    assert prompt_id(row["prompt"]) == prompt_id(plain["prompt"])
+
+
 def test_a_prompt_that_stands_in_chosen_and_rejected_alone():
     """TRL's implicit prompts: both begin with the same messages."""
     ours, theirs = ([*USER, {"role": "assistant", "content": text}] for text in ("4", "5"))
@@ -111,6 +132,10 @@ def test_chosen_and_rejected_may_hold_the_whole_conversation():
         (SFT, {"question": "a"}, ["the row has question"]),
         (SFT, {"prompt": "a", "completion": 5}, ["'completion'", "expected text, found int"]),
         (SFT, {"messages": USER}, ["'messages'", "assistant's message last"]),
+        (SFT, {"prompt": "a", "completion": [{"role": "user", "content": "b"}]}, ["'completion'", "assistant's message", "'user'"]),
+        (SFT, {"prompt": "a", "completion": "b", "label": False}, ["'label'", "not to be learnt"]),
+        (SFT, {"messages": [*USER, {"role": "assistant", "content": "4", "weight": 0}]}, ["'messages'", "not to be learnt"]),
+        (SFT, {"messages": [*USER, {"role": "assistant", "content": "4", "train": False}]}, ["'messages'", "not to be learnt"]),
         (SFT, {"messages": [{"role": "robot", "content": "x"}] * 2}, ["role"]),
         (PREFERENCE, {**PAIR, "label": 1.5}, ["'label'", "from 0", "1.5"]),
         (PREFERENCE, {**PAIR, "label": -1}, ["'label'"]),
@@ -120,6 +145,7 @@ def test_chosen_and_rejected_may_hold_the_whole_conversation():
         (PREFERENCE, {"chosen": "a", "rejected": "b"}, ["'prompt'", "the row has chosen, rejected", "cut in two"]),
         (PROMPT, {"text": "a"}, ["'prompt'"]),
         (GSM8K, {"prompt": "a", "answer": "#### 4"}, ["'question' is missing; the row has answer, prompt"]),
+        (GSM8K, {"question": "a", "answer": 4}, ["'answer'", "ends in ####", "the number 4"]),
         (GSM8K, {"question": "a", "answer": "four"}, ["'answer'", "####"]),
         (MT_BENCH, {"question_id": 1, "category": "math", "turns": []}, ["'turns'"]),
         (MT_BENCH, {"question_id": "x", "category": "math", "turns": ["a"]}, ["'question_id'"]),

@@ -140,11 +140,22 @@ def test_what_is_left_out_is_counted(project):
     write("preferences.json", [*preference_rows(300), same, same])
     splits()
     assert (left_out()["sft_duplicates"], left_out()["sft_held_out"]) == (2, 1)
-    assert (left_out()["preference_duplicates"], left_out()["preferences_without_preference"]) == (1, 1)
+    assert (left_out()["preference_duplicates"], left_out()["preferences_without_preference"]) == (0, 2)
     labelled = [{"prompt": f"Choice {i}", "response_a": "x", "response_b": "y", "label": i % 2} for i in range(300)]
     write("preferences.json", [*labelled, half])
     splits()
     assert left_out()["preferences_without_preference"] == 1
+
+
+def test_rows_that_differ_in_thoughts_or_votes_are_no_repeats(project):
+    """Of one pair half a vote goes, of equal votes one stays, and one on either side says that people differ."""
+    traces = [{"prompt": "Traced", "completion": f"<think>{thought}</think>4"} for thought in ("2 and 2", "3 and 1", "3 and 1")]
+    write("sft.json", [*sft_rows(300), *traces])
+    votes = [{"prompt": "Voted", "response_a": "x", "response_b": "y", "label": label} for label in (0.5, 1, 1, 0)]
+    write("preferences.json", [*preference_rows(300), *votes])
+    splits()
+    assert left_out()["sft_duplicates"] == 1
+    assert (left_out()["preferences_without_preference"], left_out()["preference_duplicates"]) == (1, 1)
 
 
 def test_fewer_rows_than_a_split_needs(project):

@@ -165,6 +165,10 @@ def test_a_file_that_is_not_there(tmp_path):
     assert "no such file" in refusal(tmp_path / JSON, formats.sft_row)
 
 
+def test_a_folder_of_shards(tmp_path):
+    assert "it is a folder; name one file" in refusal(tmp_path, formats.sft_row)
+
+
 def test_unknown_kind_of_file(tmp_path):
     (tmp_path / "a.xml").write_text("<a/>")
     with pytest.raises(UserError, match=r"unknown kind of file '\.xml'"):

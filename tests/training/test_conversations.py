@@ -12,6 +12,7 @@ from tiny_models import mistral_tokenizer_folder
 from transformers import AutoTokenizer
 
 import sft
+from anchora.model.prompts import NOT_LEARNT
 from anchora.run.errors import UserError
 from anchora.training.conversations import answered_turns, fold_turns
 from parameters.sft import SftParams
@@ -138,6 +139,17 @@ def test_a_greeting_answers_nothing(policy):
     greeting = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello!"}]
     turns = answered_turns(policy[1], {"prompt": [*greeting, TALK[0]], "completion": "4"}, "", None, every=True)
     assert [policy[1].decode(turn.answer, skip_special_tokens=True) for turn in turns] == ["4"]
+
+
+def test_an_answer_that_is_not_to_be_learnt_is_read_alone(policy):
+    """No turn is trained on it, and what follows has the same tokens before it."""
+    tokenizer = policy[1]
+    talk = [TALK[0], {"role": "assistant", "content": "5"}, TALK[0]]
+    marked = [TALK[0], {**talk[1], NOT_LEARNT: True}, TALK[0]]
+    every, learnt = (
+        answered_turns(tokenizer, {"prompt": prompt, "completion": "4"}, "### {prompt}\n", None, every=True) for prompt in (talk, marked)
+    )
+    assert len(every) == 2 and learnt == every[1:]
 
 
 @pytest.mark.parametrize("has_chat_template", [True, False])

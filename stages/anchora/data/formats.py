@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from anchora.correctness.readings import marked_answer
 from anchora.correctness.references import reference_answer
-from anchora.data.columns import BESIDE_AN_INSTRUCTION, read_columns, refuse_unread
+from anchora.data.columns import BESIDE_AN_INSTRUCTION, read_columns, refuse_unread, says_nothing
 from anchora.data.messages import ASKING, read_messages, split_thought, with_tools
-from anchora.model.prompts import Messages
+from anchora.model.prompts import NOT_LEARNT, Messages
 from anchora.run.errors import UserError
 
 WHITE_SPACE = "; the messages differ from the prompt's in white space alone: write both alike"
@@ -31,8 +31,10 @@ def sft_row(row: dict, location: str) -> dict:
     Optional columns: ``system`` (LLaMA-Factory's) comes first in the prompt, ``tools`` are those that the model may call.
     """
     row = read_columns(row, location)
+    if row.get("label") is False:  # KTO's, of an answer that nobody wants
+        raise UserError(f"{location}: field 'label': false says that the answer is not to be learnt; take such rows out")
     for field in ("messages", "conversations"):
-        if row.get(field) is not None:
+        if not says_nothing(row.get(field)):
             messages = read_messages(row[field], field, location)
             if len(messages) < 2 or messages[-1]["role"] != "assistant":
                 raise UserError(f"{location}: field {field!r}: expected the assistant's message last")
@@ -63,14 +65,14 @@ def preference_row(row: dict, location: str) -> dict:
 
     The prompt stands in one of these:
 
-    - ``conversations`` (LLaMA-Factory's ShareGPT preferences), or ``prompt`` as a text or messages (TRL's)
+    - ``conversations`` (LLaMA-Factory's ShareGPT preferences), ``prompt`` as a text or messages (TRL's), or ``question`` (Orca's pairs)
     - ``instruction``, optionally with ``input`` and ``history`` (LLaMA-Factory's Alpaca preferences)
     - nowhere but in the messages of ``chosen`` and ``rejected`` (TRL's implicit prompts)
 
     Optional columns: ``system`` (LLaMA-Factory's) comes first in the prompt, ``tools`` are those that the model may call.
     """
     row = read_columns(row, location)
-    field = next((name for name in ("conversations", "prompt", "instruction") if row.get(name) is not None), None)
+    field = next((name for name in ("conversations", "instruction", "prompt", "question") if row.get(name) is not None), None)
     prompt: Messages = _implicit_beginning(row, location) if field is None else []
     if field is not None:
         prompt = _instruction_prompt(row, location) if field == "instruction" else _prompt(row[field], field, row, location)
@@ -115,6 +117,8 @@ def gsm8k_row(row: dict, location: str, reading: str = "last") -> dict:
     may be any expression, and the answer may hold it in ``\\boxed{}`` instead (MATH's solutions).
     """
     prompt = [{"role": "user", "content": _text(row, "question", location)}]
+    if isinstance(row.get("answer"), int | float):
+        raise UserError(f"{location}: field 'answer': expected a text that ends in #### and the number, found the number {row['answer']}")
     reference = _text(row, "answer", location)
     marked = "####" in reference or (reading == "math" and marked_answer(reference) is not None)
     if not marked or reference_answer(reference, reading) is None:
@@ -226,6 +230,10 @@ def _answer(value, field: str, location: str) -> dict:
 
 def _completion(answer: dict, field: str, location: str) -> dict:
     """Return the ``completion`` of an assistant's message, and its ``tool_calls`` and ``reasoning_content`` where it has them."""
+    if answer["role"] != "assistant":
+        raise UserError(f"{location}: field {field!r}: expected the assistant's message, found role {answer['role']!r}")
+    if NOT_LEARNT in answer:
+        raise UserError(f"{location}: field {field!r}: the answer says of itself that it is not to be learnt; take such rows out")
     beside = {key: answer[key] for key in ("tool_calls", "reasoning_content") if key in answer}
     return {"completion": _said(answer, field, location), **beside}
 
@@ -276,7 +284,7 @@ def _judged(response: Messages, field: str, location: str) -> str | Messages:
     text = _said(response[-1], field, location)
     if len(response) == 1 and "tool_calls" not in response[0]:
         return text
-    return [{key: value for key, value in message.items() if key != "reasoning_content"} for message in response]
+    return [{key: value for key, value in message.items() if key not in ("reasoning_content", NOT_LEARNT)} for message in response]
 
 
 def _not_a_response(field: str, location: str) -> str:

@@ -1,15 +1,16 @@
 """Messages as people write them, made those that chat templates read: OpenAI's keys, with tool calls and thoughts.
 
 A message is ``{"role": ..., "content": text}`` with the roles user, assistant, system and tool. Beside it stand, where there are such:
-``tool_calls`` of an assistant, whose arguments are objects, ``reasoning_content``, what it thought, and ``name`` and ``tool_call_id`` of
-a tool's result. The tools that the model may call stand as ``tools`` in the first message.
+``tool_calls`` of an assistant, whose arguments are objects, ``reasoning_content``, what it thought, ``not_learnt`` where its answer is
+not to be imitated, and ``name`` and ``tool_call_id`` of a tool's result. The tools that the model may call stand as ``tools`` in the
+first message.
 """
 
 from __future__ import annotations
 
 from anchora.data.columns import IN_A_MESSAGE, refuse_unread, says_nothing
 from anchora.data.json_rows import DECODER
-from anchora.model.prompts import Messages
+from anchora.model.prompts import NOT_LEARNT, Messages
 from anchora.model.thinking import ENDS, split_thinking
 from anchora.run.errors import UserError
 
@@ -25,7 +26,8 @@ def read_messages(value, field: str, location: str) -> Messages:
 
     Results of tools have the role tool, observation (ShareGPT's) or function; calls stand as ``tool_calls``, ``function_call`` or in a
     message of the role function_call (ShareGPT's), their arguments as an object or as JSON. Thoughts stand as ``reasoning_content``,
-    ``thinking`` or between ``<think>`` and ``</think>`` where the text begins.
+    ``thinking`` or between ``<think>`` and ``</think>`` where the text begins. An answer with ``weight: 0`` (OpenAI's) or
+    ``train: false`` (Axolotl's) is marked as ``NOT_LEARNT``.
     """
     if not isinstance(value, list) or not value:
         raise UserError(f"{location}: field {field!r}: expected a list of messages")
@@ -55,6 +57,8 @@ def _message(message, field: str, location: str) -> dict:
         found = split_thought(
             found, next((message[key] for key in ("reasoning_content", "thinking") if message.get(key)), None), field, location
         )
+        if message.get("weight") == 0 or message.get("train") is False or message.get(NOT_LEARNT):
+            found[NOT_LEARNT] = True
         return found if calls is None else {**found, "tool_calls": _calls(calls, field, location)}
     for key in ("tool_calls", "function_call", "reasoning_content", "thinking"):
         if not says_nothing(message.get(key)):

@@ -31,6 +31,8 @@ def read_rows(path: str, convert: Callable[[dict, str], dict], may_be_empty: boo
     hub: ``{"hub": "openai/gsm8k", "name": "main", "revision": "<40 hex>", "split": "test"}``.
     Raises UserError for a file that cannot be read, for a bad row, and for a file of no rows unless it ``may_be_empty``.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path}: it is a folder; name one file: shards of Parquet become one by datasets' load_dataset and to_parquet")
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     size = Path(path).stat().st_size

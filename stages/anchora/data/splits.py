@@ -6,7 +6,7 @@ import hashlib
 import json
 import unicodedata
 
-from anchora.model.prompts import Messages
+from anchora.model.prompts import NOT_LEARNT, Messages
 
 
 def prompt_id(prompt: Messages) -> str:
@@ -16,7 +16,7 @@ def prompt_id(prompt: Messages) -> str:
     """
     texts = []
     for message in prompt:
-        beside = {key: value for key, value in message.items() if key not in ("role", "content")}
+        beside = {key: value for key, value in message.items() if key not in ("role", "content", NOT_LEARNT)}
         text = " ".join(unicodedata.normalize("NFC", message["content"]).split())
         texts.append([message["role"], text, *([json.dumps(beside, sort_keys=True)] if beside else [])])
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -21,6 +21,7 @@ THINKING_TOKENS = 12  # at a prompt's end, in which a tag that opens a thought s
 # {"role": "user" | "assistant" | "system" | "tool", "content": text}, the user's turn last, or a tool's; an assistant's may have
 # "tool_calls" and "reasoning_content", and the first message holds the "tools" that may be called, as apply_chat_template takes them.
 Messages = list[dict[str, Any]]
+NOT_LEARNT = "not_learnt"  # the key of an assistant's message that is read and not imitated
 
 
 def encode_prompt(tokenizer, messages: Messages, template: str, enable_thinking: bool | None = None) -> list[int]:
@@ -75,7 +76,7 @@ def _rendered(
 
     Raises UserError where it refuses them or fails, and where it leaves out one of ``parts``: where its text is the same without.
     """
-    messages = _without_ends(tokenizer, messages)
+    messages = _without_key(_without_ends(tokenizer, messages), NOT_LEARNT)
     options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
 
     def render(messages: Messages) -> str:

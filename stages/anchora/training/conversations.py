@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from anchora.model.prompts import Messages, encode_answer, encode_prompt
+from anchora.model.prompts import NOT_LEARNT, Messages, encode_answer, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,15 @@ class Turn:
 
 
 def answered_turns(tokenizer, row: dict, template: str, enable_thinking: bool | None, every: bool) -> list[Turn]:
-    """Return the last turn of a row's conversation, or ``every`` turn in which the assistant answers, in order.
+    """Return the last turn of a row's conversation, or ``every`` turn in which the assistant answers as it should, in order.
 
     ``row``: prepare_data's, with ``prompt`` and ``completion``, and maybe ``tool_calls`` and ``reasoning_content``. What the assistant
-    says before anybody has asked answers nothing, and is no turn.
+    says before anybody has asked answers nothing, and is no turn; neither is what the data marks as not to be learnt.
     """
     beside = {key: row[key] for key in ("tool_calls", "reasoning_content") if key in row}
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"], **beside}]
     last = len(messages) - 1
-    starts = [at for at in range(last) if messages[at]["role"] == "assistant" and has_user_turn(messages[:at])] if every else []
+    starts = [at for at in range(last) if is_learnt(messages[at]) and has_user_turn(messages[:at])] if every else []
     return [
         Turn(
             encode_prompt(tokenizer, messages[:at], template, enable_thinking),
@@ -33,6 +33,10 @@ def answered_turns(tokenizer, row: dict, template: str, enable_thinking: bool | 
         )
         for at in [*starts, last]
     ]
+
+
+def is_learnt(message: dict) -> bool:
+    return message["role"] == "assistant" and NOT_LEARNT not in message
 
 
 def has_user_turn(messages: Messages) -> bool:
