@@ -29,7 +29,7 @@ from anchora.model.adapters import (
     read_adapter_config,
     unknown_base_error,
 )
-from anchora.model.pins import Pretrained, adapter_error, folder_hash
+from anchora.model.pins import Pretrained, adapter_error, folder_hash, quantised_error
 from anchora.run.errors import UserError
 from anchora.run.files import new_folder, write_json
 from anchora.run.logs import log_params, say
@@ -126,7 +126,7 @@ def pin(name: str, key: str) -> dict:
         )
     if (snapshot := cached_snapshot(match["repo"], revision)) is not None:
         if is_adapter(snapshot):
-            advice = f"`hf download {match['repo']} --revision {revision} --local-dir models/adapter`, and name that folder"
+            advice = f"`hf download {match['repo']} --revision {revision} --local-dir models/base/adapter`, and name that folder"
             raise UserError(f"{key}: {name} is an adapter; adapters are taken from folders: {advice}")
         check_files(snapshot, key, name)
     return {"repo": match["repo"], "revision": revision}
@@ -155,13 +155,16 @@ def check_files(folder: Path, key: str, name: str) -> None:
     """Raise UserError for a model with an adapter beside it, which transformers would apply unasked, and for quantised weights."""
     if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"{key}: {adapter_error(name)}")
-    config = folder / "config.json"
-    quantised = json.loads(config.read_text(encoding="utf-8")).get("quantization_config") if config.is_file() else None
-    if quantised:
-        raise UserError(
-            f"{key}: {name} holds quantised weights ({quantised.get('quant_method', 'unknown')}), which cannot be trained on or merged "
-            "into; name the model that they were made from: load_in_4bit and verifier_dtype quantise it as it is loaded"
-        )
+    if not (folder / "config.json").is_file():
+        return
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{key}: {name}: its config.json is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{key}: {name}: its config.json holds no object")
+    if quantised := config.get("quantization_config"):
+        raise UserError(f"{key}: {quantised_error(name, quantised)}")
 
 
 def check_bitsandbytes(params: PinModelsParams) -> None:

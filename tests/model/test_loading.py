@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from conftest import ROOT, params_as
 from safetensors.torch import load_file, save_file
 from tiny_models import SIZES
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from anchora.model.batches import collate
-from anchora.model.loading import load_causal_lm, load_policy
+from anchora.model.loading import load_causal_lm, load_model, load_policy, save_policy
 from anchora.model.logps import sequence_logps
 from anchora.model.params import CausalLMParams, PolicyParams
 from anchora.model.pins import Pretrained, from_folder
@@ -95,6 +96,53 @@ def test_broken_models_get_one_line(tmp_path, name):
     assert "\n" not in str(error.value) and str(model) in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("added", "taken"),
+    [
+        ({"additional_special_tokens": ["<image>"]}, True),
+        ({"eos_token": "<end>"}, False),
+        ({"pad_token": "<none>"}, False),
+        ("word", False),
+    ],
+)
+def test_a_token_without_a_row_may_be_a_special_one_that_no_text_is_made_of(tmp_path, added, taken):
+    """Gemma 3's text models of 270M and 1B parameters share a tokenizer with larger ones, which know a token for images."""
+    model = tmp_path / "model"
+    shutil.copytree(BASE / "policy", model, copy_function=shutil.copyfile)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = LlamaConfig.from_pretrained(model).vocab_size
+    tokenizer.add_tokens([f"<filler{number}>" for number in range(rows - len(tokenizer))], special_tokens=True)
+    tokenizer.add_tokens([added]) if added == "word" else tokenizer.add_special_tokens(added)
+    tokenizer.save_pretrained(model)
+    with nullcontext() if taken else pytest.raises(UserError, match=f"has ids up to {rows}, its embedding {rows} rows"):
+        load_policy(from_folder(model), params_as(PolicyParams))
+
+
+def test_settings_that_transformers_would_not_save_are_left_out(tmp_path):
+    """Vicuna's and others': a temperature without do_sample. Its ends of a response stay."""
+    model = tmp_path / "model"
+    shutil.copytree(BASE / "policy", model, copy_function=shutil.copyfile)
+    (model / "generation_config.json").write_text(json.dumps({"temperature": 0.9, "top_p": 0.6, "eos_token_id": 7}))
+    policy, tokenizer = load_causal_lm(from_folder(model), params_as(CausalLMParams))
+    save_policy(tmp_path / "saved", policy, tokenizer)
+    settings = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert set(settings["eos_token_id"]) == {tokenizer.eos_token_id, 7} and "temperature" not in settings
+
+
+def test_quantised_weights_of_the_hub_are_refused_when_they_are_here():
+    """pin_models sees only what the hub's cache holds; with their library installed they load, and fail when an adapter is merged."""
+
+    class Loader:
+        @staticmethod
+        def from_pretrained(**_):
+            model = LlamaForCausalLM(LlamaConfig(**SIZES))
+            model.config.quantization_config = {"quant_method": "bitsandbytes"}
+            return model, {"missing_keys": [], "mismatched_keys": []}
+
+    with pytest.raises(UserError, match=r"^model owner/name@c0ffee holds quantised weights \(bitsandbytes\), which cannot be trained on"):
+        load_model(Loader, Pretrained("owner/name", "c0ffee"), params_as(CausalLMParams))
 
 
 def test_a_policy_that_reads_less_than_max_length_is_refused():

@@ -1,8 +1,10 @@
 """What users of other tools reported this year, rebuilt as small inputs: docs/limits.md says which report is which."""
 
+import dataclasses
 import json
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +153,22 @@ def test_an_exported_policy_stops_where_it_was_trained_to_stop(tmp_path, monkeyp
     expected = {tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends)}
     assert set(served.generation_config.eos_token_id) == expected
     assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_merged_policy_stops_where_its_adapter_was_trained_to_stop(tmp_path, monkeypatch, tokenizer):
+    """An adapter of chats over a plain base: its tokenizer ends answers by a token of its own. The base's may be gone."""
+    _, _, policy = after_sft(tmp_path, monkeypatch, lora_rank=4, lora_alpha=8)
+    base = tmp_path / "base"
+    shutil.copytree(policy.base.source, base)
+    for file in base.glob("*token*"):
+        file.unlink()
+    folder = Path(policy.source)
+    chats = AutoTokenizer.from_pretrained(folder)
+    chats.eos_token = chats.convert_ids_to_tokens(9)
+    chats.save_pretrained(folder)
+    export.write_policy(dataclasses.replace(policy, base=from_folder(base)), tmp_path / "out", params_as(ExportParams, lora_rank=4))
+    ends = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config.eos_token_id
+    assert 9 in (ends if isinstance(ends, list) else [ends]) and AutoTokenizer.from_pretrained(tmp_path / "out").eos_token_id == 9
 
 
 def test_the_harness_adds_no_second_beginning(policy):

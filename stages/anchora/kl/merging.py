@@ -21,7 +21,7 @@ def merged_policy(pretrained: Pretrained, params: CausalLMParams) -> tuple[Any, 
     """Return the policy of an adapter as a whole model in main memory, in its base's number format on disk, and its tokenizer."""
     policy, tokenizer = load_causal_lm(pretrained, params, training_dtype(params.use_bf16, params.lora_rank))
     assert pretrained.base is not None
-    merged, _ = load_causal_lm(pretrained.base, params, "auto")
+    merged, _ = load_causal_lm(pretrained.base, params, "auto", tokenizer=tokenizer)  # the adapter's may end by another token
     merge_into(merged, policy)
     return merged, tokenizer
 

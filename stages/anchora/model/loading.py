@@ -17,7 +17,7 @@ from anchora.model.layers import use_liger
 from anchora.model.lora import as_plain_model, load_adapter
 from anchora.model.machine import device, return_large_blocks
 from anchora.model.params import CausalLMParams, ComputeParams, PolicyParams
-from anchora.model.pins import Pretrained, adapter_error, model_name
+from anchora.model.pins import Pretrained, adapter_error, model_name, quantised_error
 from anchora.model.positions import max_positions, max_steady_positions
 from anchora.run.errors import UserError
 from anchora.run.files import first_process, new_folder, read_json
@@ -52,6 +52,9 @@ def load_model(loader, pretrained: Pretrained, params: ComputeParams, *, new_hea
     if find_adapter_config_file(pretrained.source, revision=pretrained.revision):
         raise UserError(f"model {adapter_error(name)}")
     model, info = load_pretrained(loader, pretrained, params, use_safetensors=True, output_loading_info=True, **options)
+    quantised = getattr(model.config, "quantization_config", None)
+    if quantised and "quantization_config" not in options:
+        raise UserError(f"model {quantised_error(name, quantised)}")
     backbone = f"{model.base_model_prefix}."
     missing = sorted(key for key in info["missing_keys"] if key.startswith(backbone) or not new_head)
     drawn_anew = (".position_ids", ".pooler.dense.weight", ".pooler.dense.bias") if new_head else (".position_ids",)
@@ -87,8 +90,14 @@ def load_tokenizer(pretrained: Pretrained, params: ComputeParams):
 
 
 def check_vocabulary(model, tokenizer, pretrained: Pretrained) -> None:
-    """Raise UserError for a tokenizer with ids that the model has no embedding for."""
-    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values(), default=0)
+    """Raise UserError for a tokenizer with ids that the model has no embedding for.
+
+    Special tokens that no text is made of may lack one: of Gemma 3's text models the tokenizer knows the token of an image.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    used = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    unused = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special and index not in used}
+    largest = max((index for index in tokenizer.get_vocab().values() if index not in unused), default=0)
     if largest >= rows:
         raise UserError(
             f"model {model_name(pretrained)}: its tokenizer has ids up to {largest}, its embedding {rows} rows; they belong to different "
@@ -109,14 +118,20 @@ def check_positions(model, max_length: int, pretrained: Pretrained) -> None:
 
 
 def load_causal_lm(
-    pretrained: Pretrained, params: CausalLMParams, dtype: torch.dtype | Literal["auto"] | None = None, *, trainable: bool = False
+    pretrained: Pretrained,
+    params: CausalLMParams,
+    dtype: torch.dtype | Literal["auto"] | None = None,
+    *,
+    trainable: bool = False,
+    tokenizer=None,
 ) -> tuple[Any, Any]:
     """Load a causal language model in ``dtype``, by default that of ``use_bf16``, and its tokenizer; "auto" is as it is stored.
 
     An adapter is loaded onto its base, as a PeftModel. The base of an adapter, and any model that is ``trainable``, is held in four
-    bits where ``load_in_4bit`` asks for it. Raises UserError for whatever cannot be loaded.
+    bits where ``load_in_4bit`` asks for it. With ``tokenizer`` the model serves that one in place of its own, which it may lack.
+    Raises UserError for whatever cannot be loaded.
     """
-    base, tokenizer = pretrained.base or pretrained, load_tokenizer(pretrained, params)
+    base, tokenizer = pretrained.base or pretrained, tokenizer or load_tokenizer(pretrained, params)
     dtype = dtype or (torch.bfloat16 if params.use_bf16 else torch.float32)
     options: dict[str, Any] = {} if params.attn_implementation == "auto" else {"attn_implementation": params.attn_implementation}
     in_4bit = params.load_in_4bit and (trainable or base is not pretrained)
@@ -129,6 +144,7 @@ def load_causal_lm(
     if in_4bit:
         settle(model, model_name(base))
     check_vocabulary(model, tokenizer, base)
+    use_savable_settings(model)
     end_where_trained(model, tokenizer)
     model.get_input_embeddings().padding_idx = None  # where padding is the EOS token, that one is to be learnt like any other
     text_config = model.config.get_text_config()
@@ -147,6 +163,20 @@ def check_base_format(adapter: Pretrained, params: CausalLMParams) -> None:
     if trained_in_4bit != params.load_in_4bit:
         bits, wanted = ("four bits", "true") if trained_in_4bit else ("full", "false")
         raise UserError(f"adapter {adapter.source}: it was trained on its base in {bits}; set load_in_4bit: {wanted}")
+
+
+def use_savable_settings(model) -> None:
+    """Leave of generation settings that contradict each other the special tokens alone.
+
+    Several published models have a temperature or top_p without do_sample (Vicuna, the first copies of Llama 2): `generate` passes over
+    them, and transformers refuses to save them once anything in the settings has changed.
+    """
+    own = model.generation_config
+    try:
+        own.validate(strict=True)
+    except ValueError:
+        tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = GenerationConfig(**tokens)
 
 
 def end_where_trained(model, tokenizer) -> None:

@@ -50,7 +50,8 @@ def from_pin(pin: dict) -> Pretrained:
     if not Path(pin["path"]).is_dir() or folder_hash(pin["path"]) != pin["sha256"]:
         raise UserError(
             f"model {pin['path']}: its files have changed or gone since they were pinned; put them back, or run "
-            "`dvc repro --force --single-item pin_models`, then `dvc repro`"
+            "`dvc repro --force --single-item pin_models`, then `dvc repro`. Queued experiments and clones have what git or DVC tracks: "
+            "a folder in models/base after `dvc add`"
         )
     return Pretrained(pin["path"], base=base)
 
@@ -65,6 +66,15 @@ def adapter_error(name: str) -> str:
     return (
         f"{name}: it holds adapter_config.json, beside a whole model whose weights may hold that adapter already, or on the hub; take "
         "adapter_config.json and adapter_model.* away if the weights hold it, download it to a folder of its own if it is an adapter alone"
+    )
+
+
+def quantised_error(name: str, settings) -> str:
+    """Say why the model ``name`` is not taken, whose config.json has ``settings``, a mapping or object, of quantised weights."""
+    method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else getattr(settings, "quant_method", "unknown")
+    return (
+        f"{name} holds quantised weights ({getattr(method, 'value', method)}), which cannot be trained on or merged into; name the model "
+        "that they were made from: load_in_4bit and verifier_dtype quantise it as it is loaded"
     )
 
 
