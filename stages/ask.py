@@ -52,7 +52,7 @@ def main() -> None:
     params = with_shipped(params, shipped["settings"])
     scale = Scale.load(path / "uncertainty.json", params.samples_per_prompt)
     model, tokenizer = load_policy(policy_from_folder(path, params.output_dir), params)
-    verifiers = verifiers_at_hand(params, shipped["verifiers"])
+    verifiers = verifiers_at_hand(params, shipped["verifiers"]) if "verifier_disagreement" in scale.parts else []
     prompt = [{"role": "user", "content": args.prompt}]
     length, room = len(encode_prompt(tokenizer, prompt, params.prompt_template, params.enable_thinking)), params.room()
     if length > room:

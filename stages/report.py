@@ -169,12 +169,11 @@ def regret_cases(rounds: list[int]) -> list[dict]:
         for row in read_jsonl(f"data/regret_buffer/round{k}.jsonl"):
             if row["kind"] == "case":
                 rejected = row["rejected"]
-                scores = [score for score in rejected["scores"] if score is not None]
                 rows.append(
                     {
                         "round": k, "source": row["source"], "regret": round(row["regret"], 4), "uncertainty": round(row["uncertainty"], 4),
-                        "right": row["chosen_right"], "score": round(sum(scores) / len(scores), 4),
-                        "prompt": row["prompt"][-1]["content"], "chosen": row["chosen"]["text"], "final": final.get(row["id"]),
+                        "right": row["chosen_right"], "prompt": row["prompt"][-1]["content"],
+                        "chosen": row["chosen"]["text"], "final": final.get(row["id"]),
                         "pieces": rejected["pieces"], "entropies": rejected["entropies"],
                     }
                 )  # fmt: skip

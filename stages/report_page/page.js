@@ -104,7 +104,7 @@ function rejectedBox(item, most) {
 function caseCard(item, most) {
   const card = element("article", undefined, "case");
   const facts = element("p", undefined, "facts");
-  for (const [name, value] of [["regret", item.regret], ["uncertainty", item.uncertainty], ["score", item.score]])
+  for (const [name, value] of [["regret", item.regret], ["uncertainty", item.uncertainty]])
     facts.append(element("span", `${name} ${value.toFixed(2)}`));
   if (item.right !== null) facts.append(element("span", `chosen right ${(100 * item.right).toFixed(0)}%`));
   facts.append(element("span", `round ${item.round}`), element("span", `chosen from ${item.source}`));

@@ -55,13 +55,15 @@ def test_the_threshold_by_hand():
     """At a target of 1/2 and a confidence of 3/4 four right answers up to 0.5 reach the level of 1/4: (1/2)^4.
 
     So do one wrong of six, 7/64, and two of seven, 29/128, but not three of eight, 93/256. Three of ten would, 176/1024, but the
-    sequence has ended before.
+    sequence has ended before. By the whole rule ten answers are one test, of all of them.
     """
     uncertainty = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.96])
     correct = np.array([True, True, True, True, True, False, False, False, True, True])
-    assert abstention_threshold(uncertainty, correct, 0.5, 0.75) == 0.89
-    assert abstention_threshold(uncertainty, correct, 0.5, 0.8) == 0.79
-    assert abstention_threshold(uncertainty[3:], correct[3:], 0.5, 0.75) is None
+    p_values = risk_p_values(uncertainty, correct, 0.5)
+    assert loosest_rejected(p_values, {0.5: 1.0}, 0.25) == 0.89
+    assert loosest_rejected(p_values, {0.5: 1.0}, 0.2) == 0.79
+    assert loosest_rejected(risk_p_values(uncertainty[3:], correct[3:], 0.5), {0.5: 1.0}, 0.25) is None
+    assert abstention_threshold(uncertainty, correct, 0.5, 0.75) == 1.0 and abstention_threshold(uncertainty, correct, 0.5, 0.9) is None
 
 
 def test_a_sequence_that_holds_adds_its_share_to_the_next_start():
@@ -76,7 +78,8 @@ def test_a_sequence_that_holds_adds_its_share_to_the_next_start():
 
 
 def test_a_start_wants_fifty_answers_below_it():
-    assert starts(0) == starts(199) == {0.5: 1.0}
+    assert starts(0) == starts(50) == {1.0: 1.0} and starts(51) == {0.99: 1.0} and starts(99) == {0.51: 1.0}
+    assert starts(100) == starts(199) == {0.5: 1.0}
     assert starts(200) == starts(499) == {0.25: 0.5, 0.5: 0.5}
     assert starts(500) == dict.fromkeys((0.1, 0.25, 0.5), 1 / 3)
 
@@ -119,6 +122,13 @@ def test_how_many_answers_it_takes():
         assert abstention_threshold(np.full(fewest, 0.1), np.ones(fewest, dtype=bool), target, sure) == 1.0
         assert abstention_threshold(np.full(fewest - 1, 0.1), np.ones(fewest - 1, dtype=bool), target, sure) is None
         assert abstention_threshold(np.full(fewest, 0.1), np.arange(fewest) > 0, target, sure) is None
+
+
+@pytest.mark.parametrize("size", [45, 60, 80, 99, 100, 400])
+def test_right_answers_of_any_spread_are_promised_from_45_on(size):
+    """Evenly spread over the scale, as those of the SFT policy are on its own."""
+    uncertainty = np.arange(1, size + 1) / size
+    assert abstention_threshold(uncertainty, np.ones(size, dtype=bool), 0.05, 0.9) == 1.0
 
 
 def test_the_promise_in_words():

@@ -4,7 +4,7 @@ import judge_server
 import pytest
 from judge_server import settings
 
-from anchora.evaluation.api_judge import judge_by_api
+from anchora.evaluation.api_judge import judge_by_api, mean_grades
 from anchora.run.errors import UserError
 from anchora.verifiers import judge_client
 
@@ -95,8 +95,19 @@ def test_one_unreadable_order_leaves_the_pair_out(server):
 
 def test_no_readable_grade_is_an_error(server):
     server.reply = lambda messages: "so\n[[C]]" if "answer A" in messages[1]["content"] else "10 of 10"
-    with pytest.raises(UserError, match="no answer got a grade: 12 of 24 replies could not be read, such as: its last line is '10 of 10'"):
+    told = "no answer got a grade of both policies: 12 of 24 replies could not be read, such as: its last line is '10 of 10'"
+    with pytest.raises(UserError, match=told):
         judge_by_api(QUESTIONS, [["mine", "mine"]] * 3, [["other", "other"]] * 3, settings(server))
+
+
+def test_grades_are_compared_on_the_turns_that_both_have():
+    """Of two rows the first has both turns of one policy and its second turn of the other; of the second row nothing is graded twice.
+
+    By rows of turns: (9, 4) is read of ours, (None, 6) of theirs, so 4 against 6; a mean of all that is read would be 6.5 and 6.
+    """
+    assert mean_grades({"ours": [[9, 4], [8]], "theirs": [[None, 6], [None]]}) == {"ours": 4, "theirs": 6}
+    assert mean_grades({"ours": [[9, 4], [8]], "theirs": [[1, 6], [4]]}) == {"ours": 7.25, "theirs": 3.75}
+    assert mean_grades({"ours": [[9]], "theirs": [[None]]}) == mean_grades({}) == {}
 
 
 def test_each_second_answer_is_judged_behind_its_own_first_answer(server):

@@ -28,7 +28,7 @@ from anchora.uncertainty.reliability import MIN_LABELLED
 
 THRESHOLDS = np.arange(1, 101) / 100  # on the scale of uncertainty, which ends at 1: up to there everything is answered
 STARTS = (0.1, 0.25, 0.5)  # thresholds where tests start, as `make abstention` chose: a stricter one could reject nothing ...
-ANSWERS_AT_START = 50  # ... unless it lets as many answers through, of evenly spread ones
+ANSWERS_AT_START = 50  # ... unless it lets as many answers through, of evenly spread ones: fewer than a hundred start later
 
 
 def risk_p_values(uncertainty: ArrayLike, correct: ArrayLike, target_risk: float) -> np.ndarray:
@@ -58,7 +58,9 @@ def abstention_threshold(uncertainty: ArrayLike, correct: ArrayLike, target_risk
 
 def starts(calibration_answers: int) -> dict[float, float]:
     """Return the thresholds where tests start, each with its share of the error probability."""
-    chosen = [threshold for threshold in STARTS if threshold * calibration_answers >= ANSWERS_AT_START] or [STARTS[-1]]
+    chosen = [threshold for threshold in STARTS if threshold * calibration_answers >= ANSWERS_AT_START]
+    if not chosen:
+        chosen = [min(1.0, math.ceil(100 * ANSWERS_AT_START / max(1, calibration_answers)) / 100)]
     return dict.fromkeys(chosen, 1 / len(chosen))
 
 

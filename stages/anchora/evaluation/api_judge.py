@@ -27,7 +27,7 @@ def judge_by_api(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, p
 
     Sets whose rows have the field ``reference`` (MT-Bench) get mean grades from 1 to 10 of both policies as well.
     Replies that cannot be read are counted and left out, and one of them is described. Empty without rows. Raises UserError where no
-    pair of answers has a verdict in both orders, or a policy has no grade.
+    pair of answers has a verdict in both orders, or none has grades of both policies.
     """
     if not rows:
         return {}
@@ -37,17 +37,26 @@ def judge_by_api(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, p
     kept = np.flatnonzero(readable)
     metrics = {"judge": params.judge_model, **judged["counts"], **judged["usage"]}
     metrics |= win_rate_metrics(points[readable], [policy[i] for i in kept], [baseline[i] for i in kept], params.seed)
-    for name, grades in judged["grades"].items():
-        metrics[name] = np.mean([np.mean(turns) for turns in grades if turns])
-    return rounded(metrics)
+    return rounded(metrics | mean_grades(judged["grades"]))
+
+
+def mean_grades(grades: dict[str, list[list[float | None]]]) -> dict[str, float]:
+    """Return each policy's mean grade over rows, a row's turns averaged, of the turns that all policies have a grade for.
+
+    ``grades``: by policy, for each row a grade for each turn, None where the reply could not be read.
+    """
+    by_row = [list(zip(*turns, strict=True)) for turns in zip(*grades.values(), strict=True)]  # (rows, turns) of a grade by each policy
+    graded = [[turn for turn in turns if None not in turn] for turns in by_row]
+    means = [np.mean(turns, axis=0) for turns in graded if turns]
+    return dict(zip(grades, map(float, np.mean(means, axis=0)), strict=True)) if means else {}
 
 
 def _ask_judge(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, params: EvaluateParams) -> dict:
     """Ask about every turn of every row, and read the replies; plain values that JSON can hold.
 
-    ``points`` and each policy's ``grades`` hold a list for each row: a number for each turn whose replies could be
-    read. ``counts`` has all ``replies``, those that are ``malformed``, and what is wrong with the first of these. Raises as
-    ``judge_by_api`` does: here, so that the next try asks again.
+    ``points`` holds a list for each row, a number for each turn whose replies could be read; each policy's ``grades`` one with a
+    grade for each turn, None for a reply that could not be read. ``counts`` has all ``replies``, those that are ``malformed``, and
+    what is wrong with the first of these. Raises as ``judge_by_api`` does: here, so that the next try asks again.
     """
     questions: list[Messages] = []
     for row, policy_turns, baseline_turns in zip(rows, policy, baseline, strict=True):
@@ -70,13 +79,11 @@ def _ask_judge(rows: list[dict], policy: TurnAnswers, baseline: TurnAnswers, par
 
     verdicts = [[(read(read_verdict), read(read_verdict)) for _ in turns] for turns in policy]
     points = [[value for pair in turns if (value := verdict_points(*pair)) is not None] for turns in verdicts]
-    grades = {
-        name: [[grade for _ in turns if (grade := read(read_grade)) is not None] for turns in of_rows] for name, of_rows in graded.items()
-    }
+    grades = {name: [[read(read_grade) for _ in turns] for turns in of_rows] for name, of_rows in graded.items()}
     counts: dict = {"replies": len(replies), "malformed": len(unread)}
     if unread:
         counts["malformed_example"] = described(unread[0])
-    lacking = "verdict in both orders" if not any(points) else "grade" if not all(map(any, grades.values())) else ""
+    lacking = "verdict in both orders" if not any(points) else "grade of both policies" if graded and not mean_grades(grades) else ""
     if lacking:
         raise UserError(
             f"{named(params)}: no answer got a {lacking}: {len(unread)} of {len(replies)} replies could not be read, such as: "

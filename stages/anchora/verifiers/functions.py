@@ -67,6 +67,7 @@ class ScoringFunction:
             return reply["index"], reply["error"]
         if len(requests) > 1:
             for position, request in enumerate(requests):
+                function_takes(self.name)  # a process that was lost imports its file anew, for which verifier_timeout is not meant
                 alone = function_worker().ask(request, self.timeout)
                 if "error" in alone:
                     return position, alone["error"]
