@@ -29,6 +29,7 @@ from problems import SIZES, SMALL
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".real"
 OWN = ("dvc.lock", "metrics/", "params.yaml")  # what the copy's own runs write
+BROUGHT = ("data/own/", "models/base/")  # where users put theirs
 PRESETS = ["presets/real.yaml"]
 NOISE = re.compile(r"^(> |Updating lock file|Generating lock file|To track the changes|\s+git add|To enable auto staging|\s+dvc config|$)")
 AUTHOR = ["-c", "user.name=make real", "-c", "user.email=make@real"]
@@ -75,8 +76,12 @@ def lay_out(project: Path, seed: int, evaluation_seed: int | None, small: bool) 
 
 
 def copy_files(project: Path) -> None:
-    """Copy the project's files as git lists them, edits that are not committed included; those that are gone go there, too."""
-    listed = call(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines()
+    """Copy the project's files as git lists them, edits that are not committed included; those that are gone go there, too.
+
+    Of data and models only what git tracks: those of other runs may be large.
+    """
+    tracked, new = (call(["git", "ls-files", *kind], ROOT).splitlines() for kind in (["--cached"], ["--others", "--exclude-standard"]))
+    listed = [*tracked, *(name for name in new if not name.startswith(BROUGHT))]
     names = {name for name in listed if (ROOT / name).is_file() and not name.startswith(OWN)}
     kept = HOME / f"{project.name}.files.json"
     for name in set(json.loads(kept.read_text()) if kept.is_file() else []) - names:

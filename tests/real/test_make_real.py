@@ -77,6 +77,22 @@ def test_the_copy_follows_the_project_and_keeps_what_its_runs_wrote(tmp_path, mo
     assert (copy / "metrics/data.json").read_text() == "its own"
 
 
+def test_the_copy_leaves_what_other_runs_were_brought(tmp_path, monkeypatch):
+    """Models and data that git does not track may be of many gigabytes; the demo's own are tracked."""
+    root, home = tmp_path / "root", tmp_path / "root" / ".real"
+    for name in ("data/own/mine.json", "models/base/mine/model.safetensors", "models/base/policy/model.safetensors", "new.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("1")
+    home.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run(["git", "add", "models/base/policy"], cwd=root, check=True)
+    monkeypatch.setattr(make_real, "ROOT", root)
+    monkeypatch.setattr(make_real, "HOME", home)
+    make_real.copy_files(home / "project")
+    copied = sorted(str(path.relative_to(home / "project")) for path in (home / "project").rglob("*") if path.is_file())
+    assert copied == ["models/base/policy/model.safetensors", "new.py"]
+
+
 @pytest.mark.long
 @pytest.mark.skipif(bool(PACKAGES), reason=f"{', '.join(PACKAGES)} not installed; `make real` installs them")
 def test_a_small_run_goes_from_end_to_end_and_a_second_one_runs_nothing():
