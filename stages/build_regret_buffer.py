@@ -15,6 +15,8 @@ data/regret_buffer/round<k>.jsonl, whose rows anchora/regret/buffer.py describes
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -67,12 +69,10 @@ def main() -> None:
     cases, anchors, counts = select(not_held_out(prompts, previous), known_responses(previous), rules, args.round)
     open_ids = {case["id"] for case in cases}
     counts["retired"] = sum(case["id"] not in open_ids for case in previous.cases)
+    counts["evicted"] = max(0, len(cases) - params.buffer_size)
     cases = by_priority(cases, params)
-    if not cases:
-        raise UserError(
-            f"round {args.round}: no regret case is left out of {len(prompts)} prompts ({dict(counts)}); lower regret_threshold or "
-            "uncertainty_quantile, raise chosen_uncertainty_cap where chosen_too_uncertain is many, or use fewer rounds"
-        )
+    anchors = anchors if args.after == "sft" else previous.anchors
+    check_enough(cases, anchors, len(prompts), counts, args.round)
     calibration_cases, _, _ = select(calibration_prompts, {}, rules, args.round)
     calibration_correct = chosen_correctness(calibration_cases, calibration_prompts, params.answer_reading)
     probabilities = chosen_right_probabilities(cases, calibration_cases, calibration_correct)
@@ -80,14 +80,14 @@ def main() -> None:
         case["chosen_right"] = probability
         case["rejected"]["pieces"] = token_texts(tokenizer, case["rejected"]["ids"])
     end_by_token([case["chosen"] for case in cases], end_tokens(reference, tokenizer), tokenizer)
-    anchors = anchors if args.after == "sft" else previous.anchors
     with autocast(params.use_bf16):
         add_reference_logps([*cases, *anchors], reference, tokenizer, params)
     write_buffer(f"data/regret_buffer/round{args.round}.jsonl", Buffer(cases, anchors, previous.known))
 
     metrics = {"anchors": len(anchors), **case_figures(cases, counts), **calibration_figures(calibration_cases, calibration_correct)}
     write_json(f"metrics/regret/round{args.round}.json", {"regret": {f"round{args.round}": metrics}})
-    say(f"round {args.round}: {len(cases)} regret cases, {len(anchors)} anchors, {counts['retired']} retired")
+    evicted = f" of {len(cases) + counts['evicted']} found (buffer_size)" if counts["evicted"] else ""
+    say(f"round {args.round}: {len(cases)} regret cases{evicted}, {len(anchors)} anchors, {counts['retired']} retired")
 
 
 def previous_buffer(after: str, prompts: Sequence[ScoredPrompt], tokenizer, params: BuildRegretBufferParams) -> Buffer:
@@ -105,8 +105,10 @@ def scored_known(responses: Sequence[dict], prompts: Sequence[ScoredPrompt], tok
     rows = [row for row in responses if row["id"] in by_id]
     begun = {row["id"]: opens_thought(tokenizer, by_id[row["id"]]["prompt_ids"]) for row in rows}
     rows = [{**row, "ids": encode_response(tokenizer, without_thinking(row["response"], begun[row["id"]]))} for row in rows]
-    rows = [row for row in rows if len(by_id[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
-    if not rows:
+    fitting = [row for row in rows if len(by_id[row["id"]]["prompt_ids"]) + len(row["ids"]) <= params.max_length]
+    if len(fitting) < len(rows):
+        say(f"{len(rows) - len(fitting)} of {len(rows)} responses that came with the data are left out: longer than max_length")
+    if not (rows := fitting):
         return []
     members = ensemble_members(params.output_dir, params)
     of_rows = [by_id[row["id"]] for row in rows]
@@ -119,6 +121,20 @@ def scored_known(responses: Sequence[dict], prompts: Sequence[ScoredPrompt], tok
         }
         for index, row in enumerate(rows)
     ]  # fmt: skip
+
+
+def check_enough(cases: Sequence[Case], anchors: Sequence[Anchor], prompts: int, counts: Counter[str], round_number: int) -> None:
+    """Raise UserError where a round has nothing to learn from, or the buffer too few anchors for an update."""
+    if not cases:
+        raise UserError(
+            f"round {round_number}: no regret case is left out of {prompts} prompts ({dict(counts)}); lower regret_threshold or "
+            "uncertainty_quantile, raise chosen_uncertainty_cap where chosen_too_uncertain is many, or use fewer rounds"
+        )
+    if len(anchors) < 2:
+        raise UserError(
+            f"round {round_number}: {len(anchors)} of {prompts} prompts are neither uncertain nor of regret, and it takes two anchors: "
+            "one to rehearse, and one to measure the KL on; raise uncertainty_quantile or regret_threshold, or add regret prompts"
+        )
 
 
 def not_held_out(prompts: Sequence[ScoredPrompt], previous: Buffer) -> list[ScoredPrompt]:
@@ -163,23 +179,25 @@ def end_by_token(responses: Sequence[Chosen], ends: Set[int], tokenizer) -> None
 def add_reference_logps(rows: Sequence[Case | Anchor], reference, tokenizer, params: BuildRegretBufferParams) -> None:
     """Put the SFT policy's per-token log-probs beside the responses of every row that has none yet.
 
-    Chosen and rejected stand in one line as in the update, so that both round alike.
+    Chosen and rejected stand in one line as in the update, so that both round alike. Scores of the responses that came with the data
+    choose the rows, and a run that was killed may go on with others: a judge that replies at last, a function that was edited.
     """
     rows = [row for row in rows if any("reference_logps" not in response for response in responses_of(row))]
     layout = layout_for(reference, tokenizer.pad_token_id, rows, params.scoring_batch_tokens)
     lines = [buffer_line(row) for row in rows]
-    logps = response_logps(reference, lines, layout.pad_token_id, layout.budget, layout.shared)
+    key = f"reference-{hashlib.sha256(json.dumps(lines).encode()).hexdigest()}"
+    logps = response_logps(reference, lines, layout.pad_token_id, layout.budget, layout.shared, key)
     for row, row_logps in zip(rows, logps, strict=True):
         for response, response_logp in zip(responses_of(row), row_logps, strict=True):
             response["reference_logps"] = response_logp
 
 
 def case_figures(cases: Sequence[Case], counts: Counter[str]) -> dict:
-    """Return how many cases there are, from what, and their means."""
+    """Return how many cases there are, of those that were found from what, and the means of those that are kept."""
     probabilities = [case["chosen_right"] for case in cases if case["chosen_right"] is not None]
     return {
         "cases": len(cases),
-        **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "retired")},
+        **{name: counts[name] for name in ("from_uncertainty", "from_uncertainty_alone", "from_low_score", "evicted", "retired")},
         "by_source": dict(sorted(Counter(case["source"] for case in cases).items())),
         "left_out": {
             name: counts[name] for name in ("no_better_response", "same_answer", "chosen_too_uncertain", "no_worse_sample", "hardest")

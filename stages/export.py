@@ -38,7 +38,7 @@ from anchora.sampling.sampler import sample_responses
 from anchora.uncertainty.measure import Measured, measure_calibration
 from anchora.uncertainty.reliability import labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import free_members, reward_models
+from anchora.verifiers.ensemble import reward_models
 from parameters.export import ExportParams
 
 LARGE_MERGE_COST = 0.1  # share of the drift of the updates that merging may cost before a run says so
@@ -62,11 +62,11 @@ def main() -> None:
     with new_folder(Path(params.output_dir) / "ugrr_final") as partial:
         model, tokenizer = write_policy(policy, partial, params)
         scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
-        verifiers = free_members(params.output_dir, params)
+        verifiers = reward_models(params.output_dir, params.verifiers)
         rows, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
         exported = {
             "settings": {name: getattr(params, name) for name in SETTINGS},
-            "verifiers": [verifier.identity() for verifier in reward_models(params.output_dir, params.verifiers)],
+            "verifiers": [verifier.identity() for verifier in verifiers],
             **scale.as_json(),
             **calibration_figures(rows, measured, correct, scale, params),
         }

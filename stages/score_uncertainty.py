@@ -30,7 +30,7 @@ from anchora.run.stage import run_stage
 from anchora.uncertainty.measure import measure, measured_rows, within_length
 from anchora.uncertainty.reliability import auroc
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import ensemble_members
+from anchora.verifiers.ensemble import count_reward_models, ensemble_members
 from parameters.score_uncertainty import ScoreUncertaintyParams
 
 
@@ -49,18 +49,20 @@ def main() -> None:
     # Of the SFT policy, calibrate_uncertainty has measured the calibration prompts.
     asked_again = [] if args.after == "sft" else within_length(tokenizer, read_jsonl("data/prepared/calibration.jsonl"), params)
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
+    members = ensemble_members(params.output_dir, params)
     measured = measure(
-        model, tokenizer, prompts + asked_again, ensemble_members(params.output_dir, params), params,
+        model, tokenizer, prompts + asked_again, members, params,
         seed=derived_seed(params.seed, "round", args.round), samples=params.samples_per_prompt,
     )  # fmt: skip
     rows = measured_rows(prompts + asked_again, measured, scale.raw_parts(measured), scale.entropy_ranks)
     rows, of_calibration = rows[: len(prompts)], rows[len(prompts) :] or read_jsonl("data/responses/calibration_sft.jsonl")
-    rows = scored_rows(rows, scale.combine(parts_of(rows)), scale, params.regret_penalty)
-    of_calibration = scored_rows(of_calibration, scale.combine_calibration(parts_of(of_calibration)), scale, params.regret_penalty)
+    rows = with_uncertainty(rows, scale.combine(parts_of(rows)))
+    of_calibration = with_uncertainty(of_calibration, scale.combine_calibration(parts_of(of_calibration)))
     write_jsonl(f"data/responses/round{args.round}.jsonl", sorted(rows, key=lambda row: row["id"]))
     write_jsonl(f"data/responses/calibration_round{args.round}.jsonl", sorted(of_calibration, key=lambda row: row["id"]))
 
-    metrics = calibration_metrics(of_calibration, params.answer_reading)
+    regret = regret_by_models(of_calibration, scale.deviation[: count_reward_models(members)], params.regret_penalty)
+    metrics = calibration_metrics(of_calibration, regret, params.answer_reading)
     uncertainty = [row["uncertainty"] for row in rows]
     metrics["prompts"], metrics["dropped_overlong"] = len(prompts), len(all_prompts) - len(prompts)
     metrics["saturated"] = round(float(np.mean([value in (0.0, 1.0) for value in uncertainty])), 4)
@@ -74,25 +76,38 @@ def parts_of(rows: list[dict]) -> dict[str, np.ndarray]:
     return {name: np.array([row["parts"][name] for row in rows]) for name in rows[0]["parts"]}
 
 
-def scored_rows(rows: list[dict], uncertainty: np.ndarray, scale: Scale, regret_penalty: float) -> list[dict]:
-    """Return measured rows with their ``uncertainty``, (rows,), and the regret of their greedy responses on the frozen scale."""
-    greedy = np.array([row["greedy"]["scores"] for row in rows], dtype=float).T  # (members, rows)
-    samples = np.array([[sample["scores"] for sample in row["samples"]] for row in rows], dtype=float).transpose(2, 0, 1)
-    sample_regrets = regrets(greedy, samples, scale.deviation, regret_penalty)
-    return [
-        {**row, "uncertainty": float(value), "sample_regret": float(regret)}
-        for row, value, regret in zip(rows, uncertainty, sample_regrets, strict=True)
-    ]
+def with_uncertainty(rows: list[dict], uncertainty: np.ndarray) -> list[dict]:
+    """Return measured rows with their ``uncertainty``, (rows,)."""
+    return [{**row, "uncertainty": float(value)} for row, value in zip(rows, uncertainty, strict=True)]
 
 
-def calibration_metrics(rows: list[dict], reading: str) -> dict:
-    """Return the AUROC of every signal for the greedy response being wrong, and accuracies, over rows whose answer is known; else None."""
+def regret_by_models(rows: list[dict], deviation: np.ndarray, regret_penalty: float) -> np.ndarray | None:
+    """Return the regret of the greedy responses over their samples by reward models alone, (rows,); None without any.
+
+    Scoring functions may read the known answer, so that their regret would tell right from wrong by the very thing that it is held
+    against. ``deviation``: (reward models,), which are the first members.
+    """
+    models = len(deviation)
+    if not models or not rows:
+        return None
+    greedy = np.array([row["greedy"]["scores"][:models] for row in rows], dtype=float).T  # (models, rows)
+    samples = np.array([[sample["scores"][:models] for sample in row["samples"]] for row in rows], dtype=float).transpose(2, 0, 1)
+    return regrets(greedy, samples, deviation, regret_penalty)
+
+
+def calibration_metrics(rows: list[dict], regret: np.ndarray | None, reading: str) -> dict:
+    """Return the AUROC of every signal for the greedy response being wrong, and accuracies, over rows whose answer is known; else None.
+
+    ``regret``: (rows,), or None where it is no signal.
+    """
     correct = correctness(rows, [row["greedy"]["text"] for row in rows], reading)
-    labelled = [row for row, is_right in zip(rows, correct, strict=True) if is_right is not None]
+    known = np.array([is_right is not None for is_right in correct], dtype=bool)
+    labelled = [row for row, is_known in zip(rows, known, strict=True) if is_known]
     wrong = np.array([not is_right for is_right in correct if is_right is not None], dtype=bool)
     signals = {name: [row["parts"][name] for row in labelled] for name in (rows[0]["parts"] if rows else {})}
     signals["combined"] = [row["uncertainty"] for row in labelled]
-    signals["regret"] = [row["sample_regret"] for row in labelled]
+    if regret is not None:
+        signals["regret"] = regret[known].tolist()
     areas = {name: auroc(wrong, values) if labelled else None for name, values in signals.items()}
     texts = [[sample["text"] for sample in row["samples"]] for row in labelled]
     sampled = sampled_correctness(labelled, texts, reading)

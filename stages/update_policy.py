@@ -74,8 +74,13 @@ def main() -> None:
     buffer = read_buffer(f"data/regret_buffer/round{args.round}.jsonl")
     pairs = weigh(buffer.cases, params)
     if params.case_weight == "calibrated" and not has_chosen_right(buffer.cases):
-        say(f"round {args.round}: too few calibration prompts have known answers; cases are weighed by the rank of their certainty")
-    anchors, held_out_anchors = split_anchors(buffer, params)
+        say(
+            f"round {args.round}: too few calibration prompts with known answers became cases (rehearsed in "
+            f"metrics/regret/round{args.round}.json, 20 are needed); cases are weighed by the rank of their certainty"
+        )
+    anchors, held_out_anchors = split_anchors(buffer)
+    if params.anchor_weight > 0 and not anchors:
+        say(f"round {args.round}: the prompts of all trained anchors have become cases; nothing is rehearsed in this round")
     pretrained = policy_from_folder(Path(params.output_dir) / args.after, params.output_dir)
     policy_path = Path(params.output_dir) / f"round{args.round}"
     model, tokenizer = load_trainable(pretrained, params)
@@ -104,8 +109,8 @@ def main() -> None:
         say(f"round {args.round}: {advice}")
 
 
-def split_anchors(buffer: Buffer, params: UpdatePolicyParams) -> tuple[list[Anchor], list[Anchor]]:
-    """Return the anchors to train on, and the held-out ones; raises UserError where either are needed and there are none.
+def split_anchors(buffer: Buffer) -> tuple[list[Anchor], list[Anchor]]:
+    """Return the anchors to train on, and the held-out ones, of which build_regret_buffer leaves some; raises UserError without any.
 
     An anchor whose prompt has become a case rests for the round: it may hold the very response that the case rejects, and would
     pull up what DPO pushes down.
@@ -113,10 +118,8 @@ def split_anchors(buffer: Buffer, params: UpdatePolicyParams) -> tuple[list[Anch
     cases = {case["id"] for case in buffer.cases}
     trained = [anchor for anchor in buffer.anchors if not anchor["held_out"] and anchor["id"] not in cases]
     held_out = [anchor for anchor in buffer.anchors if anchor["held_out"]]
-    if params.anchor_weight > 0 and not trained:
-        raise UserError("the buffer holds no anchor to train on: all prompts are cases; set anchor_weight to 0 or raise regret_threshold")
     if not held_out:
-        raise UserError("the buffer holds no anchor to measure the KL on; raise regret_threshold or anchor_count, or add regret prompts")
+        raise UserError("the buffer holds no anchor to measure the KL on; run `dvc repro` from build_regret_buffer on")
     return trained, held_out
 
 
@@ -217,7 +220,7 @@ def draw_batch(data: ReplayData, params: UpdatePolicyParams, sampler: torch.Gene
     pairs = data.pairs.take(draw(data.pairs.draw_probability, size, sampler))
     if params.gate == "batch":
         pairs = pairs.at_batch_means()
-    indices = draw(torch.ones(len(data.anchors)), size, sampler) if params.anchor_weight > 0 else []
+    indices = draw(torch.ones(len(data.anchors)), size, sampler) if params.anchor_weight > 0 and data.anchors else []
     return OptimizerBatch(pairs, [data.anchors[index] for index in indices], data.layout)
 
 

@@ -71,4 +71,15 @@ def test_what_could_be_several_numbers_is_no_answer(answer):
 
 def test_agreement_is_the_same_from_either_side():
     agree = READINGS["math"].agree
-    assert agree(r"\boxed{\frac12}", "0.5") and agree("0.5", r"\boxed{\frac12}") and agree("none", "5") is None
+    assert agree(r"\boxed{\frac12}", "0.5") and agree("0.5", r"\boxed{\frac12}") and agree("none", "5") is False
+
+
+@pytest.mark.parametrize("reading", ["last", "math"])
+def test_free_text_with_a_number_in_it_states_no_answer(reading):
+    """A year in two texts that say other things, the last item of two lists."""
+    agree = READINGS[reading].agree
+    moon, woodstock = "In 1969 men landed on the moon for the first time.", "The year 1969 saw half a million people at Woodstock."
+    assert agree(moon, woodstock) is None
+    assert agree("1. Sleep well\n2. Drink enough water every day", "1. Monet painted lilies\n2. Degas painted dancers at rehearsal") is None
+    assert agree("So there are 12 apples.", "12 of them are left.\n#### 12") is True
+    assert agree(moon, "#### 1969") is False

@@ -29,7 +29,8 @@ Each line is one JSON object, a row. There are three kinds, which the field `kin
 | `known` | {known_is} |
 
 A prompt becomes a case when its uncertainty is above the `uncertainty_quantile` of its round or its regret is above
-`regret_threshold`, and a pair can be made of it. The words are explained below.
+`regret_threshold`, and a pair can be made of it. Of more cases than `buffer_size` those of highest priority are kept; `evicted` in
+`metrics/regret/` counts the others. The words are explained below.
 
 Rows are sorted by `kind` (anchors, cases, known responses), then by `id`. The same rows give the same bytes.
 Beside these files stands `data/regret_buffer/sft.jsonl`, from `prepare_data`: the responses that came with your data, before

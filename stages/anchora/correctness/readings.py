@@ -17,6 +17,7 @@ from anchora.correctness.numbers import numbers
 
 MARK = re.compile(r"####|\\boxed\{|the answer is:?", re.IGNORECASE)  # behind it stands the answer
 EQUATION = re.compile(r"(?:[\s\d.,$*+/^()x\u00d7\u00f7\u2212-]*=)+")  # a calculation up to its last equals sign
+CLOSING_WORDS = 3  # "... is 12 apples altogether." still closes with its number
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\[(\[](.+?)\\[)\]]", re.DOTALL)
 
 
@@ -26,6 +27,7 @@ class Reading:
 
     read: Callable[[str], object | None]
     same: Callable[[object, object], bool] = eq
+    states: Callable[[str], bool] = bool  # whether what ``read`` finds in a text is meant as its answer
 
     def right(self, reference: object, response: str) -> bool:
         """Return whether a response gives the answer ``reference``."""
@@ -33,9 +35,14 @@ class Reading:
         return answer is not None and self.same(reference, answer)
 
     def agree(self, first: str, second: str) -> bool | None:
-        """Return whether two responses give the same answer, whichever of them comes first; None where one gives none."""
-        answers = self.read(first), self.read(second)
-        return None if None in answers else self.same(*answers) or self.same(*reversed(answers))
+        """Return whether two responses state the same answer, whichever of them comes first; None where neither states one.
+
+        A year or the number of a list's item, somewhere in a text, is no answer of it: ``states`` says so.
+        """
+        answers = [self.read(text) if self.states(text) else None for text in (first, second)]
+        if None in answers:
+            return None if answers == [None, None] else False
+        return self.same(*answers) or self.same(*reversed(answers))
 
 
 def last_number(text: str) -> Decimal | None:
@@ -86,10 +93,20 @@ def expression(text: str) -> Answer | None:
     return answer_value(answer.strip().strip("$").strip())
 
 
+def closes_with_number(text: str) -> bool:
+    """Return whether a number is marked as the answer of ``text``, or stands among its last words."""
+    return anchored_number(text) is not None or last_number(" ".join(text.split()[-CLOSING_WORDS:])) is not None
+
+
+def states_expression(text: str) -> bool:
+    """Return whether ``text`` marks an answer, has a formula, or closes with a number."""
+    return marked_answer(text) is not None or FORMULA.search(text) is not None or closes_with_number(text)
+
+
 READINGS = {
-    "last": Reading(last_number),
+    "last": Reading(last_number, states=closes_with_number),
     "anchored": Reading(anchored_number),
-    "math": Reading(expression, same_expression),
+    "math": Reading(expression, same_expression, states_expression),
 }
 
 

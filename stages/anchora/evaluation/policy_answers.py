@@ -17,7 +17,7 @@ from anchora.sampling.responses import Response
 from anchora.uncertainty.measure import measure, measure_calibration, within_length
 from anchora.uncertainty.reliability import fit_correctness, labelled_answers
 from anchora.uncertainty.scale import Scale
-from anchora.verifiers.ensemble import free_members
+from anchora.verifiers.ensemble import reward_models
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Answers:
     uncertainty: np.ndarray  # (n,) in [0, 1]
     probability: np.ndarray  # (n,) P(correct), nan where it could not be fitted
     calibration: tuple[list[float], list[bool]]  # uncertainty and correctness on the calibration split, where known
-    signals: dict[str, np.ndarray]  # (n,) each: the raw parts of the uncertainty, and the regret over the samples
+    signals: dict[str, np.ndarray]  # (n,) each: the raw parts of the uncertainty, and by reward models the regret over the samples
     turns: dict[str, list[list[str]]]  # of each other set: the answers to every turn of its rows
 
     def has_probability(self) -> bool:
@@ -79,15 +79,15 @@ def answer(path: Path, model, tokenizer, sets: dict[str, list[dict]], params: An
     scale = Scale.load(Path(params.output_dir) / "calibration.json", params.samples_per_prompt)
     calibration = labelled_answers(*calibration_answers(path, model, tokenizer, scale, params))
     rows, reading = sets["gsm8k"], params.answer_reading
-    members = free_members(params.output_dir, params)
+    verifiers = reward_models(params.output_dir, params.verifiers)  # functions may read the known answer, which is not to be used here
     measured = measure(
-        model, tokenizer, rows, members, params,
+        model, tokenizer, rows, verifiers, params,
         seed=derived_seed(params.seed, "evaluation"), samples=max(params.samples_per_prompt, params.evaluation_samples),
     )  # fmt: skip
     uncertainty = scale.uncertainty(measured)
     signals = scale.raw_parts(measured)
-    if members:
-        scores, deviation = measured.sample_scores[:, :, : scale.samples], scale.deviation[: len(members)]
+    if verifiers:
+        scores, deviation = measured.sample_scores[:, :, : scale.samples], scale.deviation[: len(verifiers)]
         signals["regret"] = regrets(measured.greedy_scores, scores, deviation, params.regret_penalty)
     samples = [[response.text for response in responses[: params.evaluation_samples]] for responses in measured.samples]
     return Answers(
@@ -116,6 +116,6 @@ def calibration_answers(path: Path, model, tokenizer, scale: Scale, params: Answ
         return exported["calibration_uncertainty"], exported["calibration_correct"]
     if path == Path(params.output_dir) / "sft":
         return scale.combine_calibration(scale.parts).tolist(), scale.correct
-    verifiers = free_members(params.output_dir, params)
+    verifiers = reward_models(params.output_dir, params.verifiers)
     _, measured, correct = measure_calibration(model, tokenizer, verifiers, params)
     return scale.uncertainty(measured).tolist(), correct  # not by folds: another tokenizer may have dropped other prompts

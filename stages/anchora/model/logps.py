@@ -83,17 +83,22 @@ def sequence_logps(model, batch: Batch) -> torch.Tensor:
     return map_logits(model.get_output_embeddings(), hidden_states(model, batch), token_logps, batch.targets)
 
 
-def response_logps(model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool = False) -> list[list[list[float]]]:
-    """Compute the log-prob of every token of every response of every row, by batches of at most ``budget`` tokens."""
-    return response_values(model, rows, pad_token_id, budget, shared, sequence_logps)
+def response_logps(
+    model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool = False, key: str | None = None
+) -> list[list[list[float]]]:
+    """Compute the log-prob of every token of every response of every row, by batches of at most ``budget`` tokens.
+
+    ``key``, as of ``map_across_processes``, where a run that was killed and goes on may come with other rows.
+    """
+    return response_values(model, rows, pad_token_id, budget, shared, sequence_logps, key)
 
 
 def response_values(
-    model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool, values: Callable[..., torch.Tensor]
+    model, rows: Sequence[Row], pad_token_id: int, budget: int, shared: bool, values: Callable[..., torch.Tensor], key: str | None = None
 ) -> list[list[list]]:
     """Compute ``values(model, batch)``, (tokens, ...), and return those of every token of every response of every row.
 
-    Batches have at most ``budget`` tokens.
+    Batches have at most ``budget`` tokens. ``key`` is that of ``map_across_processes``.
     """
     results: list[list[list]] = [[] for _ in rows]
     batches = token_budget_batches([row_size(row, shared) for row in rows], budget)
@@ -103,7 +108,7 @@ def response_values(
         batch = collate([rows[i] for i in indices], pad_token_id, model.device, shared)
         return [part.tolist() for part in batch.split(values(model, batch))]
 
-    for indices, found in zip(batches, map_across_processes(batches, of_batch), strict=True):
+    for indices, found in zip(batches, map_across_processes(batches, of_batch, key), strict=True):
         for index in indices:
             results[index] = [found.pop(0) for _ in rows[index][1:]]
     return results

@@ -64,9 +64,9 @@ def map_across_processes(parts: Sequence[Part], work: Callable[[int, Part], Resu
     """Return ``work(number, part)`` for every part, in order; of n processes each does every n-th part.
 
     Results are plain values that JSON can hold. Each is written to the stage's scratch folder, from which a run that was
-    killed takes it again: a stage must make the same calls in the same order, and results must not depend on who does a part
-    or when (seed them by its number). A call with a ``key``, which must tell all that its results depend on, may be made by some runs
-    and not by others.
+    killed takes it again: a stage must make the same calls on the same parts in the same order, and results must not depend on
+    who does a part or when (seed them by its number). A call with a ``key``, which must tell all that its results depend on, may be
+    made by some runs and not by others.
     """
     call = next(_calls) if key is None else key
 

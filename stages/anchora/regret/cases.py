@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from anchora.correctness.readings import READINGS, anchored_number, last_number
+from anchora.correctness.readings import READINGS
 from anchora.data.splits import split_share
 from anchora.regret.buffer import Anchor, Case, Chosen, Known, Origin
 from anchora.regret.params import BuildRegretBufferParams
@@ -18,7 +18,6 @@ from anchora.regret.replay import HARDEST_SHARE, success_rate
 from anchora.regret.responses import ScoredPrompt, ScoredResponse
 
 HELD_OUT_SHARE = 0.2  # of the anchors: they only measure the KL
-CLOSING_WORDS = 3  # "... is 12 apples altogether." still closes with its number
 
 
 class Candidate(TypedDict):
@@ -179,21 +178,8 @@ def greedy_over_sample(greedy: ScoredResponse, samples: Sequence[ScoredResponse]
 
 
 def same_in_substance(first: str, second: str, reading: str) -> bool:
-    """Return whether two responses are the same text or give the same answer, read as ``READINGS`` say.
-
-    The last number of a text is its answer only where it is marked as such or the text closes with it: a year or
-    the number of a list's item, somewhere in both, does not make two texts the same.
-    """
-    if first.strip() == second.strip():
-        return True
-    if reading == "last" and not (closes_with_number(first) and closes_with_number(second)):
-        return False
-    return bool(READINGS[reading].agree(first, second))
-
-
-def closes_with_number(text: str) -> bool:
-    """Return whether a number is marked as the answer of ``text``, or stands among its last words."""
-    return anchored_number(text) is not None or last_number(" ".join(text.split()[-CLOSING_WORDS:])) is not None
+    """Return whether two responses are the same text or state the same answer, read as ``READINGS`` say."""
+    return first.strip() == second.strip() or bool(READINGS[reading].agree(first, second))
 
 
 def new_anchor(prompt: ScoredPrompt, round_number: int) -> Anchor:

@@ -31,7 +31,6 @@ class ScoredPrompt(TypedDict):
     prompt_ids: list[int]  # (prompt tokens,)
     uncertainty: float  # in [0, 1], of the greedy response
     parts: dict[str, float]  # of the uncertainty, raw
-    sample_regret: float  # of the greedy response over the samples, in typical within-prompt deviations of a verifier
     greedy: ScoredResponse
     samples: list[ScoredResponse]
     reference: NotRequired[str | None]  # of calibration prompts alone: the text that gives the right answer

@@ -13,8 +13,8 @@ from anchora.correctness.readings import READINGS
 def agreement(first: str, second: str, reading: str) -> float:
     """Return the agreement of two responses in [0, 1].
 
-    Where both give an answer, as ``READINGS[reading]`` reads it, 1 for the same one and 0 for others. Otherwise the share of words
-    in common, in order (difflib's ratio). Two blank ones say nothing, so that they do not agree: 0.
+    Where one states an answer, as ``READINGS[reading]`` has it, 1 if the other states the same one and 0 otherwise. Where neither does,
+    the share of words in common, in order (difflib's ratio). Two blank ones say nothing, so that they do not agree: 0.
     """
     if not first.strip() and not second.strip():
         return 0.0
