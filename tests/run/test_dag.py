@@ -58,8 +58,16 @@ def test_every_declared_parameter_is_read(name):
 
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_the_scoring_functions_are_read_by_the_stages_that_score(name):
-    """An edit of one of them reruns just those; prepare_data only looks whether they can be loaded."""
-    assert ("verifiers" in stage(name)["deps"]) == ("stages/anchora/verifiers/ensemble.py" in declared_code(name))
+    """An edit of one of them reruns just those that ask the whole ensemble: prepare_data only looks whether they can be loaded, and
+    what measures a policy asks reward models alone."""
+    imported = {
+        alias.name
+        for file in import_closure(script(name))
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "anchora.verifiers.ensemble"
+        for alias in node.names
+    }
+    assert ("verifiers" in stage(name)["deps"]) == bool(imported & {"free_members", "ensemble_members"})
 
 
 def test_the_models_cover_params_yaml_exactly():
