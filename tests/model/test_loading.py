@@ -101,12 +101,10 @@ def test_broken_models_get_one_line(tmp_path, name):
 @pytest.mark.parametrize(
     ("added", "taken"),
     [
-        ({"additional_special_tokens": ["<image>"]}, True),
-        ({"eos_token": "<end>"}, False),
-        ({"pad_token": "<none>"}, False),
-        ("word", False),
+        ({"additional_special_tokens": ["<image>"]}, True), ({"additional_special_tokens": ["<turn>"]}, False),
+        ({"eos_token": "<end>"}, False), ({"pad_token": "<none>"}, False), ({"cls_token": "<first>"}, False), ("word", False),
     ],
-)
+)  # fmt: skip
 def test_a_token_without_a_row_may_be_a_special_one_that_no_text_is_made_of(tmp_path, added, taken):
     """Gemma 3's text models of 270M and 1B parameters share a tokenizer with larger ones, which know a token for images."""
     model = tmp_path / "model"
@@ -115,6 +113,7 @@ def test_a_token_without_a_row_may_be_a_special_one_that_no_text_is_made_of(tmp_
     rows = LlamaConfig.from_pretrained(model).vocab_size
     tokenizer.add_tokens([f"<filler{number}>" for number in range(rows - len(tokenizer))], special_tokens=True)
     tokenizer.add_tokens([added]) if added == "word" else tokenizer.add_special_tokens(added)
+    tokenizer.chat_template = "{% for message in messages %}<turn>{{ message.content }}{% endfor %}"
     tokenizer.save_pretrained(model)
     with nullcontext() if taken else pytest.raises(UserError, match=f"has ids up to {rows}, its embedding {rows} rows"):
         load_policy(from_folder(model), params_as(PolicyParams))

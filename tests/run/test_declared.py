@@ -87,3 +87,11 @@ def test_a_stage_that_was_edited_under_way_is_not_recorded(ran, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert "params.yaml: sft_learning_rate was changed while sft was running" in output and process.returncode
     assert "Traceback" not in output
+
+
+def test_a_run_under_another_launcher_starts_anew(ran, monkeypatch, tmp_path):
+    """FSDP's checkpoints hold shards; a file of settings for accelerate is no dependency of any stage."""
+    monkeypatch.chdir(copy_of(ran, tmp_path))
+    plain = declared_inputs("update_policy@0").fingerprint()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert declared_inputs("update_policy@0").fingerprint() != plain

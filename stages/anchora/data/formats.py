@@ -31,7 +31,7 @@ def sft_row(row: dict, location: str) -> dict:
     Optional columns: ``system`` (LLaMA-Factory's) comes first in the prompt, ``tools`` are those that the model may call.
     """
     row = read_columns(row, location)
-    if row.get("label") is False:  # KTO's, of an answer that nobody wants
+    if "completion" in row and row.get("label") is False:  # KTO's, of an answer that nobody wants
         raise UserError(f"{location}: field 'label': false says that the answer is not to be learnt; take such rows out")
     for field in ("messages", "conversations"):
         if not says_nothing(row.get(field)):

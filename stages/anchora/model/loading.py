@@ -92,11 +92,13 @@ def load_tokenizer(pretrained: Pretrained, params: ComputeParams):
 def check_vocabulary(model, tokenizer, pretrained: Pretrained) -> None:
     """Raise UserError for a tokenizer with ids that the model has no embedding for.
 
-    Special tokens that no text is made of may lack one: of Gemma 3's text models the tokenizer knows the token of an image.
+    Special tokens that no prompt is made of may lack one: of Gemma 3's text models the tokenizer knows the token of an image.
     """
     rows = model.get_input_embeddings().num_embeddings
-    used = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
-    unused = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special and index not in used}
+    used = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "sep", "cls")}
+    template = str(tokenizer.chat_template)
+    added = tokenizer.added_tokens_decoder.items()
+    unused = {index for index, token in added if token.special and index not in used and token.content not in template}
     largest = max((index for index in tokenizer.get_vocab().values() if index not in unused), default=0)
     if largest >= rows:
         raise UserError(

@@ -25,6 +25,7 @@ from anchora.run.files import read_yaml
 # not cost the responses that were sampled before it failed.
 SCORING_FUNCTIONS = "verifiers"  # the folder of their files
 WITH_OWN_KEYS = ("verifier_functions", "verifier_timeout")
+LAUNCHER_SETTINGS = ("ACCELERATE_", "FSDP_")  # of accelerate launch: a checkpoint of sharded weights is none of whole ones
 MAX_HASHED_BYTES = 64 * 2**20  # files up to this size are compared by their contents, larger ones by size and time of change
 
 
@@ -58,7 +59,7 @@ class DeclaredInputs:
                 raise UserError(f"params.yaml: {key} was changed while {stage} was running: run `dvc repro` again")
 
     def fingerprint(self) -> str:
-        """Hash the stage's inputs, but for scoring functions, and the number of its processes; 16 hex digits.
+        """Hash the stage's inputs, but for scoring functions, the number of its processes and what their launcher set; 16 hex digits.
 
         What an earlier stage wrote counts by the hash that DVC recorded for it: no model is read just to be known again.
         """
@@ -69,7 +70,8 @@ class DeclaredInputs:
             if path != SCORING_FUNCTIONS
         }
         params = {key: value for key, value in self.params.items() if key not in WITH_OWN_KEYS}
-        text = json.dumps([dependencies, params, os.environ.get("WORLD_SIZE", "1")], sort_keys=True, default=str)
+        launched = {name: value for name, value in os.environ.items() if name.startswith(LAUNCHER_SETTINGS)}
+        text = json.dumps([dependencies, params, os.environ.get("WORLD_SIZE", "1"), launched], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
