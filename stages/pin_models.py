@@ -159,10 +159,10 @@ def check_files(folder: Path, key: str, name: str) -> None:
         return
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{key}: {name}: its config.json is no JSON: {error}") from None
+    except ValueError:
+        config = None
     if not isinstance(config, dict):
-        raise UserError(f"{key}: {name}: its config.json holds no object")
+        raise UserError(f"{key}: {name}: its config.json is no JSON object")
     if quantised := config.get("quantization_config"):
         raise UserError(f"{key}: {quantised_error(name, quantised)}")
 
